@@ -1,0 +1,32 @@
+# `make lottery` and `make test` do everything, set-up included. See README.md.
+PYTHON ?= python3
+EXPERIMENT ?= weight-loss
+ARGS ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup lottery test check bench clean
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@echo "Installing; PyTorch's CUDA build takes about 6 GB and some minutes."
+	.venv/bin/pip install --quiet -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+lottery: setup
+	mlflow run . --env-manager=local --experiment-name $(EXPERIMENT) -P reinit=lottery $(ARGS)
+
+test: setup
+	pytest
+
+check: setup
+	ruff check . && ruff format --check . && mypy
+
+bench: setup
+	python -m experiments bench
+
+clean:
+	rm -rf .venv

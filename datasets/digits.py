@@ -1,0 +1,27 @@
+"""Digits: the 1,797 handwritten digits, 8x8 pixels, that ship inside scikit-learn."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from datasets.splits import Images
+
+
+def digits(root: Path) -> Images:
+    """All digits; a seventh is set aside for the test, like MNIST's, the same for every seed."""
+    del root  # nothing is read from disk
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    images = torch.from_numpy(bunch.images[order].astype(np.uint8))
+    labels = torch.from_numpy(bunch.target[order].astype(np.int64))
+    tests = round(len(labels) / 7)
+    return Images(
+        source="scikit-learn load_digits",
+        white=16,
+        images=images[tests:],
+        labels=labels[tests:],
+        test_images=images[:tests],
+        test_labels=labels[:tests],
+    )

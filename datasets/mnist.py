@@ -1,0 +1,88 @@
+"""MNIST and Fashion-MNIST, through torchvision: downloaded once, then read from disk.
+
+LeCun et al. 1998; Xiao et al. 2017, arXiv:1708.07747. The raw IDX files are enough
+(`<root>/MNIST/raw/train-images-idx3-ubyte` and the other three).
+"""
+
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torchvision
+from filelock import FileLock
+
+from datasets.splits import DataUnavailableError, Images
+
+CONNECT_SECONDS = 20.0
+
+
+def mnist(root: Path) -> Images:
+    """MNIST: 60,000 and 10,000 handwritten digits, 28x28."""
+    return _load(torchvision.datasets.MNIST, root)
+
+
+def fashion_mnist(root: Path) -> Images:
+    """Fashion-MNIST: 60,000 and 10,000 articles of clothing, 28x28."""
+    return _load(torchvision.datasets.FashionMNIST, root)
+
+
+def _load(kind: type[torchvision.datasets.MNIST], root: Path) -> Images:
+    folder = root / kind.__name__ / "raw"
+    if not _complete(folder):
+        _download(kind, root)
+    try:
+        train, test = kind(str(root), train=True), kind(str(root), train=False)
+    except (RuntimeError, ValueError, AssertionError, EOFError) as error:
+        raise DataUnavailableError(
+            f"{kind.__name__} in {folder} is damaged ({error}): delete that folder to fetch it anew"
+        ) from None
+    return Images(
+        source=str(folder),
+        white=255,
+        images=train.data,
+        labels=train.targets,
+        test_images=test.data,
+        test_labels=test.targets,
+    )
+
+
+FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+
+
+def _complete(folder: Path) -> bool:
+    return all((folder / f"{name}-ubyte").is_file() for name in FILES)
+
+
+def _download(kind: type[torchvision.datasets.MNIST], root: Path) -> None:
+    """Fetch into a folder of its own, then move: an interrupted download leaves nothing behind."""
+    final = root / kind.__name__
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{kind.__name__}.lock"), _socket_timeout():
+            if _complete(final / "raw"):  # another process was faster
+                return
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
+                kind(partial, download=True)
+                if final.exists():
+                    raise DataUnavailableError(
+                        f"{final} exists but is not complete: delete it to fetch it anew"
+                    )
+                (Path(partial) / kind.__name__).rename(final)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataUnavailableError(
+            f"{kind.__name__} is not in {root} and cannot be downloaded ({reason}): put its four "
+            f"IDX files into {final / 'raw'}, name another data_root, or use dataset=digits"
+        ) from None
+
+
+@contextmanager
+def _socket_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

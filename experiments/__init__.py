@@ -1,0 +1,1 @@
+"""Experiments: `python -m experiments --help` lists what can be run."""

@@ -1,0 +1,25 @@
+"""`python -m experiments COMMAND`: what can be run, and where it is."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "run": "prune, retrain and track one network, round by round (the main entry point)",
+    "bench": "time a training step against the usual way and against the floor",
+    "mlproject": "write MLproject anew from the config's fields",
+}
+
+
+def main() -> None:
+    """Hand the command line to the module that is named first in it."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command not in COMMANDS:
+        print("usage: python -m experiments COMMAND [--help]\n")
+        for name, what in COMMANDS.items():
+            print(f"  {name:<10} {what}")
+        sys.exit(0 if command in ("-h", "--help") else 2)
+    import_module(f"experiments.{command}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Liveness: who works on a run, is he still alive, and how does he end?
+
+On one machine a file lock tells, which the system releases however a process ends. Between
+machines a heartbeat does: a time stamp that the working process renews.
+"""
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from getpass import getuser
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+HEARTBEAT_SECONDS = 30.0
+DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked the process to stop; `signal_name` says how."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `Interrupted`; ignore more while cleaning up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def sole_worker(run_id: str) -> Iterator[None]:
+    """Hold the run for this process, against every other one on this machine.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    lock = FileLock(Path(tempfile.gettempdir()) / f"weight-loss-{getuser()}-{run_id}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process on this machine is still working on run {run_id}"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+    """Call `beat` now and then every `HEARTBEAT_SECONDS`, in a thread of its own."""
+    beat()
+    done = threading.Event()
+
+    def go_on() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            beat()
+
+    thread = threading.Thread(target=go_on, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

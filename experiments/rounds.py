@@ -1,0 +1,181 @@
+"""Rounds: train, measure, prune, restart, as a generator that knows nothing of its caller.
+
+Every random stream comes from (seed, round), so a round depends on the network it starts from and
+on nothing else: an experiment continued from a checkpoint goes on bit for bit as if it had never
+stopped.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+from torch import nn
+
+from datasets import Splits
+from experiments.config import Config
+from experiments.schedules import SCHEDULES
+from experiments.training import DivergedError, Look, Recipe, Trained, derive_seed, evaluate, train
+from models import build_model, draw_state, prunable_weights, weight_uses
+from pruning import sizes
+from pruning.criteria import CRITERIA
+from pruning.masks import Masks, State, dense_masks, groups_of, plan_removals, prune
+from pruning.reinit import REINITS, Memory
+
+Plan = list[dict[tuple[str, ...], int]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network at the end of a round, with all that the next round needs to know."""
+
+    round: int  # 0 is the dense network
+    state: State
+    masks: Masks
+    initial: State  # the dense network before training
+    rewound: State | None  # the dense network after rewind_epoch epochs, if reinit asks for it
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A finished round: its network, its metrics, and the looks at its training."""
+
+    network: Network
+    metrics: dict[str, float]
+    looks: tuple[Look, ...]
+    seconds: float
+
+
+def plan(config: Config, data: Splits) -> Plan:
+    """How many weights each round removes where; its length is the number of pruning rounds.
+
+    Raises:
+        ValueError: As `pruning.masks.plan_removals`.
+    """
+    model = build_model(config.model, data.image_shape, data.classes)
+    names = prunable_weights(model)
+    counts = {name: model.get_parameter(name).numel() for name in names}
+    split_off = config.output_prune_rate != config.prune_rate
+    output_rate = config.output_prune_rate if split_off else None
+    groups = groups_of(names, config.scope, config.prune_rate, output_rate)
+    return plan_removals(counts, groups, config.target_sparsity, config.rounds)
+
+
+def prune_rounds(
+    config: Config, data: Splits, after: Network | None = None
+) -> Iterator[Look | RoundResult]:
+    """Train the dense network, then prune and retrain; yields looks, and each round as it ends.
+
+    Args:
+        config: Resolved (`Config.resolved`).
+        after: Continue after this network instead of beginning with a new one.
+
+    Raises:
+        DivergedError: If the loss is not finite; the message names the round and what to change.
+    """
+    model = build_model(config.model, data.image_shape, data.classes).to(config.device)
+    removals = plan(config, data)
+    uses = weight_uses(model, data.image_shape)
+    network = after
+    for number in range(after.round + 1 if after else 0, len(removals) + 1):
+        began = perf_counter()
+        if network is None:
+            training = _train_dense(config, model, data)
+        else:
+            training = _retrain(config, model, data, network, removals[number - 1])
+        try:
+            network, trained = yield from training
+        except DivergedError as error:
+            knob = "retrain_lr" if number else "lr"
+            raise DivergedError(
+                f"{error} of round {number}: lower {knob}, got {getattr(config, knob)}"
+            ) from None
+        metrics = _measure(model, data, network, trained, uses)
+        yield RoundResult(network, metrics, trained.looks, perf_counter() - began)
+
+
+Training = Generator[Look, None, tuple[Network, Trained]]
+
+
+def _train_dense(config: Config, model: nn.Module, data: Splits) -> Training:
+    initial = _draw(config, model, derive_seed(config.seed, 0, "initial"))
+    masks = dense_masks(initial, prunable_weights(model))
+    rewinds = REINITS[config.reinit].schedule == "rewound"
+    recipe = _recipe(config, number=0)
+    seed = derive_seed(config.seed, 0, "training")
+    snapshot = config.rewind_epoch if rewinds else None
+    trained = yield from train(model, initial, masks, data, recipe, seed, snapshot)
+    return Network(0, trained.state, masks, initial, trained.snapshot), trained
+
+
+def _retrain(
+    config: Config,
+    model: nn.Module,
+    data: Splits,
+    last: Network,
+    removals: dict[tuple[str, ...], int],
+) -> Training:
+    number = last.round + 1
+    stream = partial(derive_seed, config.seed, number)
+    criterion = CRITERIA[config.criterion]
+    scores = criterion(last.initial, last.state, last.masks, stream("criterion"))
+    masks = prune(scores, last.masks, removals)
+    memory = Memory(last.initial, last.rewound, last.state, partial(_draw, config, model))
+    start = REINITS[config.reinit].values(memory, stream("reinit"))
+    recipe = _recipe(config, number)
+    trained = yield from train(model, start, masks, data, recipe, stream("training"))
+    return Network(number, trained.state, masks, last.initial, last.rewound), trained
+
+
+def _draw(config: Config, model: nn.Module, seed: int) -> State:
+    return {name: value.to(config.device) for name, value in draw_state(model, seed).items()}
+
+
+def _recipe(config: Config, number: int) -> Recipe:
+    """How to train in a round; pruning/reinit.py says what becomes of the schedule."""
+    epochs = config.retrain_epochs if number else config.epochs
+    base = config.retrain_lr if number else config.lr
+    assert base is not None, "the config must be resolved"
+    where = REINITS[config.reinit].schedule if number else "start"
+    schedule = SCHEDULES["constant" if where == "final" else config.schedule]
+    done = config.rewind_epoch if where == "rewound" else 0
+    entered = done / (done + epochs)
+
+    def lr(progress: float) -> float:
+        return base * schedule(entered + (1 - entered) * progress)
+
+    return Recipe(
+        optimizer=config.optimizer,
+        lr=lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        epochs=epochs,
+        eval_every=config.eval_every,
+    )
+
+
+def _measure(
+    model: nn.Module, data: Splits, network: Network, trained: Trained, uses: dict[str, int]
+) -> dict[str, float]:
+    last, masks = trained.looks[-1], network.masks
+    model.load_state_dict(trained.best_state)
+    _, early_stop_accuracy = evaluate(model, data.test)
+    model.load_state_dict(network.state)
+    test_loss, test_accuracy = evaluate(model, data.test)
+    return {
+        "train_loss": last.train_loss,
+        "valid_loss": last.valid_loss,
+        "valid_accuracy": last.valid_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "early_stop_iteration": trained.best_iteration,
+        "early_stop_test_accuracy": early_stop_accuracy,
+        "sparsity": sizes.sparsity(masks),
+        "remaining_weights": sizes.remaining_weights(masks),
+        "compression_ratio": sizes.compression_ratio(network.state, masks),
+        "theoretical_speedup": sizes.theoretical_speedup(masks, uses),
+    } | {
+        f"layer_sparsity/{name.removesuffix('.weight')}": sizes.sparsity({name: mask})
+        for name, mask in masks.items()
+    }

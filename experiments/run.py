@@ -1,0 +1,103 @@
+"""Run: config, data, rounds, log. `mlflow run . -P reinit=lottery` comes down to this file."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+from mlflow.exceptions import MlflowException
+from tqdm import tqdm
+
+from datasets import load_splits
+from experiments import summary, tracking
+from experiments.config import NO_RESUME, Config, parse_config
+from experiments.environment import environment
+from experiments.liveness import Interrupted, stop_signals
+from experiments.rounds import RoundResult, plan, prune_rounds
+from experiments.stored_run import StoredRun, find_run
+from experiments.training import Look, derive_seed
+
+USER_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one experiment from the command line; mistakes become one line and a non-zero exit."""
+    attached = tracking.attached_run()
+    try:
+        with stop_signals():
+            experiment(parse_config(argv))
+    except Interrupted as stop:
+        sys.exit(128 + stop.number)
+    except (ValueError, OSError, MlflowException) as error:
+        print(f"error: {summary.explain(error)}", file=sys.stderr)
+        if attached and tracking.attached_run():  # not started yet, so nobody has marked it
+            tracking.mark_failed(attached, error)
+        sys.exit(USER_ERROR)
+
+
+def experiment(asked: Config) -> str:
+    """Run, or resume, what was asked for; the id of its run.
+
+    Raises:
+        ValueError: If something asked for is wrong, missing or impossible.
+    """
+    tracking.check_tracking()
+    stored = find_run(asked) if asked.resume != NO_RESUME else None
+    wanted = stored.config if stored else asked
+    seed = derive_seed(wanted.seed, "split")
+    data, why = load_splits(wanted.dataset, wanted.data_root, seed, wanted.train_limit)
+    config = wanted.resolved(data.name)
+    data = data.to(config.device)
+    last = len(plan(config, data))
+    if asked.dataset != config.dataset:
+        say(f"dataset: {config.dataset} ({why})")
+    if stored:
+        compare_with_start(stored, data.digest)
+        why = stored.tags["dataset_why"]
+    with tracking.open_run(config, asked, data, why, last, stored) as run:
+        say(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
+        for result in with_progress(prune_rounds(config, data, run.network), last):
+            run.log_round(result)
+            say(summary.round_line(run.history.rounds[-1], last))
+        run.finish()
+        rounds, _ = run.history.frames()
+    say(f"\n{summary.table(rounds)}\n\nTo look at it: {tracking.ui_command()}")
+    return run.run_id
+
+
+def with_progress(events: Iterator[Look | RoundResult], last: int) -> Iterator[RoundResult]:
+    """The rounds among `events`; the looks move a progress bar, if there is a terminal."""
+    with closing(tqdm(disable=None, leave=False, unit="epoch")) as bar:
+        for event in events:
+            if isinstance(event, RoundResult):
+                bar.clear()
+                yield event
+                bar.reset()
+                continue
+            bar.total, bar.n = event.epochs, event.epoch if event.ends_epoch else event.epoch - 1
+            bar.set_postfix(loss=f"{event.train_loss:.4f}", valid=f"{event.valid_accuracy:.4f}")
+
+
+def compare_with_start(stored: StoredRun, digest: str) -> None:
+    """Refuse other data than the run began with; say if its end may differ in the last bits.
+
+    Raises:
+        ValueError: If the data are not those the run began with.
+    """
+    if digest != stored.tags["dataset_digest"]:
+        raise ValueError(
+            f"resume: the data are not those that run {stored.run_id} began with; "
+            f"it read {stored.tags['dataset_source']}"
+        )
+    now = environment()
+    for name in ("version.torch", "threads", "processor", "git_commit"):
+        if now[name] != stored.tags.get(name):
+            say(
+                f"warning: {name} is {now[name]}, the run began with {stored.tags.get(name)}: "
+                "it may not end bit for bit as it would have"
+            )
+
+
+def say(text: str) -> None:
+    """Print a line for the person who waits, at once."""
+    tqdm.write(text)
+    sys.stdout.flush()

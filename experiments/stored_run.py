@@ -1,0 +1,149 @@
+"""Stored runs: an interrupted experiment read back from MLflow, to be continued in place."""
+
+import json
+import socket
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+
+from experiments.config import Config, as_text, config_from, default_text
+from experiments.liveness import DEAD_AFTER_SECONDS
+from experiments.rounds import Network
+from experiments.tables import History, Row, place_of
+from pruning.checkpoint import load_checkpoint
+
+# What may differ when a run is continued, because it does not change the result.
+MOVABLE = ("data_root", "resume")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as it was left: its config, its complete rounds, and the last of their networks."""
+
+    run_id: str
+    config: Config
+    tags: dict[str, str]
+    history: History = field(default_factory=History)
+    network: Network | None = None
+
+
+def checkpoint_name(number: int) -> str:
+    """Name of a round's checkpoint, without its folder and suffix."""
+    return f"round_{number:02d}"
+
+
+def find_run(asked: Config) -> StoredRun:
+    """The run that `asked.resume` names.
+
+    A parameter that is left at its default counts as not said; every other must be the run's own.
+
+    Raises:
+        ValueError: If the run is not there, finished, not ours, being worked on, or was made with
+            different parameters.
+    """
+    run_id = asked.resume
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException:
+        raise ValueError(f"resume: {mlflow.get_tracking_uri()} has no run {run_id}") from None
+    _check_free(run)
+    with tempfile.TemporaryDirectory() as folder:
+        config = _stored_config(run, folder)
+        _check_same(asked, config)
+        moved = {name: getattr(asked, name) for name in MOVABLE if _said(asked, name)}
+        config = config_from({**config.model_dump(), **moved})
+        history = _history(run, config)
+        network = (
+            _network(run_id, int(history.rounds[-1]["round"]), folder) if history.rounds else None
+        )
+    return StoredRun(run_id, config, run.data.tags, history, network)
+
+
+def _check_free(run: MlflowRun) -> None:
+    run_id, status, tags = run.info.run_id, run.info.status, run.data.tags
+    if run.info.lifecycle_stage == "deleted":
+        raise ValueError(f"resume: run {run_id} is deleted; restore it first (mlflow runs restore)")
+    if status == "FINISHED":
+        raise ValueError(f"resume: run {run_id} is finished, there is nothing to continue")
+    silent = time.time() - float(tags.get("heartbeat", 0))
+    elsewhere = tags.get("host") != socket.gethostname()
+    if status == "RUNNING" and elsewhere and silent < DEAD_AFTER_SECONDS:
+        raise ValueError(
+            f"resume: a process on {tags.get('host')} is still working on run {run_id} "
+            f"(last sign of life {silent:.0f} s ago)"
+        )
+
+
+def _stored_config(run: MlflowRun, folder: str) -> Config:
+    try:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path="config.json", dst_path=folder
+        )
+        return config_from(json.loads(Path(path).read_text()))
+    except (MlflowException, OSError):
+        raise ValueError(
+            f"resume: run {run.info.run_id} has no config.json: it is no Weight Loss run, or it "
+            "ended before it began; start it anew"
+        ) from None
+
+
+def _said(asked: Config, name: str) -> bool:
+    return as_text(getattr(asked, name)) != default_text(Config.model_fields[name])
+
+
+def _check_same(asked: Config, stored: Config) -> None:
+    different = [
+        f"{name} (here {as_text(getattr(asked, name))}, there {as_text(getattr(stored, name))})"
+        for name in Config.model_fields
+        if name not in MOVABLE
+        and _said(asked, name)
+        and getattr(asked, name) != getattr(stored, name)
+    ]
+    if different:
+        raise ValueError(
+            f"resume: run {asked.resume} was started with different parameters: "
+            f"{', '.join(different)}; leave them out, or start a new run"
+        )
+
+
+def _history(run: MlflowRun, config: Config) -> History:
+    """The complete rounds: those whose metrics are there."""
+    by_round: dict[int, Row] = {}
+    by_step: dict[int, Row] = {}
+    client = mlflow.MlflowClient()
+    for key in run.data.metrics:
+        rows, name = (
+            (by_step, key.removeprefix("epoch/")) if key.startswith("epoch/") else (by_round, key)
+        )
+        if key.startswith(("final/", "dense/")):
+            continue
+        for point in client.get_metric_history(run.info.run_id, key):
+            rows.setdefault(point.step, {})[name] = point.value
+    epochs = []
+    for step, row in sorted(by_step.items()):
+        number, epoch = place_of(config, step)
+        if number in by_round:
+            epochs.append({"round": number, "epoch": epoch, "step": step} | row)
+    rounds = [{"round": number} | by_round[number] for number in sorted(by_round)]
+    return History(rounds, epochs)
+
+
+def _network(run_id: str, number: int, folder: str) -> Network:
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run_id, artifact_path="checkpoints", dst_path=folder
+    )
+    last = load_checkpoint(Path(path, f"{checkpoint_name(number)}.safetensors"))
+    initial = load_checkpoint(Path(path, "initial.safetensors"))
+    rewound = Path(path, "rewound.safetensors")
+    return Network(
+        round=number,
+        state=last.state,
+        masks=last.masks,
+        initial=initial.state,
+        rewound=load_checkpoint(rewound).state if rewound.exists() else None,
+    )

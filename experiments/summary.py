@@ -1,0 +1,93 @@
+"""Summary: an experiment in words, for the terminal and for MLflow's list of runs."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from experiments.config import Config
+
+HEADLINES = (
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "early_stop_test_accuracy",
+    "sparsity",
+    "compression_ratio",
+    "theoretical_speedup",
+)
+
+
+def run_name(config: Config) -> str:
+    """A name that tells runs apart in a list, such as `lottery mnist lenet_300_100 90% seed 0`."""
+    how_far = f"{config.rounds} rounds" if config.rounds else f"{100 * config.target_sparsity:g}%"
+    extras = [config.criterion] if config.criterion != "magnitude" else []
+    extras += [config.scope] if config.scope != "layer" else []
+    words = [config.reinit, config.dataset, config.model, *extras, how_far, f"seed {config.seed}"]
+    return " ".join(words)
+
+
+def round_line(row: Mapping[str, float], last: int) -> str:
+    """One finished round on one line."""
+    return (
+        f"round {row['round']:>{len(str(last))}.0f}/{last}  "
+        f"remaining {1 - row['sparsity']:7.2%}  "
+        f"valid {row['valid_accuracy']:.4f}  test {row['test_accuracy']:.4f}  "
+        f"loss {row['train_loss']:.4f}  {row['round_seconds']:.1f} s"
+    )
+
+
+def table(rounds: pd.DataFrame) -> str:
+    """The rounds as a small table of plain text."""
+    shown = pd.DataFrame(
+        {
+            "round": rounds["round"],
+            "remaining": rounds["sparsity"].map(lambda share: f"{1 - share:.2%}"),
+            "valid": rounds["valid_accuracy"].map("{:.4f}".format),
+            "test": rounds["test_accuracy"].map("{:.4f}".format),
+            "early stop at": rounds["early_stop_iteration"],
+            "test there": rounds["early_stop_test_accuracy"].map("{:.4f}".format),
+            "smaller": rounds["compression_ratio"].map("{:.1f}x".format),
+            "on disk": rounds["checkpoint_bytes"].map(lambda size: f"{size / 1000:,.0f} kB"),
+        }
+    )
+    text: str = shown.to_string(index=False)
+    return text
+
+
+def headlines(rounds: pd.DataFrame) -> dict[str, float]:
+    """What the last network and the dense one reached, as metrics of the whole run."""
+    dense, final = rounds.iloc[0], rounds.iloc[-1]
+    values = {f"final/{name}": float(final[name]) for name in HEADLINES}
+    return {"dense/test_accuracy": float(dense["test_accuracy"])} | values
+
+
+def description(config: Config, rounds: pd.DataFrame, rounds_planned: int, why: str) -> str:
+    """A run in a few lines of Markdown: what it was, and what came out so far."""
+    dense, final = rounds.iloc[0], rounds.iloc[-1]
+    change = 100 * (final["test_accuracy"] - dense["test_accuracy"])
+    rate = f"{config.prune_rate:.0%} of each {config.scope}'s weights a round"
+    return "\n".join(
+        [
+            f"**{config.model}** on **{config.dataset}** ({why}), seed {config.seed}: "
+            f"*{config.criterion}* pruning, {rate}, survivors restart by **{config.reinit}**.",
+            "",
+            f"Round {final['round']:.0f} of {rounds_planned}: "
+            f"**{final['sparsity']:.2%} pruned**, test accuracy "
+            f"**{final['test_accuracy']:.4f}** against {dense['test_accuracy']:.4f} dense "
+            f"({change:+.2f} points); {final['compression_ratio']:.1f} times fewer parameters, "
+            f"{final['theoretical_speedup']:.1f} times fewer multiply-adds, "
+            f"{final['checkpoint_bytes'] / 1000:,.0f} kB on disk against "
+            f"{dense['checkpoint_bytes'] / 1000:,.0f} kB.",
+            "",
+            "Networks: `checkpoints/`. Figures: `plots/`. Numbers: `rounds.csv`, `epochs.csv`.",
+        ]
+    )
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,57 @@
+"""Tables: the rounds of an experiment, and their epochs, as rows that pandas reads.
+
+One row a round (`rounds.csv`) and one row an epoch (`epochs.csv`). Epochs are counted twice:
+within their round (`epoch`), and through all rounds (`step`), as MLflow's charts want it.
+"""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from experiments.config import Config
+from experiments.training import Look
+
+Row = dict[str, float]
+
+
+@dataclass
+class History:
+    """Rows so far, in order."""
+
+    rounds: list[Row] = field(default_factory=list)
+    epochs: list[Row] = field(default_factory=list)
+
+    def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Rounds and epochs, with whole numbers as integers."""
+        return _frame(self.rounds), _frame(self.epochs)
+
+
+def epoch_rows(config: Config, number: int, looks: tuple[Look, ...]) -> list[Row]:
+    """The looks that end an epoch, as rows of round `number`."""
+    before = config.epochs + (number - 1) * config.retrain_epochs if number else 0
+    return [
+        {
+            "round": number,
+            "epoch": look.epoch,
+            "step": before + look.epoch,
+            "train_loss": look.train_loss,
+            "valid_loss": look.valid_loss,
+            "valid_accuracy": look.valid_accuracy,
+        }
+        for look in looks
+        if look.ends_epoch
+    ]
+
+
+def place_of(config: Config, step: int) -> tuple[int, int]:
+    """The round and the epoch in it of a `step` counted through all rounds."""
+    if step <= config.epochs:
+        return 0, step
+    rounds, epochs = divmod(step - config.epochs - 1, config.retrain_epochs)
+    return rounds + 1, epochs + 1
+
+
+def _frame(rows: list[Row]) -> pd.DataFrame:
+    whole = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights")
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: int for name in (*whole, "checkpoint_bytes") if name in frame})

@@ -1,0 +1,79 @@
+"""Models: from a name such as `lenet_300_100` to a network, its first values and its costs.
+
+A model is a `torch.nn.Module` that maps images [N, channels, height, width] to logits
+[N, classes]. What is pruned are the weights of its linear and convolution layers; the last of them
+is the output layer. To add a family: write a builder `(sizes, image_shape, classes) -> Module` and
+add a line to `MODELS`; `<family>_<sizes>` is then a name.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.lenet import lenet
+
+Builder = Callable[[str, tuple[int, ...], int], nn.Module]
+
+MODELS: dict[str, Builder] = {
+    "lenet": lenet,
+}
+PRUNABLE_LAYERS = (nn.Linear, nn.Conv2d)
+
+
+def build_model(name: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The network called `name` for images of `image_shape` (channels, height, width).
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    family, _, sizes = name.partition("_")
+    if family not in MODELS:
+        known = ", ".join(f"{family}_..." for family in MODELS)
+        raise ValueError(f"model must be one of {known} (such as lenet_300_100), got {name}")
+    return MODELS[family](sizes, image_shape, classes)
+
+
+def prunable_weights(model: nn.Module) -> tuple[str, ...]:
+    """Names of the weight tensors that pruning works on, input first, output layer last."""
+    layers = (name for name, layer in model.named_modules() if isinstance(layer, PRUNABLE_LAYERS))
+    return tuple(f"{name}.weight" for name in layers)
+
+
+def draw_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """New initial values on the CPU: Gaussian Glorot weights, zero biases (arXiv:1803.03635).
+
+    Tensors that are neither weights nor biases of a prunable layer keep the model's own values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    for name in prunable_weights(model):
+        nn.init.xavier_normal_(state[name], generator=generator)
+        bias = name.removesuffix("weight") + "bias"
+        if bias in state:
+            nn.init.zeros_(state[bias])
+    return state
+
+
+def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
+    """How many multiply-adds one weight of each prunable tensor takes part in for one image."""
+    uses: dict[str, int] = {}
+
+    def count(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+            positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+            uses[name] = uses.get(name, 0) + positions
+
+        return hook
+
+    weights = prunable_weights(model)
+    hooks = [
+        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(count(name))
+        for name in weights
+    ]
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        model(torch.zeros(2, *image_shape, device=device))
+    for handle in hooks:
+        handle.remove()
+    return {name: uses[name] for name in weights}

@@ -1,0 +1,1 @@
+"""Pruning as pure functions over plain state and mask dictionaries."""

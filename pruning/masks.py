@@ -1,0 +1,154 @@
+"""Masks: which weights survive, and how many go in each round?
+
+A network is plain data: a `State` (a snapshot of its `state_dict`) and `Masks` (bool, one for each
+prunable weight tensor, True = survives). Everything here is a pure function over these: nothing is
+mutated, nothing is random. A *group* is a set of tensors whose weights compete with each other:
+one layer each for layerwise pruning, all layers together for global pruning.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+Masks = dict[str, Tensor]
+Scores = dict[str, Tensor]
+
+SCOPES = {
+    "layer": "each layer loses the same share of its own weights",
+    "global": "the lowest scores of the whole network go, wherever they are",
+}
+MOST_ROUNDS = 1000
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prunable tensors that compete with each other, and the share they lose in a full round."""
+
+    names: tuple[str, ...]
+    rate: float
+
+
+def dense_masks(state: State, prunable: Iterable[str]) -> Masks:
+    """Masks under which every weight of the tensors named in `prunable` survives."""
+    return {name: torch.ones_like(state[name], dtype=torch.bool) for name in prunable}
+
+
+def apply_masks(state: State, masks: Masks) -> State:
+    """A copy of `state` in which every pruned weight is exactly +0.0."""
+    return {
+        name: torch.where(masks[name], value, torch.zeros_like(value))
+        if name in masks
+        else value.clone()
+        for name, value in state.items()
+    }
+
+
+def drop_lowest(scores: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Prune exactly `count` survivors of `mask`, lowest scores first.
+
+    Args:
+        scores: Any shape; entries where `mask` is False are ignored.
+        mask: Bool, shaped like `scores`; True marks a survivor.
+        count: How many survivors to remove, from 0 to all of them.
+
+    Returns:
+        A new mask that never revives a weight. Ties fall to the lower flat index.
+
+    Raises:
+        ValueError: If `count` is out of range or a survivor's score is NaN.
+    """
+    survivors = mask.flatten().nonzero().squeeze(1)
+    if not 0 <= count <= len(survivors):
+        raise ValueError(f"count must be from 0 to the {len(survivors)} survivors, got {count}")
+    candidates = scores.flatten()[survivors]
+    if candidates.isnan().any():
+        raise ValueError("scores must not be NaN where the weight survives")
+    lowest = candidates.argsort(stable=True)[:count]
+    kept = mask.flatten().clone()
+    kept[survivors[lowest]] = False
+    return kept.view_as(mask)
+
+
+def prune(scores: Scores, masks: Masks, removals: Mapping[tuple[str, ...], int]) -> Masks:
+    """Prune `removals[names]` weights in each group of tensors, lowest scores first.
+
+    Raises:
+        ValueError: If a group has fewer survivors than it must lose, or a survivor's score is NaN.
+    """
+    pruned = dict(masks)
+    for names, count in removals.items():
+        flat_scores = torch.cat([scores[name].flatten() for name in names])
+        flat_mask = torch.cat([masks[name].flatten() for name in names])
+        kept = drop_lowest(flat_scores, flat_mask, count)
+        parts = torch.split(kept, [masks[name].numel() for name in names])
+        pruned |= {name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)}
+    return pruned
+
+
+def groups_of(
+    names: tuple[str, ...], scope: str, rate: float, output_rate: float | None
+) -> list[Group]:
+    """The groups of a network whose last prunable tensor (`names[-1]`) is its output layer.
+
+    With `output_rate` given, the output layer is a group of its own in either scope.
+    """
+    *hidden, output = names
+    if scope == "global" and output_rate is None:
+        return [Group(names, rate)]
+    inner = (
+        [Group(tuple(hidden), rate)] if scope == "global" else [Group((n,), rate) for n in hidden]
+    )
+    groups = [group for group in inner if group.names]
+    return [*groups, Group((output,), rate if output_rate is None else output_rate)]
+
+
+def plan_removals(
+    sizes: Mapping[str, int], groups: list[Group], target_sparsity: float, rounds: int
+) -> list[dict[tuple[str, ...], int]]:
+    """How many weights each group loses in each round, fixed before anything is trained.
+
+    A full round takes `round(rate * survivors)` weights from a group. With `rounds` = 0 there are
+    as many rounds as `target_sparsity` needs, and the last removes just what is left to reach
+    `round(target_sparsity * all weights)`, shared out in the proportions of a full round.
+    Otherwise there are exactly `rounds` full rounds and the target is ignored.
+
+    Args:
+        sizes: Number of weights of each prunable tensor.
+
+    Raises:
+        ValueError: If a full round removes nothing before the plan is complete, or the target
+            takes more than `MOST_ROUNDS` rounds.
+    """
+    survivors = {group.names: sum(sizes[name] for name in group.names) for group in groups}
+    left = round(target_sparsity * sum(sizes.values()))
+    plan: list[dict[tuple[str, ...], int]] = []
+    while len(plan) < rounds if rounds else left > 0:
+        full = {group.names: round(group.rate * survivors[group.names]) for group in groups}
+        if not any(full.values()):
+            raise ValueError(
+                f"prune_rate is too small: round {len(plan) + 1} would remove no weight of the "
+                f"{sum(survivors.values())} that survive; raise it, or ask for less sparsity"
+            )
+        removals = full if rounds or sum(full.values()) < left else _share_out(left, full)
+        survivors = {names: survivors[names] - removals[names] for names in survivors}
+        left -= sum(removals.values())
+        plan.append(removals)
+        if len(plan) > MOST_ROUNDS:
+            raise ValueError(
+                f"target_sparsity must be reached within {MOST_ROUNDS} rounds, got "
+                f"{target_sparsity}: raise prune_rate (and output_prune_rate) or lower the target"
+            )
+    return plan
+
+
+def _share_out(total: int, full: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:
+    """Split `total` <= sum(full) in the proportions of `full`: largest remainders round up."""
+    whole = sum(full.values())
+    shares = {names: total * count // whole for names, count in full.items()}
+    by_remainder = sorted(full, key=lambda names: -(total * full[names] % whole))
+    for names in by_remainder[: total - sum(shares.values())]:
+        shares[names] += 1
+    return shares
