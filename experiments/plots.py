@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def draw_epochs(rounds: pd.DataFrame, epochs: pd.DataFrame, title: str) -> Figur
             curve["epoch"], 100 * curve["valid_accuracy"], color=shade, label=label, marker="."
         )
     axes.set(xlabel="epoch of the round", ylabel="validation accuracy (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(title="round: remaining", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -88,7 +89,7 @@ def draw_layers(rounds: pd.DataFrame, title: str) -> Figure:
         )
     axes.plot(rounds["round"], 100 * rounds["sparsity"], color="0.5", lw=1, label="network")
     axes.set(xlabel="round", ylabel="pruned weights (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure
 

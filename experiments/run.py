@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datasets import load_splits
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             experiment(parse_config(argv))
     except Interrupted as stop:
         sys.exit(128 + stop.number)
-    except (ValueError, OSError, MlflowException) as error:
+    except tracking.ERRORS as error:
         print(f"error: {summary.explain(error)}", file=sys.stderr)
         if attached and tracking.attached_run():  # not started yet, so nobody has marked it
             tracking.mark_failed(attached, error)

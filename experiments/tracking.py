@@ -33,6 +33,7 @@ from models.serving import FromPixels
 from pruning.checkpoint import save_checkpoint
 
 EXPERIMENT = "weight-loss"
+ERRORS = (ValueError, OSError, MlflowException)  # what a user can meet, told on one line
 _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
