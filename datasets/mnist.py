@@ -71,7 +71,7 @@ def _download(kind: type[torchvision.datasets.MNIST], root: Path) -> None:
                     )
                 (Path(partial) / kind.__name__).rename(final)
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise DataUnavailableError(
             f"{kind.__name__} is not in {root} and cannot be downloaded ({reason}): put its four "
             f"IDX files into {final / 'raw'}, name another data_root, or use dataset=digits"

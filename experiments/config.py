@@ -6,6 +6,7 @@ Where a field may be "auto", None stands for it here, and the run resolves it.
 """
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -39,10 +40,18 @@ def _known_model(name: str) -> str:
     return name
 
 
+def _run_id(text: str) -> str:
+    if text != NO_RESUME and not re.fullmatch("[0-9a-f]{32}", text):
+        raise ValueError("must be the id of a run, 32 hexadecimal digits")
+    return text
+
+
 _or_auto = BeforeValidator(lambda value: None if value == AUTO else value)
 _filled = Field(min_length=1)
 _unit = Field(gt=0, lt=1)
 _positive = Field(gt=0)
+_Rate = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Config(BaseModel):
@@ -68,7 +77,7 @@ class Config(BaseModel):
     prune_rate: Annotated[float, _unit] = Field(
         0.2, description="share of the surviving weights that a round removes"
     )
-    output_prune_rate: Annotated[float | None, _or_auto, Field(ge=0, lt=1)] = Field(
+    output_prune_rate: Annotated[_Share | None, _or_auto] = Field(
         None, description="the same for the output layer (0 spares it); auto is prune_rate"
     )
     target_sparsity: Annotated[float, _unit] = Field(
@@ -85,16 +94,16 @@ class Config(BaseModel):
     optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = Field(
         "adam", description=f"{', '.join(OPTIMIZERS)}"
     )
-    lr: Annotated[float | None, _or_auto, _positive] = Field(
+    lr: Annotated[_Rate | None, _or_auto] = Field(
         None, description="learning rate; auto is 0.0012 for adam, 0.1 for sgd"
     )
-    retrain_lr: Annotated[float | None, _or_auto, _positive] = Field(
+    retrain_lr: Annotated[_Rate | None, _or_auto] = Field(
         None, description="learning rate of every later round; auto is what reinit says"
     )
     schedule: Annotated[str, _one_of(*SCHEDULES)] = Field(
         "constant", description=f"course of the learning rate in a round: {', '.join(SCHEDULES)}"
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="for optimizer=sgd")
+    momentum: _Share = Field(0.0, description="for optimizer=sgd")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="L2 penalty, added to the gradient"
     )
@@ -112,7 +121,7 @@ class Config(BaseModel):
         AUTO, description="cpu or cuda; auto is cuda where there is one"
     )
     data_root: Annotated[str, _filled] = Field("data", description="folder of downloaded data sets")
-    resume: Annotated[str, _filled] = Field(
+    resume: Annotated[str, AfterValidator(_run_id)] = Field(
         NO_RESUME, description="id of an interrupted run to continue in place"
     )
 

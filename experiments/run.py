@@ -10,7 +10,7 @@ from datasets import load_splits
 from experiments import summary, tracking
 from experiments.config import NO_RESUME, Config, parse_config
 from experiments.environment import environment
-from experiments.liveness import Interrupted, stop_signals
+from experiments.liveness import Interrupted, sole_worker, stop_signals
 from experiments.rounds import RoundResult, plan, prune_rounds
 from experiments.stored_run import StoredRun, find_run
 from experiments.training import Look, derive_seed
@@ -40,7 +40,13 @@ def experiment(asked: Config) -> str:
         ValueError: If something asked for is wrong, missing or impossible.
     """
     tracking.check_tracking()
-    stored = find_run(asked) if asked.resume != NO_RESUME else None
+    if asked.resume == NO_RESUME:
+        return _experiment(asked, None)
+    with sole_worker(asked.resume):  # before it is read, so that nobody adds to it meanwhile
+        return _experiment(asked, find_run(asked))
+
+
+def _experiment(asked: Config, stored: StoredRun | None) -> str:
     wanted = stored.config if stored else asked
     seed = derive_seed(wanted.seed, "split")
     data, why = load_splits(wanted.dataset, wanted.data_root, seed, wanted.train_limit)

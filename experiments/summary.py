@@ -68,7 +68,7 @@ def description(config: Config, rounds: pd.DataFrame, rounds_planned: int, why: 
     rate = f"{config.prune_rate:.0%} of each {config.scope}'s weights a round"
     return "\n".join(
         [
-            f"**{config.model}** on **{config.dataset}** ({why}), seed {config.seed}: "
+            f"**{config.model}** on **{config.dataset}**, seed {config.seed}: "
             f"*{config.criterion}* pruning, {rate}, survivors restart by **{config.reinit}**.",
             "",
             f"Round {final['round']:.0f} of {rounds_planned}: "
@@ -79,7 +79,8 @@ def description(config: Config, rounds: pd.DataFrame, rounds_planned: int, why: 
             f"{final['checkpoint_bytes'] / 1000:,.0f} kB on disk against "
             f"{dense['checkpoint_bytes'] / 1000:,.0f} kB.",
             "",
-            "Networks: `checkpoints/`. Figures: `plots/`. Numbers: `rounds.csv`, `epochs.csv`.",
+            "Networks: `checkpoints/`. Figures: `plots/`. Numbers: `rounds.csv`, `epochs.csv`. "
+            f"Data: {why}.",
         ]
     )
 

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import mlflow
@@ -154,7 +154,7 @@ def open_run(
         why: Why it is this data set, in words.
         last: Number of the last round.
     """
-    attached = os.environ.get("MLFLOW_RUN_ID")
+    attached = attached_run()
     if stored:
         _discard(attached, stored.run_id)
         active = mlflow.start_run(run_id=stored.run_id)
@@ -164,8 +164,9 @@ def open_run(
         active = mlflow.start_run(run_name=None if attached else summary.run_name(config))
     run_id = active.info.run_id
     run = Run(run_id, config, data, why, last)
+    lock = nullcontext() if stored else sole_worker(run_id)  # who resumes holds it already
     try:
-        with sole_worker(run_id), heartbeat(lambda: _beat(run_id)):
+        with lock, heartbeat(lambda: _beat(run_id)):
             if stored:
                 run.history, run.network = stored.history, stored.network
             else:

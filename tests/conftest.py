@@ -1,0 +1,57 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+def mnist_root() -> Path | None:
+    """A folder with the real MNIST in it, if this machine has one."""
+    for folder in (os.environ.get("WEIGHT_LOSS_DATA"), ROOT / "data", ROOT.parent / "shared/data"):
+        if folder and (Path(folder) / "MNIST/raw/train-images-idx3-ubyte").is_file():
+            return Path(folder)
+    return None
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A new MLflow database; making one takes seconds, so it is made once and copied."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    code = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, empty_store) -> Path:
+    """A folder to work in, with an MLflow of its own."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+# A small experiment of two pruning rounds that takes about a second.
+QUICK = {
+    "dataset": "digits",
+    "model": "lenet_30_20",
+    "epochs": 2,
+    "retrain_epochs": 2,
+    "rounds": 2,
+    "lr": 0.01,
+    "train_limit": 300,
+    "device": "cpu",
+}
+
+
+def command(**changes: object) -> list[str]:
+    """QUICK as a command line, with some parameters changed."""
+    return [word for name, value in (QUICK | changes).items() for word in (f"--{name}", str(value))]

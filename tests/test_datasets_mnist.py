@@ -1,0 +1,130 @@
+import gzip
+import hashlib
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from datasets import DataUnavailableError, load_splits
+from tests.conftest import mnist_root
+
+COUNTS = {"train": 24, "t10k": 6}
+
+
+def write_idx(folder: Path) -> None:
+    """A tiny data set in MNIST's own file format."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for part, count in COUNTS.items():
+        images = torch.randint(256, (count * 784,), generator=generator, dtype=torch.uint8)
+        head = b"".join(n.to_bytes(4, "big") for n in (2051, count, 28, 28))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(head + images.numpy().tobytes())
+        head = b"".join(n.to_bytes(4, "big") for n in (2049, count))
+        labels = bytes(n % 10 for n in range(count))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(head + labels)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def serve(folder):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    for kind in (torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST):
+        monkeypatch.setattr(kind, "mirrors", ["http://127.0.0.1:9/"])
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
+)
+def test_raw_files_on_disk_are_enough(tmp_path, unreachable, name, folder):
+    write_idx(tmp_path / folder / "raw")
+    splits, why = load_splits(name, str(tmp_path), seed=0)
+    assert (len(splits.train), len(splits.valid), len(splits.test)) == (22, 2, 6)
+    assert splits.image_shape == (1, 28, 28)
+    assert splits.name == name
+    assert why == "asked for by name"
+
+
+def test_a_named_data_set_that_cannot_be_had_is_an_error(tmp_path, unreachable):
+    with pytest.raises(DataUnavailableError, match=r"MNIST is not in .* or use dataset=digits$"):
+        load_splits("mnist", str(tmp_path), seed=0)
+    assert not [path for path in tmp_path.rglob("*") if not path.name.endswith(".lock")]
+
+
+def test_auto_says_why_it_is_digits(tmp_path, unreachable):
+    splits, why = load_splits("auto", str(tmp_path), seed=0)
+    assert splits.name == "digits"
+    assert why.startswith("auto: MNIST is not in ")
+
+
+def test_auto_is_mnist_where_it_is_on_disk(tmp_path, unreachable):
+    write_idx(tmp_path / "MNIST" / "raw")
+    splits, why = load_splits("auto", str(tmp_path), seed=0)
+    assert (splits.name, why) == ("mnist", "auto: MNIST is there")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100])
+def test_a_damaged_file_is_a_clear_error(tmp_path, unreachable, keep):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataUnavailableError, match=r"is damaged .* delete that folder"):
+        load_splits("mnist", str(tmp_path), seed=0)
+
+
+def test_a_download_is_kept_and_found_again_offline(tmp_path, monkeypatch):
+    web = tmp_path / "web"
+    write_idx(web)
+    resources = []
+    for path in sorted(web.iterdir()):
+        packed = path.with_name(f"{path.name}.gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
+    kind = torchvision.datasets.MNIST
+    monkeypatch.setattr(kind, "resources", resources)
+    root = tmp_path / "root"
+    with serve(web) as address:
+        monkeypatch.setattr(kind, "mirrors", [address])
+        first, _ = load_splits("mnist", str(root), seed=0)
+    assert not list(root.glob(".download-*"))
+    again, _ = load_splits("mnist", str(root), seed=0)
+    assert again.digest == first.digest
+
+
+def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
+    web = tmp_path / "web"
+    web.mkdir()
+    kind = torchvision.datasets.MNIST
+    (web / kind.resources[0][0]).write_bytes(b"half a file")
+    with serve(web) as address:
+        monkeypatch.setattr(kind, "mirrors", [address])
+        with pytest.raises(DataUnavailableError, match="cannot be downloaded"):
+            load_splits("mnist", str(tmp_path / "root"), seed=0)
+    assert [path.name for path in (tmp_path / "root").iterdir()] == [".MNIST.lock"]
+
+
+@pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
+def test_real_mnist_is_split_as_in_the_paper():
+    splits, _ = load_splits("mnist", str(mnist_root()), seed=0)
+    assert (len(splits.train), len(splits.valid), len(splits.test)) == (55_000, 5_000, 10_000)
+    assert splits.mean == pytest.approx(0.1307, abs=2e-4)
+    assert splits.std == pytest.approx(0.3081, abs=2e-4)
+    assert splits.test.labels[:5].tolist() == [7, 2, 1, 0, 4]

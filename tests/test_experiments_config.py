@@ -1,0 +1,120 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments.config import Config, as_text, config_from, default_text, parse_config
+from experiments.mlproject import mlproject
+
+ROOT = Path(__file__).parent.parent
+
+MISTAKES = [
+    ("reinit", "lotery", "reinit must be one of keep, random, lottery, rewind, got lotery"),
+    ("dataset", "cifar", "dataset must be one of auto, mnist, fashion_mnist, digits, got cifar"),
+    ("model", "resnet_20", "model must be one of lenet_... (such as lenet_300_100), got resnet_20"),
+    ("model", "lenet_0", "model lenet wants layer sizes such as lenet_300_100, got lenet_0"),
+    ("criterion", "x", "criterion must be one of magnitude, random, got x"),
+    ("scope", "x", "scope must be one of layer, global, got x"),
+    ("prune_rate", "0", "prune_rate must be greater than 0, got 0"),
+    ("prune_rate", "1", "prune_rate must be less than 1, got 1"),
+    ("prune_rate", "nan", "prune_rate must be a finite number, got nan"),
+    ("prune_rate", "a lot", "prune_rate must be a valid number, unable to parse"),
+    ("output_prune_rate", "1", "output_prune_rate must be less than 1, got 1"),
+    ("target_sparsity", "1.0", "target_sparsity must be less than 1, got 1.0"),
+    ("rounds", "-1", "rounds must be greater than or equal to 0, got -1"),
+    ("rounds", "1.5", "rounds must be a valid integer"),
+    ("epochs", "0", "epochs must be greater than 0, got 0"),
+    ("retrain_epochs", "0", "retrain_epochs must be greater than 0, got 0"),
+    ("optimizer", "lion", "optimizer must be one of adam, sgd, got lion"),
+    ("lr", "0", "lr must be greater than 0, got 0"),
+    ("lr", "inf", "lr must be a finite number, got inf"),
+    ("retrain_lr", "-1", "retrain_lr must be greater than 0, got -1"),
+    ("schedule", "x", "schedule must be one of constant, cosine, got x"),
+    ("momentum", "0.9", "momentum is for optimizer=sgd, got 0.9 with adam"),
+    ("weight_decay", "-1", "weight_decay must be greater than or equal to 0, got -1"),
+    ("batch_size", "0", "batch_size must be greater than 0, got 0"),
+    ("seed", "-1", "seed must be greater than or equal to 0, got -1"),
+    ("device", "tpu", "device must be one of auto, cpu, cuda, got tpu"),
+    ("data_root", "", "data_root must"),
+    ("resume", "../x", "resume must be the id of a run, 32 hexadecimal digits, got ../x"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), MISTAKES)
+def test_a_mistake_is_one_line_with_name_rule_and_value(name, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse_config([f"--{name}", value])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_flag_is_named():
+    with pytest.raises(ValueError, match="unrecognized arguments: --prun_rate"):
+        parse_config(["--prun_rate", "0.3"])
+    with pytest.raises(ValueError, match="there is no parameter prun_rate; the parameters are"):
+        config_from({"prun_rate": 0.3})
+
+
+def test_rewinding_past_the_end_of_training_is_refused():
+    with pytest.raises(ValueError, match=r"rewind_epoch must be at most epochs \(2\), got 3"):
+        parse_config(["--reinit", "rewind", "--epochs", "2", "--rewind_epoch", "3"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="device=cuda needs a CUDA GPU"):
+        parse_config(["--device", "cuda"])
+
+
+def test_defaults_typed_in_full_give_the_default_config():
+    argv = [
+        word
+        for name, field in Config.model_fields.items()
+        for word in (f"--{name}", default_text(field))
+    ]
+    assert parse_config(argv) == parse_config([]) == Config()
+
+
+def test_a_config_survives_its_own_text():
+    config = parse_config(["--reinit", "keep", "--lr", "0.5", "--output_prune_rate", "0"])
+    text = {name: as_text(value) for name, value in config.model_dump().items()}
+    assert config_from(text) == config
+
+
+def test_resolving_fills_in_every_auto():
+    config = parse_config(["--device", "cpu"]).resolved("mnist")
+    assert None not in config.model_dump().values()
+    assert (config.dataset, config.device, config.output_prune_rate) == ("mnist", "cpu", 0.2)
+    assert (config.lr, config.retrain_lr) == (0.0012, 0.0012)
+    assert config.resolved("mnist") == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "retrain_lr"),
+    [
+        (["--reinit", "keep", "--schedule", "cosine", "--lr", "0.1"], 0.001),
+        (["--reinit", "keep", "--lr", "0.1"], 0.1),
+        (["--reinit", "keep", "--schedule", "cosine", "--retrain_lr", "0.3"], 0.3),
+        (["--reinit", "lottery", "--schedule", "cosine", "--lr", "0.1"], 0.1),
+        (["--optimizer", "sgd"], 0.1),
+    ],
+)
+def test_the_retraining_rate_is_what_the_method_says(argv, retrain_lr):
+    assert parse_config(argv).resolved("digits").retrain_lr == pytest.approx(retrain_lr)
+
+
+def test_mlproject_is_the_config_written_out():
+    assert (ROOT / "MLproject").read_text() == mlproject(), "run python -m experiments mlproject"
+    main = yaml.safe_load(mlproject())["entry_points"]["main"]
+    assert list(main["parameters"]) == list(Config.model_fields)
+    for name, field in Config.model_fields.items():
+        assert main["parameters"][name] == {"type": "string", "default": default_text(field)}
+        assert f"--{name} {{{name}}}" in main["command"]
+
+
+def test_the_readme_lists_every_parameter_with_its_default():
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert dict(rows) == {name: default_text(field) for name, field in Config.model_fields.items()}

@@ -1,0 +1,169 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from datasets import Split, load_splits
+from experiments.config import config_from
+from experiments.rounds import RoundResult, plan, prune_rounds
+from experiments.training import DivergedError, derive_seed
+from models import build_model, draw_state
+from pruning.criteria import CRITERIA
+from pruning.masks import apply_masks
+from pruning.reinit import REINITS
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
+
+
+def config(**changes):
+    quick = {"model": "lenet_30_20", "epochs": 3, "retrain_epochs": 2, "rounds": 3, "device": "cpu"}
+    return config_from(quick | changes).resolved("digits")
+
+
+def run(settings, data, after=None):
+    return [
+        event for event in prune_rounds(settings, data, after) if isinstance(event, RoundResult)
+    ]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("reinit", REINITS)
+def test_every_combination_prunes_exactly_and_never_revives(reinit, criterion, scope, data):
+    results = run(config(reinit=reinit, criterion=criterion, scope=scope), data)
+    assert [result.network.round for result in results] == [0, 1, 2, 3]
+    remaining = [result.metrics["remaining_weights"] for result in results]
+    total = 64 * 30 + 30 * 20 + 20 * 10
+    if scope == "layer":
+        layers = [64 * 30, 30 * 20, 20 * 10]
+        expected = [total]
+        for _ in range(3):
+            layers = [n - round(0.2 * n) for n in layers]
+            expected.append(sum(layers))
+    else:
+        expected = [total]
+        for _ in range(3):
+            expected.append(expected[-1] - round(0.2 * expected[-1]))
+    assert remaining == expected
+    for before, after in pairwise(results):
+        for name, mask in after.network.masks.items():
+            assert not (mask & ~before.network.masks[name]).any()
+    for result in results:
+        for name, mask in result.network.masks.items():
+            assert not result.network.state[name][~mask].any()
+        assert result.metrics["sparsity"] == 1 - result.metrics["remaining_weights"] / total
+
+
+def test_magnitude_prunes_the_smallest_of_each_layer(data):
+    dense, pruned = run(config(rounds=1), data)
+    for name, mask in pruned.network.masks.items():
+        sizes = dense.network.state[name].abs()
+        assert sizes[~mask].max() <= sizes[mask].min()
+
+
+def frozen_start(reinit, data, **changes):
+    """The states from which the rounds start, seen by training at a rate that moves nothing."""
+    settings = config(reinit=reinit, retrain_lr=1e-300, **changes)
+    return run(settings, data)
+
+
+def test_lottery_restarts_from_the_very_first_values(data):
+    results = frozen_start("lottery", data)
+    initial = draw_state(build_model("lenet_30_20", (1, 8, 8), 10), derive_seed(0, 0, "initial"))
+    assert same(results[0].network.initial, initial)
+    assert not same(results[0].network.state, initial)
+    for result in results[1:]:
+        assert same(result.network.state, apply_masks(initial, result.network.masks))
+
+
+def test_keep_goes_on_from_the_trained_values(data):
+    dense, *later = frozen_start("keep", data)
+    for result in later:
+        assert same(result.network.state, apply_masks(dense.network.state, result.network.masks))
+
+
+def test_random_draws_anew_in_every_round(data):
+    _, first, second, third = frozen_start("random", data)
+    both = first.network.masks["fc1.weight"] & second.network.masks["fc1.weight"]
+    a, b = (result.network.state["fc1.weight"][both] for result in (first, second))
+    assert (a == b).float().mean() < 0.01
+    initial = first.network.initial["fc1.weight"][both]
+    assert (a == initial).float().mean() < 0.01
+    assert third.network.state["fc1.weight"].std() > 0
+
+
+def test_rewind_returns_to_the_values_after_its_epoch(data):
+    short = run(config(reinit="lottery", epochs=2, rounds=1), data)[0]
+    results = frozen_start("rewind", data, rewind_epoch=2)
+    assert same(results[0].network.rewound, short.network.state)
+    for result in results[1:]:
+        assert same(result.network.state, apply_masks(short.network.state, result.network.masks))
+
+
+def test_rewinding_to_the_start_is_the_lottery(data):
+    lottery = run(config(reinit="lottery", schedule="cosine"), data)
+    rewind = run(config(reinit="rewind", schedule="cosine", rewind_epoch=0), data)
+    assert all(same(a.network.state, b.network.state) for a, b in zip(lottery, rewind, strict=True))
+
+
+@pytest.mark.parametrize("reinit", REINITS)
+def test_continuing_from_any_round_changes_nothing(reinit, data):
+    settings = config(reinit=reinit, criterion="random", schedule="cosine")
+    whole = run(settings, data)
+    for cut in range(3):
+        rest = run(settings, data, after=whole[cut].network)
+        for straight, continued in zip(whole[cut + 1 :], rest, strict=True):
+            assert straight.metrics == continued.metrics
+            assert straight.looks == continued.looks
+            assert same(straight.network.state, continued.network.state)
+            assert same(straight.network.masks, continued.network.masks)
+
+
+def test_the_seed_decides_everything(data):
+    one, same_seed, other = (run(config(seed=seed), data) for seed in (3, 3, 4))
+    assert [r.metrics for r in one] == [r.metrics for r in same_seed]
+    assert same(one[-1].network.state, same_seed[-1].network.state)
+    assert not same(one[0].network.initial, other[0].network.initial)
+
+
+def test_nothing_is_chosen_by_the_test_data(data):
+    noise = Split(torch.randn_like(data.test.images), data.test.labels.flip(0))
+    honest, blind = run(config(), data), run(config(), replace(data, test=noise))
+    for a, b in zip(honest, blind, strict=True):
+        assert same(a.network.state, b.network.state)
+        assert same(a.network.masks, b.network.masks)
+        differing = {name for name in a.metrics if a.metrics[name] != b.metrics[name]}
+        assert "test_loss" in differing
+        assert differing <= {"test_loss", "test_accuracy", "early_stop_test_accuracy"}
+
+
+def test_the_target_is_reached_exactly(data):
+    results = run(config(rounds=0, target_sparsity=0.75, prune_rate=0.5), data)
+    assert [r.metrics["remaining_weights"] for r in results] == [2720, 1360, 680]
+    uneven = run(config(rounds=0, target_sparsity=0.6, output_prune_rate=0.1), data)
+    assert uneven[-1].metrics["remaining_weights"] == 2720 - round(0.6 * 2720)
+    assert (
+        len(uneven)
+        == len(plan(config(target_sparsity=0.6, rounds=0, output_prune_rate=0.1), data)) + 1
+    )
+
+
+def test_the_output_layer_can_be_spared(data):
+    results = run(config(output_prune_rate=0), data)
+    assert results[-1].metrics["layer_sparsity/fc3"] == 0
+    assert results[-1].metrics["layer_sparsity/fc1"] == pytest.approx(1 - 0.8**3, abs=1e-3)
+
+
+def test_divergence_names_the_round_and_the_knob(data):
+    with pytest.raises(DivergedError, match=r"of round 0: lower lr, got 1e\+30"):
+        run(config(lr=1e30), data)
+    with pytest.raises(DivergedError, match=r"of round 1: lower retrain_lr, got 1e\+30"):
+        run(config(retrain_lr=1e30), data)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch import nn
+
+from models import MODELS, build_model, draw_state, prunable_weights, weight_uses
+from models.serving import FromPixels
+
+
+def test_lenet_300_100_has_the_papers_parameters():
+    model = build_model("lenet_300_100", (1, 28, 28), 10)
+    assert sum(value.numel() for value in model.parameters()) == 266_610
+    weights = prunable_weights(model)
+    assert weights == ("fc1.weight", "fc2.weight", "fc3.weight")
+    assert sum(model.get_parameter(name).numel() for name in weights) == 266_200
+
+
+def test_lenet_computes_what_its_layers_say():
+    model = build_model("lenet_5_4", (1, 2, 3), 3)
+    state = draw_state(model, 0)
+    model.load_state_dict(state)
+    images = torch.randn(7, 1, 2, 3)
+    values = images.reshape(7, 6)
+    for layer in ("fc1", "fc2"):
+        values = (values @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).clamp(min=0)
+    by_hand = values @ state["fc3.weight"].T + state["fc3.bias"]
+    assert torch.allclose(model(images), by_hand, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["lenet", "lenet_", "lenet_0", "lenet_10_", "lenet_-3", "lenet_3x"]
+)
+def test_bad_sizes_are_refused(name):
+    with pytest.raises(ValueError, match=r"layer sizes such as lenet_300_100, got"):
+        build_model(name, (1, 28, 28), 10)
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(ValueError, match=r"model must be one of lenet_\.\.\..*got resnet_20"):
+        build_model("resnet_20", (1, 28, 28), 10)
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet_16"])
+def test_every_model_maps_images_to_logits(name):
+    assert name.partition("_")[0] in MODELS
+    model = build_model(name, (1, 8, 8), 10)
+    assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_first_values_are_gaussian_glorot_with_zero_biases():
+    model = build_model("lenet_300_100", (1, 28, 28), 10)
+    state = draw_state(model, 3)
+    weight = state["fc1.weight"]
+    expected = (2 / (784 + 300)) ** 0.5
+    assert weight.std().item() == pytest.approx(expected, rel=0.01)
+    assert (weight.abs() > 3 * expected).float().mean().item() == pytest.approx(0.0027, rel=0.2)
+    assert not state["fc1.bias"].any()
+
+
+def test_first_values_depend_on_the_seed_alone():
+    model = build_model("lenet_20", (1, 8, 8), 10)
+    first = draw_state(model, 1)
+    model.load_state_dict(draw_state(model, 2))
+    again = draw_state(model, 1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["fc1.weight"], draw_state(model, 2)["fc1.weight"])
+
+
+def test_weight_uses_counts_positions_of_convolutions():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.Conv2d(2, 4, 3),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+    uses = weight_uses(model, (1, 8, 8))
+    assert uses == {"0.weight": 64, "2.weight": 4, "4.weight": 1}
+
+
+def test_from_pixels_standardises():
+    served = FromPixels(nn.Identity(), mean=0.5, std=0.25)
+    assert served(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-2.0, 0.0, 2.0]

@@ -1,0 +1,79 @@
+"""The front door: a real `mlflow run`, and a resume through it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.conftest import QUICK, ROOT, mnist_root
+from tests.test_experiments_resume import LONG, anywhere, files, start, stop_after_round
+
+assert anywhere  # a fixture
+
+
+def mlflow_run(**params):
+    argv = [word for name, value in params.items() for word in ("-P", f"{name}={value}")]
+    bin_folder = str(Path(sys.executable).parent)
+    return subprocess.run(
+        ["mlflow", "run", str(ROOT), "--env-manager=local", "--experiment-name=weight-loss", *argv],
+        env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def runs():
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def test_mlflow_run_leaves_one_complete_run(anywhere):
+    done = mlflow_run(**QUICK, reinit="keep")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "keep digits lenet_30_20 2 rounds seed 0"
+    assert run.data.params["resolved_retrain_lr"] == "0.01"
+    assert run.data.metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
+    assert len(files(run.info.run_id)) == 4
+    assert "To look at it: mlflow ui --backend-store-uri sqlite:" in done.stdout
+
+
+def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
+    killed = stop_after_round(
+        start(*map("{0[0]}={0[1]}".format, flags(QUICK | LONG))), 1, signal.SIGKILL
+    )
+    done = mlflow_run(resume=killed.info.run_id)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.info.run_id == killed.info.run_id
+    assert run.info.status == "FINISHED"
+    assert len(files(run.info.run_id)) == 8
+
+
+def test_mlflow_run_with_a_mistake_fails_in_one_line(anywhere):
+    done = mlflow_run(prune_rate=2)
+    assert done.returncode != 0
+    assert "error: prune_rate must be less than 1, got 2\n" in done.stderr
+    (run,) = runs()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "prune_rate must be less than 1, got 2"
+
+
+def flags(settings):
+    return [(f"--{name}", value) for name, value in settings.items()]
+
+
+@pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
+def test_the_lottery_on_mnist_with_defaults(anywhere):
+    """Dense at least 0.975, and 90% sparse within a point of it."""
+    done = mlflow_run(data_root=mnist_root())
+    assert done.returncode == 0, done.stderr
+    metrics = runs()[0].data.metrics
+    assert metrics["final/sparsity"] == pytest.approx(0.9)
+    assert metrics["dense/test_accuracy"] >= 0.975
+    assert metrics["final/test_accuracy"] >= metrics["dense/test_accuracy"] - 0.01

@@ -1,0 +1,40 @@
+"""Arrows point one way, and the peers' package names stay ours."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("pruning", "models", "datasets", "experiments")
+TRACKERS = ("experiments/tracking.py", "experiments/stored_run.py")
+SERVICES = {"mlflow", "optuna", "ray"}
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield str(node.module).partition(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(path):
+    folder = path.parent.name
+    found = set(imports(path))
+    if folder != "experiments":
+        assert not found & ((set(FOLDERS) | SERVICES) - {folder})
+    elif str(path.relative_to(ROOT)) not in TRACKERS:
+        assert not found & SERVICES
+
+
+def test_the_trackers_are_there_and_do_import_mlflow():
+    assert all("mlflow" in imports(ROOT / path) for path in TRACKERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 300
