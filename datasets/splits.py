@@ -92,11 +92,10 @@ def split_images(name: str, raw: Images, valid_share: float, seed: int, train_li
         (raw.images[valid], raw.labels[valid]),
         (raw.test_images, raw.test_labels),
     ]
-    pixels = parts[0][0].double() / raw.white
-    mean, std = float(pixels.mean()), float(pixels.std())
+    mean, std = _mean_and_std(parts[0][0], raw.white)
 
     def ready(images: Tensor, labels: Tensor) -> Split:
-        standard = (images.float() / raw.white - mean) / std
+        standard = images.float().div_(raw.white).sub_(mean).div_(std)
         return Split(standard.unsqueeze(1), labels)
 
     return Splits(
@@ -110,6 +109,14 @@ def split_images(name: str, raw: Images, valid_share: float, seed: int, train_li
         valid=ready(*parts[1]),
         test=ready(*parts[2]),
     )
+
+
+def _mean_and_std(images: Tensor, white: int) -> tuple[float, float]:
+    """Of pixels in [0, 1]; counting the 256 values is exact, and much faster than adding up."""
+    counts = torch.bincount(images.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.float64) / white
+    mean = (counts * values).sum() / counts.sum()
+    return float(mean), float(((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt())
 
 
 def _digest(parts: list[tuple[Tensor, Tensor]]) -> str:

@@ -43,7 +43,7 @@ class RoundResult:
     network: Network
     metrics: dict[str, float]
     looks: tuple[Look, ...]
-    seconds: float
+    seconds: dict[str, float]  # `round_seconds`, and of these `train_seconds` in training steps
 
 
 def plan(config: Config, data: Splits) -> Plan:
@@ -91,7 +91,8 @@ def prune_rounds(
                 f"{error} of round {number}: lower {knob}, got {getattr(config, knob)}"
             ) from None
         metrics = _measure(model, data, network, trained, uses)
-        yield RoundResult(network, metrics, trained.looks, perf_counter() - began)
+        seconds = {"round_seconds": perf_counter() - began, "train_seconds": trained.seconds}
+        yield RoundResult(network, metrics, trained.looks, seconds)
 
 
 Training = Generator[Look, None, tuple[Network, Trained]]

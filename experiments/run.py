@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 
 from tqdm import tqdm
 
@@ -60,7 +59,7 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
         why = stored.tags["dataset_why"]
     with tracking.open_run(config, asked, data, why, last, stored) as run:
         say(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
-        for result in with_progress(prune_rounds(config, data, run.network), last):
+        for result in with_progress(prune_rounds(config, data, run.network), config):
             run.log_round(result)
             say(summary.round_line(run.history.rounds[-1], last))
         run.finish()
@@ -69,17 +68,24 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
     return run.run_id
 
 
-def with_progress(events: Iterator[Look | RoundResult], last: int) -> Iterator[RoundResult]:
-    """The rounds among `events`; the looks move a progress bar, if there is a terminal."""
-    with closing(tqdm(disable=None, leave=False, unit="epoch")) as bar:
-        for event in events:
-            if isinstance(event, RoundResult):
-                bar.clear()
-                yield event
-                bar.reset()
-                continue
-            bar.total, bar.n = event.epochs, event.epoch if event.ends_epoch else event.epoch - 1
-            bar.set_postfix(loss=f"{event.train_loss:.4f}", valid=f"{event.valid_accuracy:.4f}")
+def with_progress(events: Iterator[Look | RoundResult], config: Config) -> Iterator[RoundResult]:
+    """The rounds among `events`; a progress bar each shows the looks, if there is a terminal."""
+    epochs = config.epochs
+    while True:
+        with tqdm(total=epochs, disable=None, leave=False, unit="epoch") as bar:
+            for event in events:
+                if isinstance(event, RoundResult):
+                    break
+                bar.update(event.ends_epoch)
+                bar.set_postfix(
+                    iteration=event.iteration,
+                    loss=f"{event.train_loss:.4f}",
+                    valid=f"{event.valid_accuracy:.4f}",
+                )
+            else:
+                return
+        yield event
+        epochs = config.retrain_epochs
 
 
 def compare_with_start(stored: StoredRun, digest: str) -> None:

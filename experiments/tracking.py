@@ -1,4 +1,5 @@
-"""Tracking: what an experiment leaves in MLflow. Only this file and stored_run.py know MLflow.
+"""Tracking: what an experiment leaves in MLflow. Only this file, stored_run.py and
+leftover.py know MLflow.
 
 A round is complete once its metrics are logged, which is the last thing written of it, in one
 transaction; its checkpoint is there by then. Steps of a run's metrics count rounds; steps of
@@ -21,7 +22,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from datasets import Splits
-from experiments import plots, summary
+from experiments import leftover, plots, summary
 from experiments.config import NO_RESUME, Config, as_text
 from experiments.environment import environment, release
 from experiments.liveness import Interrupted, heartbeat, sole_worker
@@ -51,7 +52,7 @@ class Run:
         number = result.network.round
         size = self._log_checkpoints(result)
         row = {"round": number} | result.metrics
-        row |= {"checkpoint_bytes": size, "round_seconds": result.seconds}
+        row |= {"checkpoint_bytes": size} | result.seconds
         epochs = epoch_rows(self.config, number, result.looks)
         self._log_metrics(row, epochs)
         self.history.rounds.append(row)
@@ -156,7 +157,7 @@ def open_run(
     """
     attached = attached_run()
     if stored:
-        _discard(attached, stored.run_id)
+        os.environ.pop("MLFLOW_RUN_ID", None)
         active = mlflow.start_run(run_id=stored.run_id)
     else:
         if not attached:
@@ -165,8 +166,11 @@ def open_run(
     run_id = active.info.run_id
     run = Run(run_id, config, data, why, last)
     lock = nullcontext() if stored else sole_worker(run_id)  # who resumes holds it already
+    spare = attached if attached != run_id else None
     try:
         with lock, heartbeat(lambda: _beat(run_id)):
+            if spare:
+                leftover.label(spare, run_id)
             if stored:
                 run.history, run.network = stored.history, stored.network
             else:
@@ -181,7 +185,11 @@ def open_run(
         mark_failed(run_id, error)
         mlflow.end_run("FAILED")
         raise
-    mlflow.end_run("FINISHED")
+    else:
+        mlflow.end_run("FINISHED")
+    finally:
+        if spare:
+            leftover.delete_when_closed(spare)
 
 
 def mark_failed(run_id: str | None, error: BaseException) -> None:
@@ -274,12 +282,3 @@ def _beat(run_id: str) -> None:
     tags = {"host": socket.gethostname(), "heartbeat": f"{time.time():.0f}"}
     with suppress(MlflowException):  # a lost server shows when a round is logged
         mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
-
-
-def _discard(attached: str | None, resumed: str) -> None:
-    """Take away the run that `mlflow run` opened for a command that continues another."""
-    if attached and attached != resumed:
-        os.environ.pop("MLFLOW_RUN_ID")
-        client = mlflow.MlflowClient()
-        client.set_terminated(attached, "FINISHED")  # else `mlflow run` would, and fail
-        client.delete_run(attached)

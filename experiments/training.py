@@ -6,9 +6,10 @@ order of the images in epoch e is a permutation drawn from (seed, e), whatever w
 """
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import isfinite
+from time import perf_counter
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from experiments.optimizers import OPTIMIZERS
 from pruning.masks import Masks, State, apply_masks
 
 EVAL_BATCH = 2000  # images; the fastest on a CPU, and small enough for any GPU
-GATHER = 50  # batches copied out of the training set at once, which is faster than one by one
+GATHER = 20  # batches copied out of the training set at once, which is faster than one by one
 
 
 class DivergedError(ValueError):
@@ -44,12 +45,11 @@ class Look:
     """A look at the network in training. `train_loss` is the mean over the epoch so far."""
 
     epoch: int  # 1 is the first
-    epochs: int
     iteration: int  # 1 is the first
     ends_epoch: bool
     train_loss: float
-    valid_loss: float
-    valid_accuracy: float
+    valid_loss: float = float("nan")  # until somebody looks
+    valid_accuracy: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Trained:
     best_iteration: int
     snapshot: State | None  # after `snapshot_epoch` epochs, if that was asked for
     looks: tuple[Look, ...]
+    seconds: float  # in training steps, without the looks
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
@@ -85,34 +86,57 @@ def train(
     """
     model.load_state_dict(apply_masks(state, masks))
     torch.manual_seed(seed)  # for layers that are random themselves, such as dropout
-    step = _stepper(model, masks, recipe)
-    per_epoch = -(-len(data.train) // recipe.batch_size)
-    total, every = recipe.epochs * per_epoch, recipe.eval_every or per_epoch
+    best, best_state, best_iteration = float("inf"), state, 0
+    snapshot = _snapshot(model, masks) if snapshot_epoch == 0 else None
     looks: list[Look] = []
-    best, best_state, iteration = float("inf"), state, 0
-    best_iteration, snapshot = 0, _snapshot(model, masks) if snapshot_epoch == 0 else None
-    for epoch in range(1, recipe.epochs + 1):
-        model.train()
-        loss_sum = torch.zeros((), device=data.train.labels.device)
-        batches = _batches(data.train, recipe.batch_size, derive_seed(seed, epoch))
-        for images, labels in batches:
-            loss_sum += step(images, labels, recipe.lr(iteration / total))
-            iteration += 1
-            ends_epoch, looks_now = iteration % per_epoch == 0, iteration % every == 0
-            if not (ends_epoch or looks_now):
-                continue
-            seen = iteration - (epoch - 1) * per_epoch
-            look = _look(
-                model, data.valid, loss_sum / seen, epoch, recipe.epochs, iteration, ends_epoch
-            )
-            if (looks_now or iteration == total) and look.valid_loss < best:
-                best, best_iteration = look.valid_loss, iteration
-                best_state = _snapshot(model, masks)
-            looks.append(look)
-            yield look
-        if epoch == snapshot_epoch:
+    seconds, began = 0.0, perf_counter()
+    for stop in _stops(model, masks, data.train, recipe, seed):
+        seconds += perf_counter() - began
+        valid_loss, valid_accuracy = evaluate(model, data.valid)
+        look = replace(stop, valid_loss=valid_loss, valid_accuracy=valid_accuracy)
+        _check_finite(look)
+        if valid_loss < best and _is_candidate(look, recipe):
+            best, best_state, best_iteration = valid_loss, _snapshot(model, masks), look.iteration
+        if look.ends_epoch and look.epoch == snapshot_epoch:
             snapshot = _snapshot(model, masks)
-    return Trained(_snapshot(model, masks), best_state, best_iteration, snapshot, tuple(looks))
+        looks.append(look)
+        yield look
+        began = perf_counter()
+    final = _snapshot(model, masks)
+    return Trained(final, best_state, best_iteration, snapshot, tuple(looks), seconds)
+
+
+def _stops(
+    model: nn.Module, masks: Masks, split: Split, recipe: Recipe, seed: int
+) -> Iterator[Look]:
+    """Train, and stop wherever an epoch ends or `eval_every` wants a look."""
+    step = stepper(model, masks, recipe)
+    per_epoch = -(-len(split) // recipe.batch_size)
+    iteration = 0
+    for epoch in range(1, recipe.epochs + 1):
+        loss_sum = torch.zeros((), device=split.labels.device)
+        model.train()
+        batches = shuffled_batches(split, recipe.batch_size, derive_seed(seed, epoch))
+        for seen, (images, labels) in enumerate(batches, start=1):
+            progress = iteration / (recipe.epochs * per_epoch)
+            loss_sum += step(images, labels, recipe.lr(progress))
+            iteration += 1
+            if seen == per_epoch or (recipe.eval_every and iteration % recipe.eval_every == 0):
+                yield Look(epoch, iteration, seen == per_epoch, float(loss_sum) / seen)
+                model.train()
+
+
+def _is_candidate(look: Look, recipe: Recipe) -> bool:
+    """Whether early stopping may choose this iteration: it is on the grid, or the very last."""
+    last = look.ends_epoch and look.epoch == recipe.epochs
+    return last or not recipe.eval_every or look.iteration % recipe.eval_every == 0
+
+
+def _check_finite(look: Look) -> None:
+    for loss in (look.train_loss, look.valid_loss):
+        if not isfinite(loss):
+            where = f"epoch {look.epoch}, iteration {look.iteration}"
+            raise DivergedError(f"the loss is {loss} in {where}")
 
 
 @torch.no_grad()
@@ -130,9 +154,10 @@ def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
     return float(loss) / len(split), int(right) / len(split)
 
 
-def _stepper(
+def stepper(
     model: nn.Module, masks: Masks, recipe: Recipe
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """A training step: images, labels and learning rate in, the batch's loss out."""
     parameters = list(model.parameters())
     values = [parameter.detach() for parameter in parameters]
     update = OPTIMIZERS[recipe.optimizer].start(values, recipe.momentum, recipe.weight_decay)
@@ -152,32 +177,14 @@ def _stepper(
     return step
 
 
-def _batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shuffled_batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images and labels once, in the order that `seed` says; the last batch may be smaller."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     for chunk in torch.split(order.to(split.labels.device), GATHER * batch_size):
         images, labels = split.images.index_select(0, chunk), split.labels.index_select(0, chunk)
         yield from zip(
             torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
         )
-
-
-def _look(
-    model: nn.Module,
-    valid: Split,
-    loss: Tensor,
-    epoch: int,
-    epochs: int,
-    iteration: int,
-    ends: bool,
-) -> Look:
-    valid_loss, valid_accuracy = evaluate(model, valid)
-    model.train()
-    look = Look(epoch, epochs, iteration, ends, float(loss), valid_loss, valid_accuracy)
-    if not (isfinite(look.train_loss) and isfinite(look.valid_loss)):
-        raise DivergedError(
-            f"the loss is {look.train_loss} in epoch {epoch}, iteration {iteration}"
-        )
-    return look
 
 
 def _snapshot(model: nn.Module, masks: Masks) -> State:

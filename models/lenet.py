@@ -12,16 +12,17 @@ class LeNet(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        for number, (inputs, outputs) in enumerate(pairwise(widths), start=1):
-            self.add_module(f"fc{number}", nn.Linear(inputs, outputs))
+        layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
+        for number, layer in enumerate(layers, start=1):
+            self.add_module(f"fc{number}", layer)
+        self.hidden, self.output = layers[:-1], layers[-1:]  # lists: no second registration
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, ...] to logits [N, classes]."""
         values = images.flatten(1)  # [N, pixels]
-        *hidden, output = self.children()
-        for layer in hidden:
+        for layer in self.hidden:
             values = F.relu(layer(values))
-        logits: Tensor = output(values)
+        logits: Tensor = self.output[0](values)
         return logits
 
 

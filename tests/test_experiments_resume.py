@@ -52,7 +52,7 @@ def files(run_id):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def histories(run_id, leave_out=("round_seconds",)):
+def histories(run_id, leave_out=("round_seconds", "train_seconds")):
     client = mlflow.MlflowClient()
     return {
         name: [(point.step, point.value) for point in client.get_metric_history(run_id, name)]

@@ -7,7 +7,7 @@ from experiments.training import Look
 
 
 def looks(epochs):
-    return tuple(Look(e, epochs, 10 * e, True, 1.0 / e, 2.0 / e, 0.5) for e in range(1, epochs + 1))
+    return tuple(Look(e, 10 * e, True, 1.0 / e, 2.0 / e, 0.5) for e in range(1, epochs + 1))
 
 
 def test_epochs_are_counted_through_all_rounds_and_back():
@@ -24,7 +24,7 @@ def test_epochs_are_counted_through_all_rounds_and_back():
 
 def test_looks_within_an_epoch_are_not_rows():
     config = config_from({"epochs": 1})
-    inside = Look(1, 1, 5, False, 1.0, 1.0, 0.5)
+    inside = Look(1, 5, False, 1.0, 1.0, 0.5)
     assert len(epoch_rows(config, 0, (inside, *looks(1)))) == 1
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -49,6 +50,9 @@ def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
     )
     done = mlflow_run(resume=killed.info.run_id)
     assert done.returncode == 0, done.stderr
+    give_up = time.monotonic() + 60
+    while len(runs()) > 1 and time.monotonic() < give_up:  # it goes when `mlflow run` has ended
+        time.sleep(0.5)
     (run,) = runs()
     assert run.info.run_id == killed.info.run_id
     assert run.info.status == "FINISHED"

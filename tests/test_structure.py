@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("pruning", "models", "datasets", "experiments")
-TRACKERS = ("experiments/tracking.py", "experiments/stored_run.py")
+TRACKERS = tuple(f"experiments/{name}.py" for name in ("tracking", "stored_run", "leftover"))
 SERVICES = {"mlflow", "optuna", "ray"}
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
