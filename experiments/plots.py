@@ -77,17 +77,16 @@ def draw_layers(rounds: pd.DataFrame, title: str) -> Figure:
     """Sparsity of each layer against round."""
     figure, axes = _figure(title)
     columns = layer_columns(rounds)
+    widths = np.linspace(7, 1.5, len(columns))  # lines that coincide show as stripes
     for number, (layer, column) in enumerate(columns.items()):
         axes.plot(
             rounds["round"],
             100 * rounds[column],
             color=COLOURS[number % len(COLOURS)],
-            ls=("-", "--", ":", "-.")[number % 4],
-            marker="o",
-            ms=4,
+            lw=widths[number],
             label=layer,
         )
-    axes.plot(rounds["round"], 100 * rounds["sparsity"], color="0.5", lw=1, label="network")
+    axes.plot(rounds["round"], 100 * rounds["sparsity"], color="white", lw=0.8, ls="--")
     axes.set(xlabel="round", ylabel="pruned weights (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
