@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from datasets.splits import Images
 
 
 def digits(root: Path) -> Images:
     """All digits; a seventh is set aside for the test, like MNIST's, the same for every seed."""
+    from sklearn.datasets import load_digits  # here, because it takes a second to import
+
     del root  # nothing is read from disk
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))

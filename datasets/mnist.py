@@ -9,26 +9,33 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torchvision
 from filelock import FileLock
 
 from datasets.splits import DataUnavailableError, Images
+
+if TYPE_CHECKING:
+    import torchvision
 
 CONNECT_SECONDS = 20.0
 
 
 def mnist(root: Path) -> Images:
     """MNIST: 60,000 and 10,000 handwritten digits, 28x28."""
-    return _load(torchvision.datasets.MNIST, root)
+    from torchvision.datasets import MNIST  # here, because it takes a second to import
+
+    return _load(MNIST, root)
 
 
 def fashion_mnist(root: Path) -> Images:
     """Fashion-MNIST: 60,000 and 10,000 articles of clothing, 28x28."""
-    return _load(torchvision.datasets.FashionMNIST, root)
+    from torchvision.datasets import FashionMNIST
+
+    return _load(FashionMNIST, root)
 
 
-def _load(kind: type[torchvision.datasets.MNIST], root: Path) -> Images:
+def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
     folder = root / kind.__name__ / "raw"
     if not _complete(folder):
         _download(kind, root)
@@ -55,7 +62,7 @@ def _complete(folder: Path) -> bool:
     return all((folder / f"{name}-ubyte").is_file() for name in FILES)
 
 
-def _download(kind: type[torchvision.datasets.MNIST], root: Path) -> None:
+def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
     """Fetch into a folder of its own, then move: an interrupted download leaves nothing behind."""
     final = root / kind.__name__
     try:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -57,9 +58,10 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
     if stored:
         compare_with_start(stored, data.digest)
         why = stored.tags["dataset_why"]
-    with tracking.open_run(config, asked, data, why, last, stored) as run:
+    with tracking.open_run(config, asked, data, why, last, stored) as run, resume_hint(run.run_id):
         say(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
-        for result in with_progress(prune_rounds(config, data, run.network), config):
+        events = prune_rounds(config, data, run.network)
+        for result in with_progress(events, config, dense=run.network is None):
             run.log_round(result)
             say(summary.round_line(run.history.rounds[-1], last))
         run.finish()
@@ -68,11 +70,26 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
     return run.run_id
 
 
-def with_progress(events: Iterator[Look | RoundResult], config: Config) -> Iterator[RoundResult]:
+@contextmanager
+def resume_hint(run_id: str) -> Iterator[None]:
+    """Say how to go on after something that will not happen again of itself."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except BaseException:
+        say(f"stopped; -P resume={run_id} goes on after the last complete round")
+        raise
+
+
+def with_progress(
+    events: Iterator[Look | RoundResult], config: Config, dense: bool
+) -> Iterator[RoundResult]:
     """The rounds among `events`; a progress bar each shows the looks, if there is a terminal."""
-    epochs = config.epochs
     while True:
-        with tqdm(total=epochs, disable=None, leave=False, unit="epoch") as bar:
+        epochs = config.epochs if dense else config.retrain_epochs
+        name = "training" if dense else "retraining"
+        with tqdm(total=epochs, desc=name, disable=None, leave=False, unit="epoch") as bar:
             for event in events:
                 if isinstance(event, RoundResult):
                     break
@@ -85,7 +102,7 @@ def with_progress(events: Iterator[Look | RoundResult], config: Config) -> Itera
             else:
                 return
         yield event
-        epochs = config.retrain_epochs
+        dense = False
 
 
 def compare_with_start(stored: StoredRun, digest: str) -> None:

@@ -32,7 +32,7 @@ def start(*argv):
 
 
 def stop_after_round(process, number, how):
-    """Send a signal as soon as the process says that a round is done; its run."""
+    """Send a signal as soon as the process says that a round is done; its run, and what it said."""
     said = []
     for line in process.stdout:
         said.append(line)
@@ -44,7 +44,7 @@ def stop_after_round(process, number, how):
     process.stdout.close()
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert f"round {number}/" in "".join(said), "".join(said)
-    return run
+    return run, said
 
 
 def files(run_id):
@@ -69,7 +69,7 @@ def anywhere(store, monkeypatch):
 
 
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(anywhere):
-    killed = stop_after_round(start(*command(**LONG)), 1, signal.SIGKILL)
+    killed, _ = stop_after_round(start(*command(**LONG)), 1, signal.SIGKILL)
     assert killed.info.status == "RUNNING"  # nobody was left to say otherwise
     run_id = killed.info.run_id
     main([f"--resume={run_id}"])
@@ -85,9 +85,10 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(anywhere):
 
 def test_a_terminated_run_is_killed_and_can_be_resumed(anywhere):
     process = start(*command(**LONG))
-    run = stop_after_round(process, 0, signal.SIGTERM)
+    run, said = stop_after_round(process, 0, signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM
     assert run.info.status == "KILLED"
+    assert f"stopped; -P resume={run.info.run_id} goes on" in "".join(said)
     assert run.data.tags["interrupted"] == "SIGTERM"
     main([f"--resume={run.info.run_id}", "--reinit=rewind"])
     assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"

@@ -45,7 +45,7 @@ def test_mlflow_run_leaves_one_complete_run(anywhere):
 
 
 def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
-    killed = stop_after_round(
+    killed, _ = stop_after_round(
         start(*map("{0[0]}={0[1]}".format, flags(QUICK | LONG))), 1, signal.SIGKILL
     )
     done = mlflow_run(resume=killed.info.run_id)
