@@ -1,6 +1,7 @@
 # `make lottery` and `make test` do everything, set-up included. See README.md.
 PYTHON ?= python3
 EXPERIMENT ?= weight-loss
+REINIT ?= lottery
 ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -17,7 +18,7 @@ setup: .venv/.installed
 	@touch $@
 
 lottery: setup
-	mlflow run . --env-manager=local --experiment-name $(EXPERIMENT) -P reinit=lottery $(ARGS)
+	mlflow run . --env-manager=local --experiment-name $(EXPERIMENT) -P reinit=$(REINIT) $(ARGS)
 
 test: setup
 	pytest

@@ -74,7 +74,7 @@ def take_turns(steps: dict[str, Step], turns: int, count: int) -> dict[str, list
 def ours(device: str) -> Step:
     """The step that every experiment takes."""
     model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
-    model.load_state_dict(draw_state(model, 0))
+    model.load_state_dict(draw_state("lenet_300_100", (1, 28, 28), 10, 0))
     masks = {
         name: torch.rand_like(model.get_parameter(name)) < 0.5 for name in prunable_weights(model)
     }

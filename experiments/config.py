@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from datasets import DATASETS
@@ -36,7 +44,8 @@ def _one_of(*names: str) -> AfterValidator:
 
 
 def _known_model(name: str) -> str:
-    build_model(name, (1, 1, 1), 2)
+    with torch.device("meta"):  # takes no memory, however large
+        build_model(name, (1, 1, 1), 2)
     return name
 
 
@@ -125,6 +134,20 @@ class Config(BaseModel):
         NO_RESUME, description="id of an interrupted run to continue in place"
     )
 
+    @model_validator(mode="after")
+    def _sound_together(self) -> "Config":
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum is for optimizer=sgd, got {self.momentum} with {self.optimizer}"
+            )
+        if self.reinit == "rewind" and self.rewind_epoch > self.epochs:
+            raise ValueError(
+                f"rewind_epoch must be at most epochs ({self.epochs}), got {self.rewind_epoch}"
+            )
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
+        return self
+
     def resolved(self, dataset: str) -> "Config":
         """The config with every "auto" replaced by what is used; `dataset` is what was loaded."""
         lr = OPTIMIZERS[self.optimizer].default_lr if self.lr is None else self.lr
@@ -150,18 +173,9 @@ def config_from(values: Mapping[str, Any]) -> Config:
         ValueError: One line that names the parameter, the rule and the value.
     """
     try:
-        config = Config.model_validate(dict(values))
+        return Config.model_validate(dict(values))
     except ValidationError as error:
         raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
-    if config.momentum and config.optimizer != "sgd":
-        raise ValueError(f"momentum is for optimizer=sgd, got {config.momentum} with adam")
-    if config.reinit == "rewind" and config.rewind_epoch > config.epochs:
-        raise ValueError(
-            f"rewind_epoch must be at most epochs ({config.epochs}), got {config.rewind_epoch}"
-        )
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
-    return config
 
 
 def parse_config(argv: Sequence[str] | None = None) -> Config:
@@ -193,10 +207,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _in_words(problem: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
+    """One of pydantic's problems as: parameter, rule, value."""
+    rule = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"] or ", got " in rule:  # said in full by our own rules
+        return rule
+    name = problem["loc"][0]
     if problem["type"] == "extra_forbidden":
         return f"there is no parameter {name}; the parameters are {', '.join(Config.model_fields)}"
-    rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    rule = rule if rule.startswith(("must", name)) else f"must be sound: {rule}"
-    said = rule if rule.startswith(name) else f"{name} {rule}"
-    return said if ", got " in said else f"{said}, got {problem['input']}"
+    rule = rule.replace("Input should be", "must be").replace("String should", "must")
+    return f"{name} {rule}, got {problem['input']}"

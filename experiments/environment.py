@@ -11,13 +11,13 @@ import torch
 VERSIONS = ("torch", "torchvision", "numpy", "mlflow", "safetensors")
 
 
-def environment() -> dict[str, str]:
+def environment(device: str) -> dict[str, str]:
     """Versions, threads, machine and code, as tags of a run."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {f"version.{name}": release(name) for name in VERSIONS} | {
         "version.python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "git_commit": commit or "unknown",
         "git_dirty": "unknown" if dirty is None else str(bool(dirty)).lower(),
     }

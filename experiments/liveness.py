@@ -5,6 +5,7 @@ machines a heartbeat does: a time stamp that the working process renews.
 """
 
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,12 +31,16 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `Interrupted`; ignore more while cleaning up."""
+    """Turn the first SIGINT or SIGTERM into `Interrupted`.
+
+    While that is cleaned up after, SIGTERM is ignored (`mlflow run` sends one after a Ctrl-C), and
+    another SIGINT ends the process at once.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        for other in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(other, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise Interrupted(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -46,6 +51,16 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def lock_path(run_id: str) -> Path:
+    """The file whose lock the process that works on a run holds."""
+    return Path(tempfile.gettempdir()) / f"weight-loss-{getuser()}-{run_id}.lock"
+
+
+def lock_name(run_id: str) -> str:
+    """The same for all machines: who would use another lock cannot be kept out by this one."""
+    return f"{socket.gethostname()}:{lock_path(run_id)}"
+
+
 @contextmanager
 def sole_worker(run_id: str) -> Iterator[None]:
     """Hold the run for this process, against every other one on this machine.
@@ -53,7 +68,7 @@ def sole_worker(run_id: str) -> Iterator[None]:
     Raises:
         ValueError: If another process holds it.
     """
-    lock = FileLock(Path(tempfile.gettempdir()) / f"weight-loss-{getuser()}-{run_id}.lock")
+    lock = FileLock(lock_path(run_id))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -82,4 +97,4 @@ def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(timeout=5)  # it may be waiting for a lost server

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.tables import LAYER_PREFIX
 from pruning.masks import Masks
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow.
@@ -33,8 +34,8 @@ def pixel_use(masks: Masks, image_shape: tuple[int, ...]) -> NDArray[np.float64]
 
 def layer_columns(rounds: pd.DataFrame) -> dict[str, str]:
     """Column of each layer's sparsity, by the layer's name."""
-    prefix = "layer_sparsity/"
-    return {str(name).removeprefix(prefix): str(name) for name in rounds if prefix in str(name)}
+    names = [str(name) for name in rounds if str(name).startswith(LAYER_PREFIX)]
+    return {name.removeprefix(LAYER_PREFIX): name for name in names}
 
 
 def draw_accuracy(rounds: pd.DataFrame, title: str) -> Figure:

@@ -6,10 +6,11 @@ stopped.
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
+import torch
 from torch import nn
 
 from datasets import Splits
@@ -35,6 +36,20 @@ class Network:
     initial: State  # the dense network before training
     rewound: State | None  # the dense network after rewind_epoch epochs, if reinit asks for it
 
+    def to(self, device: str) -> "Network":
+        """The same on a device of torch's."""
+
+        def move(tensors: State) -> State:
+            return {name: value.to(device) for name, value in tensors.items()}
+
+        return replace(
+            self,
+            state=move(self.state),
+            masks=move(self.masks),
+            initial=move(self.initial),
+            rewound=None if self.rewound is None else move(self.rewound),
+        )
+
 
 @dataclass(frozen=True)
 class RoundResult:
@@ -52,7 +67,8 @@ def plan(config: Config, data: Splits) -> Plan:
     Raises:
         ValueError: As `pruning.masks.plan_removals`.
     """
-    model = build_model(config.model, data.image_shape, data.classes)
+    with torch.device("meta"):  # only the sizes matter
+        model = build_model(config.model, data.image_shape, data.classes)
     names = prunable_weights(model)
     counts = {name: model.get_parameter(name).numel() for name in names}
     split_off = config.output_prune_rate != config.prune_rate
@@ -76,13 +92,14 @@ def prune_rounds(
     model = build_model(config.model, data.image_shape, data.classes).to(config.device)
     removals = plan(config, data)
     uses = weight_uses(model, data.image_shape)
-    network = after
+    network = after and after.to(config.device)
     for number in range(after.round + 1 if after else 0, len(removals) + 1):
         began = perf_counter()
         if network is None:
             training = _train_dense(config, model, data)
         else:
-            training = _retrain(config, model, data, network, removals[number - 1])
+            masks = _next_masks(config, network, removals[number - 1])
+            training = _retrain(config, model, data, network, masks)
         try:
             network, trained = yield from training
         except DivergedError as error:
@@ -99,7 +116,7 @@ Training = Generator[Look, None, tuple[Network, Trained]]
 
 
 def _train_dense(config: Config, model: nn.Module, data: Splits) -> Training:
-    initial = _draw(config, model, derive_seed(config.seed, 0, "initial"))
+    initial = _draw(config, data, derive_seed(config.seed, 0, "initial"))
     masks = dense_masks(initial, prunable_weights(model))
     rewinds = REINITS[config.reinit].schedule == "rewound"
     recipe = _recipe(config, number=0)
@@ -109,27 +126,27 @@ def _train_dense(config: Config, model: nn.Module, data: Splits) -> Training:
     return Network(0, trained.state, masks, initial, trained.snapshot), trained
 
 
+def _next_masks(config: Config, last: Network, removals: dict[tuple[str, ...], int]) -> Masks:
+    criterion = CRITERIA[config.criterion]
+    seed = derive_seed(config.seed, last.round + 1, "criterion")
+    return prune(criterion(last.initial, last.state, last.masks, seed), last.masks, removals)
+
+
 def _retrain(
-    config: Config,
-    model: nn.Module,
-    data: Splits,
-    last: Network,
-    removals: dict[tuple[str, ...], int],
+    config: Config, model: nn.Module, data: Splits, last: Network, masks: Masks
 ) -> Training:
     number = last.round + 1
     stream = partial(derive_seed, config.seed, number)
-    criterion = CRITERIA[config.criterion]
-    scores = criterion(last.initial, last.state, last.masks, stream("criterion"))
-    masks = prune(scores, last.masks, removals)
-    memory = Memory(last.initial, last.rewound, last.state, partial(_draw, config, model))
+    memory = Memory(last.initial, last.rewound, last.state, partial(_draw, config, data))
     start = REINITS[config.reinit].values(memory, stream("reinit"))
     recipe = _recipe(config, number)
     trained = yield from train(model, start, masks, data, recipe, stream("training"))
-    return Network(number, trained.state, masks, last.initial, last.rewound), trained
+    return replace(last, round=number, state=trained.state, masks=masks), trained
 
 
-def _draw(config: Config, model: nn.Module, seed: int) -> State:
-    return {name: value.to(config.device) for name, value in draw_state(model, seed).items()}
+def _draw(config: Config, data: Splits, seed: int) -> State:
+    state = draw_state(config.model, data.image_shape, data.classes, seed)
+    return {name: value.to(config.device) for name, value in state.items()}
 
 
 def _recipe(config: Config, number: int) -> Recipe:
@@ -160,6 +177,7 @@ def _measure(
     model: nn.Module, data: Splits, network: Network, trained: Trained, uses: dict[str, int]
 ) -> dict[str, float]:
     last, masks = trained.looks[-1], network.masks
+    parameters = sum(value.numel() for value in model.parameters())
     model.load_state_dict(trained.best_state)
     _, early_stop_accuracy = evaluate(model, data.test)
     model.load_state_dict(network.state)
@@ -174,7 +192,7 @@ def _measure(
         "early_stop_test_accuracy": early_stop_accuracy,
         "sparsity": sizes.sparsity(masks),
         "remaining_weights": sizes.remaining_weights(masks),
-        "compression_ratio": sizes.compression_ratio(network.state, masks),
+        "compression_ratio": sizes.compression_ratio(parameters, masks),
         "theoretical_speedup": sizes.theoretical_speedup(masks, uses),
     } | {
         f"layer_sparsity/{name.removesuffix('.weight')}": sizes.sparsity({name: mask})

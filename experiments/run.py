@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from datasets import load_splits
-from experiments import summary, tracking
+from experiments import server, summary, tracking
 from experiments.config import NO_RESUME, Config, parse_config
 from experiments.environment import environment
 from experiments.liveness import Interrupted, sole_worker, stop_signals
@@ -20,16 +20,18 @@ USER_ERROR = 2
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one experiment from the command line; mistakes become one line and a non-zero exit."""
-    attached = tracking.attached_run()
+    attached = server.attached_run()
     try:
         with stop_signals():
             experiment(parse_config(argv))
     except Interrupted as stop:
         sys.exit(128 + stop.number)
-    except tracking.ERRORS as error:
+    except (*tracking.ERRORS, MemoryError, RuntimeError) as error:
+        if not isinstance(error, tracking.ERRORS) and "memory" not in summary.explain(error):
+            raise  # a mistake of ours, to be seen in full
         print(f"error: {summary.explain(error)}", file=sys.stderr)
-        if attached and tracking.attached_run():  # not started yet, so nobody has marked it
-            tracking.mark_failed(attached, error)
+        if attached and server.attached_run():  # not started yet, so nobody has marked it
+            server.mark_failed(attached, error)
         sys.exit(USER_ERROR)
 
 
@@ -39,7 +41,7 @@ def experiment(asked: Config) -> str:
     Raises:
         ValueError: If something asked for is wrong, missing or impossible.
     """
-    tracking.check_tracking()
+    server.check_tracking()
     if asked.resume == NO_RESUME:
         return _experiment(asked, None)
     with sole_worker(asked.resume):  # before it is read, so that nobody adds to it meanwhile
@@ -56,7 +58,7 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
     if asked.dataset != config.dataset:
         say(f"dataset: {config.dataset} ({why})")
     if stored:
-        compare_with_start(stored, data.digest)
+        compare_with_start(stored, data.digest, config.device)
         why = stored.tags["dataset_why"]
     with tracking.open_run(config, asked, data, why, last, stored) as run, resume_hint(run.run_id):
         say(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
@@ -66,7 +68,7 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
             say(summary.round_line(run.history.rounds[-1], last))
         run.finish()
         rounds, _ = run.history.frames()
-    say(f"\n{summary.table(rounds)}\n\nTo look at it: {tracking.ui_command()}")
+    say(f"\n{summary.table(rounds)}\n\nTo look at it: {server.ui_command()}")
     return run.run_id
 
 
@@ -105,7 +107,7 @@ def with_progress(
         dense = False
 
 
-def compare_with_start(stored: StoredRun, digest: str) -> None:
+def compare_with_start(stored: StoredRun, digest: str, device: str) -> None:
     """Refuse other data than the run began with; say if its end may differ in the last bits.
 
     Raises:
@@ -116,11 +118,10 @@ def compare_with_start(stored: StoredRun, digest: str) -> None:
             f"resume: the data are not those that run {stored.run_id} began with; "
             f"it read {stored.tags['dataset_source']}"
         )
-    now = environment()
-    for name in ("version.torch", "threads", "processor", "git_commit"):
-        if now[name] != stored.tags.get(name):
+    for name, value in environment(device).items():
+        if value != stored.tags.get(name):
             say(
-                f"warning: {name} is {now[name]}, the run began with {stored.tags.get(name)}: "
+                f"warning: {name} is {value}, the run began with {stored.tags.get(name)}: "
                 "it may not end bit for bit as it would have"
             )
 

@@ -1,7 +1,6 @@
 """Stored runs: an interrupted experiment read back from MLflow, to be continued in place."""
 
 import json
-import socket
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -12,10 +11,22 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from experiments.config import Config, as_text, config_from, default_text
-from experiments.liveness import DEAD_AFTER_SECONDS
+from experiments.liveness import DEAD_AFTER_SECONDS, lock_name
 from experiments.rounds import Network
-from experiments.tables import History, Row, place_of
-from pruning.checkpoint import load_checkpoint
+from experiments.tables import (
+    COMPLETE,
+    EPOCH_METRICS,
+    EPOCH_PREFIX,
+    LAYER_PREFIX,
+    ROUND_METRICS,
+    History,
+    Row,
+    place_of,
+)
+from pruning.checkpoint import Checkpoint, load_checkpoint
+from pruning.reinit import REINITS
+
+INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
 
 # What may differ when a run is continued, because it does not change the result.
 MOVABLE = ("data_root", "resume")
@@ -58,9 +69,10 @@ def find_run(asked: Config) -> StoredRun:
         moved = {name: getattr(asked, name) for name in MOVABLE if _said(asked, name)}
         config = config_from({**config.model_dump(), **moved})
         history = _history(run, config)
-        network = (
-            _network(run_id, int(history.rounds[-1]["round"]), folder) if history.rounds else None
-        )
+        network = None
+        if history.rounds:
+            rewinds = REINITS[config.reinit].schedule == "rewound"
+            network = _network(run_id, int(history.rounds[-1]["round"]), folder, rewinds)
     return StoredRun(run_id, config, run.data.tags, history, network)
 
 
@@ -71,7 +83,7 @@ def _check_free(run: MlflowRun) -> None:
     if status == "FINISHED":
         raise ValueError(f"resume: run {run_id} is finished, there is nothing to continue")
     silent = time.time() - float(tags.get("heartbeat", 0))
-    elsewhere = tags.get("host") != socket.gethostname()
+    elsewhere = tags.get("lock") != lock_name(run_id)  # else that process has let go of it
     if status == "RUNNING" and elsewhere and silent < DEAD_AFTER_SECONDS:
         raise ValueError(
             f"resume: a process on {tags.get('host')} is still working on run {run_id} "
@@ -112,38 +124,41 @@ def _check_same(asked: Config, stored: Config) -> None:
 
 
 def _history(run: MlflowRun, config: Config) -> History:
-    """The complete rounds: those whose metrics are there."""
+    """The complete rounds; other metrics than ours, and rounds cut short, are left out."""
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
     client = mlflow.MlflowClient()
     for key in run.data.metrics:
-        rows, name = (
-            (by_step, key.removeprefix("epoch/")) if key.startswith("epoch/") else (by_round, key)
-        )
-        if key.startswith(("final/", "dense/")):
+        if key in ROUND_METRICS or key.startswith(LAYER_PREFIX):
+            rows, name = by_round, key
+        elif key.removeprefix(EPOCH_PREFIX) in EPOCH_METRICS:
+            rows, name = by_step, key.removeprefix(EPOCH_PREFIX)
+        else:
             continue
         for point in client.get_metric_history(run.info.run_id, key):
             rows.setdefault(point.step, {})[name] = point.value
+    rounds = [{"round": n} | by_round[n] for n in sorted(by_round) if COMPLETE in by_round[n]]
+    complete = {row["round"] for row in rounds}
     epochs = []
     for step, row in sorted(by_step.items()):
         number, epoch = place_of(config, step)
-        if number in by_round:
+        if number in complete:
             epochs.append({"round": number, "epoch": epoch, "step": step} | row)
-    rounds = [{"round": number} | by_round[number] for number in sorted(by_round)]
-    return History(rounds, epochs)
+    return History(rounds, epochs, frozenset(by_step))
 
 
-def _network(run_id: str, number: int, folder: str) -> Network:
-    path = mlflow.artifacts.download_artifacts(
-        run_id=run_id, artifact_path="checkpoints", dst_path=folder
-    )
-    last = load_checkpoint(Path(path, f"{checkpoint_name(number)}.safetensors"))
-    initial = load_checkpoint(Path(path, "initial.safetensors"))
-    rewound = Path(path, "rewound.safetensors")
+def _network(run_id: str, number: int, folder: str, rewinds: bool) -> Network:
+    def fetch(name: str) -> Checkpoint:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=f"checkpoints/{name}.safetensors", dst_path=folder
+        )
+        return load_checkpoint(path)
+
+    last = fetch(checkpoint_name(number))
     return Network(
         round=number,
         state=last.state,
         masks=last.masks,
-        initial=initial.state,
-        rewound=load_checkpoint(rewound).state if rewound.exists() else None,
+        initial=fetch(INITIAL).state,
+        rewound=fetch(REWOUND).state if rewinds else None,
     )

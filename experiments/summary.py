@@ -18,11 +18,22 @@ HEADLINES = (
 
 
 def run_name(config: Config) -> str:
-    """A name that tells runs apart in a list, such as `lottery mnist lenet_300_100 90% seed 0`."""
+    """A name that tells runs apart in a list, such as `lottery mnist lenet_300_100 90% seed 0`.
+
+    Whatever else is not as by default is named too.
+    """
     how_far = f"{config.rounds} rounds" if config.rounds else f"{100 * config.target_sparsity:g}%"
-    extras = [config.criterion] if config.criterion != "magnitude" else []
-    extras += [config.scope] if config.scope != "layer" else []
-    words = [config.reinit, config.dataset, config.model, *extras, how_far, f"seed {config.seed}"]
+    said = ("reinit", "dataset", "model", "target_sparsity", "rounds", "seed")
+    chosen = {"reinit": config.reinit, "optimizer": config.optimizer, "schedule": config.schedule}
+    usual = Config(**chosen).resolved(config.dataset).model_dump()
+    usual["retrain_lr"] = Config(**chosen, lr=config.lr).resolved(config.dataset).retrain_lr
+    usual |= {"optimizer": "adam", "schedule": "constant", "output_prune_rate": config.prune_rate}
+    extras = [
+        f"{name}={value}"
+        for name, value in config.model_dump().items()
+        if value != usual[name] and name not in (*said, "device", "data_root", "resume")
+    ]
+    words = [config.reinit, config.dataset, config.model, how_far, *extras, f"seed {config.seed}"]
     return " ".join(words)
 
 
@@ -65,7 +76,10 @@ def description(config: Config, rounds: pd.DataFrame, rounds_planned: int, why: 
     """A run in a few lines of Markdown: what it was, and what came out so far."""
     dense, final = rounds.iloc[0], rounds.iloc[-1]
     change = 100 * (final["test_accuracy"] - dense["test_accuracy"])
-    rate = f"{config.prune_rate:.0%} of each {config.scope}'s weights a round"
+    of_what = {"layer": "each layer's weights", "global": "all weights, wherever they are,"}
+    rate = f"{config.prune_rate:g} of {of_what[config.scope]} a round"
+    if config.output_prune_rate != config.prune_rate:
+        rate += f" ({config.output_prune_rate:g} in the output layer)"
     return "\n".join(
         [
             f"**{config.model}** on **{config.dataset}**, seed {config.seed}: "
@@ -90,5 +104,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"
+    if "allocate" in str(error) or isinstance(error, MemoryError):
+        return "out of memory: a smaller model or batch_size is needed, or another device"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -13,6 +13,26 @@ from experiments.training import Look
 
 Row = dict[str, float]
 
+ROUND_METRICS = (
+    "train_loss",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "early_stop_iteration",
+    "early_stop_test_accuracy",
+    "sparsity",
+    "remaining_weights",
+    "compression_ratio",
+    "theoretical_speedup",
+    "checkpoint_bytes",
+    "round_seconds",
+    "train_seconds",
+)
+EPOCH_METRICS = ("train_loss", "valid_loss", "valid_accuracy")
+LAYER_PREFIX, EPOCH_PREFIX = "layer_sparsity/", "epoch/"
+COMPLETE = "checkpoint_bytes"  # a round that has this metric is complete
+
 
 @dataclass
 class History:
@@ -20,6 +40,7 @@ class History:
 
     rounds: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
+    steps_logged: frozenset[int] = frozenset()  # also of a round that was cut short
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rounds and epochs, with whole numbers as integers."""
@@ -34,10 +55,8 @@ def epoch_rows(config: Config, number: int, looks: tuple[Look, ...]) -> list[Row
             "round": number,
             "epoch": look.epoch,
             "step": before + look.epoch,
-            "train_loss": look.train_loss,
-            "valid_loss": look.valid_loss,
-            "valid_accuracy": look.valid_accuracy,
         }
+        | {name: getattr(look, name) for name in EPOCH_METRICS}
         for look in looks
         if look.ends_epoch
     ]
@@ -52,6 +71,6 @@ def place_of(config: Config, step: int) -> tuple[int, int]:
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
-    whole = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights")
+    whole = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights", COMPLETE)
     frame = pd.DataFrame(rows)
-    return frame.astype({name: int for name in (*whole, "checkpoint_bytes") if name in frame})
+    return frame.astype({name: int for name in whole if name in frame})

@@ -1,8 +1,8 @@
-"""Tracking: what an experiment leaves in MLflow. Only this file, stored_run.py and
-leftover.py know MLflow.
+"""Tracking: what an experiment leaves in MLflow. Only this file, server.py,
+stored_run.py and leftover.py know MLflow.
 
-A round is complete once its metrics are logged, which is the last thing written of it, in one
-transaction; its checkpoint is there by then. Steps of a run's metrics count rounds; steps of
+A round is complete once its row of metrics is logged, in one transaction; its checkpoint and its
+epochs' metrics are there by then. Steps of a run's metrics count rounds; steps of
 `epoch/...` metrics count epochs through all rounds.
 """
 
@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -25,15 +25,17 @@ from datasets import Splits
 from experiments import leftover, plots, summary
 from experiments.config import NO_RESUME, Config, as_text
 from experiments.environment import environment, release
-from experiments.liveness import Interrupted, heartbeat, sole_worker
+from experiments.liveness import Interrupted, heartbeat, lock_name, sole_worker
 from experiments.rounds import Network, RoundResult
-from experiments.stored_run import StoredRun, checkpoint_name
-from experiments.tables import History, epoch_rows
+from experiments.server import attached_run, impatient
+from experiments.stored_run import INITIAL, REWOUND, StoredRun, checkpoint_name
+from experiments.tables import EPOCH_METRICS, EPOCH_PREFIX, History, Row, epoch_rows
 from models import build_model
 from models.serving import FromPixels
 from pruning.checkpoint import save_checkpoint
 
 EXPERIMENT = "weight-loss"
+CHOOSE_EXPERIMENT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 ERRORS = (ValueError, OSError, MlflowException)  # what a user can meet, told on one line
 _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
@@ -63,6 +65,7 @@ class Run:
     def finish(self) -> None:
         """Draw the figures and log the last network as a model; may be done again."""
         assert self.network is not None
+        self._log_tables()
         rounds, epochs = self.history.frames()
         title = summary.run_name(self.config)
         figures = {
@@ -81,34 +84,36 @@ class Run:
 
     def _log_checkpoints(self, result: RoundResult) -> int:
         network = result.network
-        states = {checkpoint_name(network.round): (network.state, result.metrics)}
-        if network.round == 0:
-            states["initial"] = (network.initial, {})
+        number, name = network.round, checkpoint_name(network.round)
+        states = {name: network.state}
+        if number == 0:
+            states[INITIAL] = network.initial
             if network.rewound is not None:
-                states["rewound"] = (network.rewound, {})
+                states[REWOUND] = network.rewound
         # Nothing of the machine or the hour: the same experiment writes the same bytes.
         settings = self.config.model_dump(exclude={"data_root", "resume", "device"})
+        sizes = {}
         with tempfile.TemporaryDirectory() as folder:
-            for name, (state, metrics) in states.items():
-                metadata = {"config": settings, "round": network.round, "metrics": metrics}
-                path = Path(folder, f"{name}.safetensors")
-                size = save_checkpoint(path, state, network.masks, metadata | {"what": name})
-                states[name] = (state, {"size": size})
+            for what, state in states.items():
+                metadata = {"config": settings, "round": number, "what": what}
+                metadata |= {"metrics": result.metrics} if what == name else {}
+                path = Path(folder, f"{what}.safetensors")
+                sizes[what] = save_checkpoint(path, state, network.masks, metadata)
             mlflow.log_artifacts(folder, "checkpoints")
-        return int(states[checkpoint_name(network.round)][1]["size"])
+        return sizes[name]
 
-    def _log_metrics(self, row: dict[str, float], epochs: list[dict[str, float]]) -> None:
-        now, number = int(1000 * time.time()), int(row["round"])
+    def _log_metrics(self, row: Row, epochs: list[Row]) -> None:
+        now = int(1000 * time.time())
         curves = [
-            Metric(f"epoch/{name}", value, now, int(epoch["step"]))
+            Metric(f"{EPOCH_PREFIX}{name}", epoch[name], now, int(epoch["step"]))
             for epoch in epochs
-            for name, value in epoch.items()
-            if name not in ("round", "epoch", "step")
+            for name in EPOCH_METRICS
+            if epoch["step"] not in self.history.steps_logged
         ]
-        metrics = [
-            Metric(name, value, now, number) for name, value in row.items() if name != "round"
-        ]
-        self.client.log_batch(self.run_id, metrics=curves + metrics)
+        self.client.log_batch(self.run_id, metrics=curves)
+        values = {name: value for name, value in row.items() if name != "round"}
+        metrics = [Metric(name, value, now, int(row["round"])) for name, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)  # the round is complete with this
 
     def _log_tables(self) -> None:
         rounds, epochs = self.history.frames()
@@ -118,8 +123,9 @@ class Run:
         mlflow.set_tag("mlflow.note.content", text)
 
     def _log_model(self, network: Network) -> str:
-        for old in mlflow.search_logged_models(
-            filter_string=f"source_run_id = '{self.run_id}'", output_format="list"
+        run = self.client.get_run(self.run_id)
+        for old in self.client.search_logged_models(
+            [run.info.experiment_id], filter_string=f"source_run_id = '{self.run_id}'"
         ):
             self.client.delete_logged_model(old.model_id)  # of a process killed while it finished
         data = self.data
@@ -156,86 +162,62 @@ def open_run(
         last: Number of the last round.
     """
     attached = attached_run()
+    status, tags = "FAILED", {}
+    with ExitStack() as held:
+        try:
+            run_id = _start(config, stored)
+            if not stored:  # who resumes holds it already
+                held.enter_context(sole_worker(run_id))
+            elif attached and attached != run_id:
+                leftover.label(attached, run_id)
+                held.callback(leftover.delete_when_closed, attached)
+            run = Run(run_id, config, data, why, last)
+            with heartbeat(lambda: _beat(run_id)):
+                if stored:
+                    run.history, run.network = stored.history, stored.network
+                else:
+                    _describe(run, asked)
+                yield run
+            status = "FINISHED"
+        except KeyboardInterrupt as stop:
+            name = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"
+            status, tags = "KILLED", {"interrupted": name}
+            raise
+        except BaseException as error:
+            tags = {"error": summary.explain(error)}
+            raise
+        finally:
+            _close(status, tags)
+
+
+def _start(config: Config, stored: StoredRun | None) -> str:
     if stored:
         os.environ.pop("MLFLOW_RUN_ID", None)
-        active = mlflow.start_run(run_id=stored.run_id)
-    else:
-        if not attached:
-            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
-        active = mlflow.start_run(run_name=None if attached else summary.run_name(config))
-    run_id = active.info.run_id
-    run = Run(run_id, config, data, why, last)
-    lock = nullcontext() if stored else sole_worker(run_id)  # who resumes holds it already
-    spare = attached if attached != run_id else None
-    try:
-        with lock, heartbeat(lambda: _beat(run_id)):
-            if spare:
-                leftover.label(spare, run_id)
-            if stored:
-                run.history, run.network = stored.history, stored.network
-            else:
-                _describe(run, asked)
-            yield run
-    except KeyboardInterrupt as stop:
-        name = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"
-        mlflow.set_tag("interrupted", name)
-        mlflow.end_run("KILLED")
-        raise
-    except BaseException as error:
-        mark_failed(run_id, error)
-        mlflow.end_run("FAILED")
-        raise
-    else:
-        mlflow.end_run("FINISHED")
-    finally:
-        if spare:
-            leftover.delete_when_closed(spare)
+        mlflow.start_run(run_id=stored.run_id)
+        for tag in {"error", "interrupted"} & set(stored.tags):
+            mlflow.delete_tag(tag)
+        return stored.run_id
+    attached = attached_run()
+    if not any(os.environ.get(name) for name in CHOOSE_EXPERIMENT):
+        mlflow.set_experiment(EXPERIMENT)
+    started = mlflow.start_run(run_name=None if attached else summary.run_name(config))
+    return str(started.info.run_id)
 
 
-def mark_failed(run_id: str | None, error: BaseException) -> None:
-    """Mark a run FAILED and keep the reason, where the tracking server still answers."""
-    if run_id is None:
+def _close(status: str, tags: dict[str, str]) -> None:
+    """Write how the run ended; a server that is lost by then must not hide why."""
+    active = mlflow.active_run()
+    if active is None:
         return
-    client = mlflow.MlflowClient()
     try:
-        client.set_tag(run_id, "error", summary.explain(error))
-        client.set_terminated(run_id, "FAILED")
-    except (MlflowException, OSError) as second:
-        print(f"the run {run_id} could not be marked FAILED: {summary.explain(second)}")
-
-
-def check_tracking() -> None:
-    """See that the tracking server answers, before anything else is done.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    patient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in patient}
-    os.environ.update({name: before[name] or value for name, value in patient.items()})
-    try:
-        mlflow.MlflowClient().search_experiments(max_results=1)
-    except Exception as error:
-        raise ValueError(
-            f"the tracking server {mlflow.get_tracking_uri()} does not answer "
-            f"({summary.explain(error)}): start it, or set MLFLOW_TRACKING_URI to another"
-        ) from None
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def attached_run() -> str | None:
-    """The run that `mlflow run` opened for this process and nobody has started yet."""
-    return os.environ.get("MLFLOW_RUN_ID")
-
-
-def ui_command() -> str:
-    """The command that opens the UI on what was logged."""
-    uri = mlflow.get_tracking_uri()
-    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        with impatient():
+            mlflow.end_run(status)
+            for tag in tags.items():
+                mlflow.MlflowClient().set_tag(active.info.run_id, *tag)
+    except (MlflowException, OSError) as error:
+        if status == "FINISHED":
+            raise
+        print(f"run {active.info.run_id} could not be marked {status}: {summary.explain(error)}")
 
 
 def _describe(run: Run, asked: Config) -> None:
@@ -253,9 +235,10 @@ def _describe(run: Run, asked: Config) -> None:
         if text == "auto"
     }
     new = [Param(name, text) for name, text in params.items() if name not in known.data.params]
-    tags = [RunTag(name, value) for name, value in (_tags(run) | environment()).items()]
+    tags = [
+        RunTag(name, value) for name, value in (_tags(run) | environment(config.device)).items()
+    ]
     client.log_batch(run.run_id, params=new, tags=tags)
-    mlflow.log_dict(resolved | {"resume": NO_RESUME}, "config.json")
     for context in ("train", "valid", "test"):
         split = getattr(data, context)
         dataset = from_numpy(
@@ -265,6 +248,8 @@ def _describe(run: Run, asked: Config) -> None:
             digest=data.digest,
         )
         mlflow.log_input(dataset, context=context)
+    # Last, because a run that has it can be resumed, and is not described again.
+    mlflow.log_dict(resolved | {"resume": NO_RESUME}, "config.json")
 
 
 def _tags(run: Run) -> dict[str, str]:
@@ -279,6 +264,6 @@ def _tags(run: Run) -> dict[str, str]:
 
 
 def _beat(run_id: str) -> None:
-    tags = {"host": socket.gethostname(), "heartbeat": f"{time.time():.0f}"}
+    tags = {"host": socket.gethostname(), "lock": lock_name(run_id), "heartbeat": f"{time.time()}"}
     with suppress(MlflowException):  # a lost server shows when a round is logged
         mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])

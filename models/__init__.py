@@ -40,16 +40,22 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}.weight" for name in layers)
 
 
-def draw_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
+def draw_state(
+    name: str, image_shape: tuple[int, ...], classes: int, seed: int
+) -> dict[str, Tensor]:
     """New initial values on the CPU: Gaussian Glorot weights, zero biases (arXiv:1803.03635).
 
-    Tensors that are neither weights nor biases of a prunable layer keep the model's own values.
+    Tensors that are neither weights nor biases of a prunable layer are as the model makes them.
+    Everything follows `seed` alone.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(name, image_shape, classes)
     generator = torch.Generator().manual_seed(seed)
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    for name in prunable_weights(model):
-        nn.init.xavier_normal_(state[name], generator=generator)
-        bias = name.removesuffix("weight") + "bias"
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    for weight in prunable_weights(model):
+        nn.init.xavier_normal_(state[weight], generator=generator)
+        bias = weight.removesuffix("weight") + "bias"
         if bias in state:
             nn.init.zeros_(state[bias])
     return state
@@ -72,6 +78,7 @@ def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int
         for name in weights
     ]
     device = next(model.parameters()).device
+    model.eval()
     with torch.no_grad():
         model(torch.zeros(2, *image_shape, device=device))
     for handle in hooks:

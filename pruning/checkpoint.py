@@ -98,7 +98,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if header["format"] != FORMAT:
             raise ValueError(f"{path} has format {header['format']}, this version reads {FORMAT}")
         intact = digest == _digest(tensors, header)
-    except (json.JSONDecodeError, KeyError, AttributeError):
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
         intact = False
     if not intact:
         raise ValueError(f"{path} has been altered: its content does not match its digest")

@@ -21,6 +21,7 @@ SCOPES = {
     "global": "the lowest scores of the whole network go, wherever they are",
 }
 MOST_ROUNDS = 1000
+REMAINDER = 0.01  # of a round's removals; the last round takes so much along, to save one more
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def plan_removals(
 
     A full round takes `round(rate * survivors)` weights from a group. With `rounds` = 0 there are
     as many rounds as `target_sparsity` needs, and the last removes just what is left to reach
-    `round(target_sparsity * all weights)`, shared out in the proportions of a full round.
+    `round(target_sparsity * all weights)`, shared out in the proportions of a full round; it takes
+    a last remainder of up to `REMAINDER` of its own removals along.
     Otherwise there are exactly `rounds` full rounds and the target is ignored.
 
     Args:
@@ -132,7 +134,8 @@ def plan_removals(
                 f"prune_rate is too small: round {len(plan) + 1} would remove no weight of the "
                 f"{sum(survivors.values())} that survive; raise it, or ask for less sparsity"
             )
-        removals = full if rounds or sum(full.values()) < left else _share_out(left, full)
+        last = not rounds and left <= (1 + REMAINDER) * sum(full.values())
+        removals = _share_out(left, full) if last else full
         survivors = {names: survivors[names] - removals[names] for names in survivors}
         left -= sum(removals.values())
         plan.append(removals)
@@ -145,7 +148,7 @@ def plan_removals(
 
 
 def _share_out(total: int, full: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:
-    """Split `total` <= sum(full) in the proportions of `full`: largest remainders round up."""
+    """Split `total` in the proportions of `full`: largest remainders round up."""
     whole = sum(full.values())
     shares = {names: total * count // whole for names, count in full.items()}
     by_remainder = sorted(full, key=lambda names: -(total * full[names] % whole))

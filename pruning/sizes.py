@@ -6,7 +6,7 @@ Compression and speed-up are both reported, because pruning methods rank differe
 
 from collections.abc import Mapping
 
-from pruning.masks import Masks, State
+from pruning.masks import Masks
 
 
 def remaining_weights(masks: Masks) -> int:
@@ -19,11 +19,10 @@ def sparsity(masks: Masks) -> float:
     return 1 - remaining_weights(masks) / sum(mask.numel() for mask in masks.values())
 
 
-def compression_ratio(state: State, masks: Masks) -> float:
-    """All parameters of the network (biases too) over those that survive, >= 1."""
-    total = sum(value.numel() for value in state.values())
+def compression_ratio(parameters: int, masks: Masks) -> float:
+    """All parameters of the network (their number, biases too) over those that survive, >= 1."""
     pruned = sum(mask.numel() for mask in masks.values()) - remaining_weights(masks)
-    return total / (total - pruned)
+    return parameters / (parameters - pruned)
 
 
 def theoretical_speedup(masks: Masks, uses: Mapping[str, int]) -> float:

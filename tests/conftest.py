@@ -28,6 +28,15 @@ def empty_store(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test fetches a data set, so that all go alike on every machine."""
+    from torchvision.datasets import MNIST, FashionMNIST
+
+    for kind in (MNIST, FashionMNIST):
+        monkeypatch.setattr(kind, "mirrors", ["http://127.0.0.1:9/"])
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch, empty_store) -> Path:
     """A folder to work in, with an MLflow of its own."""

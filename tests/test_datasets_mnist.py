@@ -45,16 +45,10 @@ def serve(folder):
         server.server_close()
 
 
-@pytest.fixture
-def unreachable(monkeypatch):
-    for kind in (torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST):
-        monkeypatch.setattr(kind, "mirrors", ["http://127.0.0.1:9/"])
-
-
 @pytest.mark.parametrize(
     ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
 )
-def test_raw_files_on_disk_are_enough(tmp_path, unreachable, name, folder):
+def test_raw_files_on_disk_are_enough(tmp_path, name, folder):
     write_idx(tmp_path / folder / "raw")
     splits, why = load_splits(name, str(tmp_path), seed=0)
     assert (len(splits.train), len(splits.valid), len(splits.test)) == (22, 2, 6)
@@ -63,26 +57,26 @@ def test_raw_files_on_disk_are_enough(tmp_path, unreachable, name, folder):
     assert why == "asked for by name"
 
 
-def test_a_named_data_set_that_cannot_be_had_is_an_error(tmp_path, unreachable):
+def test_a_named_data_set_that_cannot_be_had_is_an_error(tmp_path):
     with pytest.raises(DataUnavailableError, match=r"MNIST is not in .* or use dataset=digits$"):
         load_splits("mnist", str(tmp_path), seed=0)
     assert not [path for path in tmp_path.rglob("*") if not path.name.endswith(".lock")]
 
 
-def test_auto_says_why_it_is_digits(tmp_path, unreachable):
+def test_auto_says_why_it_is_digits(tmp_path):
     splits, why = load_splits("auto", str(tmp_path), seed=0)
     assert splits.name == "digits"
     assert why.startswith("auto: MNIST is not in ")
 
 
-def test_auto_is_mnist_where_it_is_on_disk(tmp_path, unreachable):
+def test_auto_is_mnist_where_it_is_on_disk(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw")
     splits, why = load_splits("auto", str(tmp_path), seed=0)
     assert (splits.name, why) == ("mnist", "auto: MNIST is there")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100])
-def test_a_damaged_file_is_a_clear_error(tmp_path, unreachable, keep):
+def test_a_damaged_file_is_a_clear_error(tmp_path, keep):
     write_idx(tmp_path / "MNIST" / "raw")
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:keep])

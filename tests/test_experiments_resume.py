@@ -1,6 +1,7 @@
 """Interruption, for real: processes are killed, and their runs continued."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,13 +9,16 @@ import time
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from experiments.config import config_from
 from experiments.liveness import sole_worker
 from experiments.run import experiment, main
+from experiments.tracking import Run
 from tests.conftest import QUICK, ROOT, command
 
+TIMES = ("round_seconds", "train_seconds")
 LONG = {"retrain_epochs": 60, "rounds": 5, "reinit": "rewind", "criterion": "random"}
 
 
@@ -52,7 +56,7 @@ def files(run_id):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def histories(run_id, leave_out=("round_seconds", "train_seconds")):
+def histories(run_id, leave_out=TIMES):
     client = mlflow.MlflowClient()
     return {
         name: [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
@@ -83,17 +87,109 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(anywhere):
     assert len(mlflow.search_logged_models(output_format="list", experiment_ids=["1"])) == 2
 
 
-def test_a_terminated_run_is_killed_and_can_be_resumed(anywhere):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_terminated_run_is_killed_and_can_be_resumed(anywhere, how):
     process = start(*command(**LONG))
-    run, said = stop_after_round(process, 0, signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
+    run, said = stop_after_round(process, 0, how)
+    assert process.returncode == 128 + how
     assert run.info.status == "KILLED"
     assert f"stopped; -P resume={run.info.run_id} goes on" in "".join(said)
-    assert run.data.tags["interrupted"] == "SIGTERM"
+    assert run.data.tags["interrupted"] == how.name
     main([f"--resume={run.info.run_id}", "--reinit=rewind"])
-    assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+    resumed = mlflow.get_run(run.info.run_id)
+    assert resumed.info.status == "FINISHED"
+    assert "interrupted" not in resumed.data.tags  # that was another time
     steps = [step for step, _ in histories(run.info.run_id)["sparsity"]]
     assert steps == [0, 1, 2, 3, 4, 5]
+
+
+# Where a process can be cut off while it logs: before the nth call of a method (from 1).
+CUTS = [
+    ("_log_checkpoints", 1),
+    ("_log_metrics", 1),  # the checkpoint is there, the numbers are not
+    ("_log_metrics", 3),
+    ("_log_tables", 1),
+    ("_log_tables", 3),  # the last round is complete, the tables are not
+    ("_log_model", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def straight(empty_store, tmp_path_factory):
+    """What a run that nobody interrupted leaves."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, folder)}")
+        patch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+        return account(experiment(config_from(QUICK)))
+
+
+def account(run_id):
+    """All that a run leaves, but for times and ids."""
+    run = mlflow.get_run(run_id)
+    times = ("heartbeat", "lock", "host", "mlflow.")
+    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="")
+    tables = {
+        name: pd.read_csv(Path(folder, name)).drop(columns=list(TIMES), errors="ignore").to_csv()
+        for name in ("rounds.csv", "epochs.csv")
+    }
+    models = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
+    return {
+        "status": run.info.status,
+        "tags": {key: tag for key, tag in run.data.tags.items() if not key.startswith(times)},
+        "note": run.data.tags["mlflow.note.content"],
+        "params": run.data.params,
+        "files": files(run_id),
+        "histories": histories(run_id),
+        "inputs": sorted(entry.dataset.name for entry in run.inputs.dataset_inputs),
+        "models": len([model for model in models if model.source_run_id == run_id]),
+        "plots": sorted(path.name for path in Path(folder, "plots").iterdir()),
+        **tables,
+    }
+
+
+@pytest.mark.parametrize(("method", "call"), CUTS)
+def test_a_run_cut_off_while_logging_ends_the_same(store, straight, monkeypatch, method, call):
+    calls = []
+    real = getattr(Run, method)
+
+    def cut(self, *args):
+        calls.append(method)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Run, method, cut)
+    with pytest.raises(KeyboardInterrupt):
+        experiment(config_from(QUICK))
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "KILLED"
+    monkeypatch.setattr(Run, method, real)
+    experiment(config_from({"resume": run.info.run_id}))
+    assert account(run.info.run_id) == straight
+
+
+def test_a_run_cut_off_between_its_metrics_ends_the_same(store, straight, monkeypatch):
+    """Curves of a round are there, its row is not: nothing may be logged twice or be missed."""
+    real, calls = mlflow.MlflowClient.log_batch, []
+
+    def cut(self, run_id, metrics=(), **kwargs):
+        if any(metric.key == "sparsity" and metric.step == 1 for metric in metrics):
+            calls.append(1)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+        return real(self, run_id, metrics=metrics, **kwargs)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        experiment(config_from(QUICK))
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    mlflow.MlflowClient().log_metric(run.info.run_id, "system/cpu", 3.0, step=7)  # somebody else's
+    experiment(config_from({"resume": run.info.run_id}))
+    found = account(run.info.run_id)
+    del found["histories"]["system/cpu"]
+    assert found == straight
 
 
 def refuse(argv, capsys):
@@ -158,6 +254,7 @@ def test_a_run_that_another_process_works_on_is_refused(failed, capsys):
 def test_a_run_alive_on_another_machine_is_refused(failed, capsys):
     client = mlflow.MlflowClient()
     client.set_tag(failed, "host", "elsewhere")
+    client.set_tag(failed, "lock", "elsewhere:/tmp/x.lock")
     client.update_run(failed, status="RUNNING")
     client.set_tag(failed, "heartbeat", str(time.time() - 5))
     assert "a process on elsewhere is still working" in refuse([f"--resume={failed}"], capsys)

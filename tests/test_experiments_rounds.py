@@ -8,7 +8,7 @@ from datasets import Split, load_splits
 from experiments.config import config_from
 from experiments.rounds import RoundResult, plan, prune_rounds
 from experiments.training import DivergedError, derive_seed
-from models import build_model, draw_state
+from models import draw_state
 from pruning.criteria import CRITERIA
 from pruning.masks import apply_masks
 from pruning.reinit import REINITS
@@ -77,7 +77,7 @@ def frozen_start(reinit, data, **changes):
 
 def test_lottery_restarts_from_the_very_first_values(data):
     results = frozen_start("lottery", data)
-    initial = draw_state(build_model("lenet_30_20", (1, 8, 8), 10), derive_seed(0, 0, "initial"))
+    initial = draw_state("lenet_30_20", (1, 8, 8), 10, derive_seed(0, 0, "initial"))
     assert same(results[0].network.initial, initial)
     assert not same(results[0].network.state, initial)
     for result in results[1:]:

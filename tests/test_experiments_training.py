@@ -32,7 +32,7 @@ def recipe(**changes) -> Recipe:
 
 def setting(density=1.0):
     model = build_model("lenet_20_10", (1, 8, 8), 10)
-    state = draw_state(model, 0)
+    state = draw_state("lenet_20_10", (1, 8, 8), 10, 0)
     masks = dense_masks(state, prunable_weights(model))
     generator = torch.Generator().manual_seed(1)
     masks = {
@@ -134,8 +134,9 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
             return self.fc(images.flatten(1) / 250)
 
     model = Spy()
+    start = {key: value.clone() for key, value in model.state_dict().items()}
     splits = Splits("x", "x", 10, 0, 1, "", marked, data.valid, data.test)
-    finish(train(model, draw_state(model, 0), {}, splits, recipe(epochs=2), seed=0))
+    finish(train(model, start, {}, splits, recipe(epochs=2), seed=0))
     assert [len(batch) for batch in seen] == [60, 60, 60, 60, 10] * 2
     first, second = list(chain(*seen[:5])), list(chain(*seen[5:]))
     assert sorted(first) == sorted(second) == list(range(250))

@@ -16,7 +16,7 @@ def test_lenet_300_100_has_the_papers_parameters():
 
 def test_lenet_computes_what_its_layers_say():
     model = build_model("lenet_5_4", (1, 2, 3), 3)
-    state = draw_state(model, 0)
+    state = draw_state("lenet_5_4", (1, 2, 3), 3, 0)
     model.load_state_dict(state)
     images = torch.randn(7, 1, 2, 3)
     values = images.reshape(7, 6)
@@ -39,16 +39,24 @@ def test_an_unknown_family_is_refused():
         build_model("resnet_20", (1, 28, 28), 10)
 
 
-@pytest.mark.parametrize("name", ["lenet_300_100", "lenet_16"])
-def test_every_model_maps_images_to_logits(name):
-    assert name.partition("_")[0] in MODELS
-    model = build_model(name, (1, 8, 8), 10)
-    assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+EXAMPLES = {"lenet": "lenet_16"}  # one name of each family
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_every_model_maps_images_to_logits_and_follows_its_seed(family):
+    name, shape = EXAMPLES[family], (1, 8, 8)
+    model = build_model(name, shape, 10)
+    assert model(torch.zeros(3, *shape)).shape == (3, 10)
+    weights = prunable_weights(model)
+    assert set(weight_uses(model, shape)) == set(weights)
+    first, again, other = (draw_state(name, shape, 10, seed) for seed in (1, 1, 2))
+    assert first.keys() == model.state_dict().keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert all(not torch.equal(first[key], other[key]) for key in weights)
 
 
 def test_first_values_are_gaussian_glorot_with_zero_biases():
-    model = build_model("lenet_300_100", (1, 28, 28), 10)
-    state = draw_state(model, 3)
+    state = draw_state("lenet_300_100", (1, 28, 28), 10, 3)
     weight = state["fc1.weight"]
     expected = (2 / (784 + 300)) ** 0.5
     assert weight.std().item() == pytest.approx(expected, rel=0.01)
@@ -56,13 +64,12 @@ def test_first_values_are_gaussian_glorot_with_zero_biases():
     assert not state["fc1.bias"].any()
 
 
-def test_first_values_depend_on_the_seed_alone():
-    model = build_model("lenet_20", (1, 8, 8), 10)
-    first = draw_state(model, 1)
-    model.load_state_dict(draw_state(model, 2))
-    again = draw_state(model, 1)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["fc1.weight"], draw_state(model, 2)["fc1.weight"])
+def test_drawing_leaves_torchs_own_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    draw_state("lenet_20", (1, 8, 8), 10, 1)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_weight_uses_counts_positions_of_convolutions():

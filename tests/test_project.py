@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import QUICK, ROOT, mnist_root
 from tests.test_experiments_resume import LONG, anywhere, files, start, stop_after_round
+from tests.test_experiments_tracking import NAME
 
 assert anywhere  # a fixture
 
@@ -37,7 +38,7 @@ def test_mlflow_run_leaves_one_complete_run(anywhere):
     assert done.returncode == 0, done.stderr
     (run,) = runs()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "keep digits lenet_30_20 2 rounds seed 0"
+    assert run.info.run_name == NAME.replace("lottery", "keep")
     assert run.data.params["resolved_retrain_lr"] == "0.01"
     assert run.data.metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
     assert len(files(run.info.run_id)) == 4

@@ -123,8 +123,9 @@ def test_a_truncated_file_is_refused(saved, keep):
 
 def test_every_altered_byte_is_noticed(saved):
     content = saved.read_bytes()
-    for place in range(0, len(content), 7):
-        saved.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for place in range(len(content)):
+        flipped = bytes([content[place] ^ (1 << place % 8)])
+        saved.write_bytes(content[:place] + flipped + content[place + 1 :])
         with pytest.raises(ValueError, match=r"x\.safetensors (is|has) "):
             load_checkpoint(saved)
 
@@ -132,6 +133,9 @@ def test_every_altered_byte_is_noticed(saved):
 def test_foreign_files_are_refused(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign")
     with pytest.raises(ValueError, match="not a Weight Loss checkpoint"):
+        load_checkpoint(tmp_path / "foreign")
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign", metadata={"weight_loss": "[]"})
+    with pytest.raises(ValueError, match="has been altered"):
         load_checkpoint(tmp_path / "foreign")
     torch.save({"w": torch.zeros(2)}, tmp_path / "pickle")
     with pytest.raises(ValueError, match="not a safetensors file"):

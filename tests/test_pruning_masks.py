@@ -123,6 +123,14 @@ def test_plan_needs_eleven_rounds_of_a_fifth_for_nine_tenths():
     )
 
 
+@pytest.mark.parametrize("rounds", [3, 7, 9, 12])
+def test_plan_spends_no_round_on_a_rounding_error(rounds):
+    target = round(1 - 0.8**rounds, 4)  # as one would type it
+    plan = plan_removals(LENET, groups_of(tuple(LENET), "layer", 0.2, None), target, 0)
+    assert len(plan) == rounds
+    assert sum(sum(removals.values()) for removals in plan) == round(target * 266_200)
+
+
 def test_plan_with_rounds_ignores_the_target():
     groups = groups_of(tuple(LENET), "global", 0.5, None)
     plan = plan_removals(LENET, groups, 0.1, rounds=3)

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("pruning", "models", "datasets", "experiments")
-TRACKERS = tuple(f"experiments/{name}.py" for name in ("tracking", "stored_run", "leftover"))
+TRACKERS = tuple(
+    f"experiments/{name}.py" for name in ("tracking", "server", "stored_run", "leftover")
+)
 SERVICES = {"mlflow", "optuna", "ray"}
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -1,0 +1,60 @@
+"""Server: is the tracking server there, and what has `mlflow run` opened on it for us?"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from experiments import summary
+
+
+def mark_failed(run_id: str, error: BaseException) -> None:
+    """Mark a run that nobody has started yet FAILED, and keep the reason."""
+    with impatient(), suppress(MlflowException, OSError):  # a lost server has been told of
+        client = mlflow.MlflowClient()
+        client.set_tag(run_id, "error", summary.explain(error))
+        client.set_terminated(run_id, "FAILED")
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Wait for a tracking server that does not answer some seconds, not MLflow's minutes."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update({name: before[name] or value for name, value in limits.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def check_tracking() -> None:
+    """See that the tracking server answers, before anything else is done.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    try:
+        with impatient():
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except Exception as error:  # each kind of store has errors of its own
+        raise ValueError(
+            f"the tracking server {mlflow.get_tracking_uri()} does not answer "
+            f"({summary.explain(error)}): start it, or set MLFLOW_TRACKING_URI to another"
+        ) from None
+
+
+def attached_run() -> str | None:
+    """The run that `mlflow run` opened for this process and nobody has started yet."""
+    return os.environ.get("MLFLOW_RUN_ID")
+
+
+def ui_command() -> str:
+    """The command that opens the UI on what was logged."""
+    uri = mlflow.get_tracking_uri()
+    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
