@@ -1,0 +1,115 @@
+"""Real servers: a tracking server that goes and comes back, and a model that answers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from experiments.config import config_from
+from experiments.run import experiment
+from tests.conftest import QUICK, ROOT, command
+
+BIN = Path(sys.executable).parent
+ENV = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving(argv, address, folder):
+    """A server of its own process group, once it answers."""
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            argv, cwd=folder, env=os.environ | ENV, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            wait_for(address, process)
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(address, process):
+    give_up = time.monotonic() + 90
+    while time.monotonic() < give_up:
+        assert process.poll() is None, "the server died"
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise AssertionError(f"{address} does not answer")
+
+
+def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
+    """The run fails in one line when its server goes, and is resumed when that is back."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    server = [
+        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--artifacts-destination", "art"),
+    ]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    env = os.environ | ENV | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    run = [sys.executable, "-m", "experiments", "run"]
+    with serving(server, f"{address}/health", store) as process:
+        client = subprocess.Popen(
+            [*run, *command(rounds=5, retrain_epochs=40)],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in client.stdout:
+            if line.startswith("round 1/"):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        rest, errors = client.communicate(timeout=120)
+    assert client.returncode == 2, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("error: ")
+    run_id = rest.partition("-P resume=")[2][:32]
+    with serving(server, f"{address}/health", store):
+        done = subprocess.run(
+            [*run, f"--resume={run_id}"], cwd=ROOT, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        resumed = mlflow.get_run(run_id)
+        assert resumed.info.status == "FINISHED"
+        assert resumed.data.metrics["sparsity"] == pytest.approx(1 - 0.8**5, abs=1e-3)
+
+
+def test_the_logged_model_can_be_served(store):
+    run = mlflow.get_run(experiment(config_from(QUICK)))
+    (logged,) = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
+    address = f"http://127.0.0.1:{free_port()}"
+    argv = ["mlflow", "models", "serve", "-m", logged.model_uri, "--env-manager", "local"]
+    pixels = np.concatenate([mlflow.pyfunc.load_model(logged.model_uri).input_example] * 2)[:3]
+    with serving([*argv, "--port", address.rpartition(":")[2]], f"{address}/ping", store):
+        request = urllib.request.Request(
+            f"{address}/invocations",
+            data=json.dumps({"inputs": pixels.tolist()}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = np.array(json.load(response)["predictions"])
+    expected = mlflow.pyfunc.load_model(logged.model_uri).predict(pixels)
+    assert answer.shape == (3, 10)
+    assert np.allclose(answer, expected, atol=1e-5)
