@@ -55,8 +55,9 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
     config = wanted.resolved(data.name)
     data = data.to(config.device)
     last = len(plan(config, data))
-    if asked.dataset != config.dataset:
-        say(f"dataset: {config.dataset} ({why})")
+    if not stored and asked.dataset != config.dataset:
+        loud = "" if config.dataset == "mnist" else "WARNING: "
+        say(f"{loud}dataset={asked.dataset} is {config.dataset} here ({why})")
     if stored:
         compare_with_start(stored, data.digest, config.device)
         why = stored.tags["dataset_why"]

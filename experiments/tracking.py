@@ -78,9 +78,9 @@ class Run:
             figures["first_layer_pixels"] = plots.draw_pixels(share, title)
         for name, figure in figures.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
-        headlines = summary.headlines(rounds)
         model_id = self._log_model(self.network)
-        mlflow.log_metrics(headlines, step=self.network.round, model_id=model_id)
+        # Without a step, so that the UI draws bars to compare.
+        mlflow.log_metrics(summary.headlines(rounds), model_id=model_id)
 
     def _log_checkpoints(self, result: RoundResult) -> int:
         network = result.network
