@@ -110,7 +110,7 @@ class Config(BaseModel):
         None, description="learning rate of every later round; auto is what reinit says"
     )
     schedule: Annotated[str, _one_of(*SCHEDULES)] = Field(
-        "constant", description=f"course of the learning rate in a round: {', '.join(SCHEDULES)}"
+        "cosine", description=f"course of the learning rate in a round: {', '.join(SCHEDULES)}"
     )
     momentum: _Share = Field(0.0, description="for optimizer=sgd")
     weight_decay: Annotated[float, Field(ge=0)] = Field(

@@ -27,7 +27,8 @@ def run_name(config: Config) -> str:
     chosen = {"reinit": config.reinit, "optimizer": config.optimizer, "schedule": config.schedule}
     usual = Config(**chosen).resolved(config.dataset).model_dump()
     usual["retrain_lr"] = Config(**chosen, lr=config.lr).resolved(config.dataset).retrain_lr
-    usual |= {"optimizer": "adam", "schedule": "constant", "output_prune_rate": config.prune_rate}
+    usual |= Config().model_dump(include={"optimizer", "schedule"})
+    usual["output_prune_rate"] = config.prune_rate
     extras = [
         f"{name}={value}"
         for name, value in config.model_dump().items()
