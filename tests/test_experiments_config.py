@@ -94,7 +94,7 @@ def test_resolving_fills_in_every_auto():
     ("argv", "retrain_lr"),
     [
         (["--reinit", "keep", "--schedule", "cosine", "--lr", "0.1"], 0.001),
-        (["--reinit", "keep", "--lr", "0.1"], 0.1),
+        (["--reinit", "keep", "--schedule", "constant", "--lr", "0.1"], 0.1),
         (["--reinit", "keep", "--schedule", "cosine", "--retrain_lr", "0.3"], 0.3),
         (["--reinit", "lottery", "--schedule", "cosine", "--lr", "0.1"], 0.1),
         (["--optimizer", "sgd"], 0.1),

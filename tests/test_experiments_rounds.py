@@ -101,8 +101,8 @@ def test_random_draws_anew_in_every_round(data):
 
 
 def test_rewind_returns_to_the_values_after_its_epoch(data):
-    short = run(config(reinit="lottery", epochs=2, rounds=1), data)[0]
-    results = frozen_start("rewind", data, rewind_epoch=2)
+    short = run(config(epochs=2, rounds=1, schedule="constant"), data)[0]
+    results = frozen_start("rewind", data, rewind_epoch=2, schedule="constant")
     assert same(results[0].network.rewound, short.network.state)
     for result in results[1:]:
         assert same(result.network.state, apply_masks(short.network.state, result.network.masks))
