@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
+from torch import Tensor
 
 from datasets.splits import DataUnavailableError, Images
 
@@ -41,6 +42,8 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
         _download(kind, root)
     try:
         train, test = kind(str(root), train=True), kind(str(root), train=False)
+        for part in (train, test):
+            _check(part.data, part.targets)
     except (RuntimeError, ValueError, AssertionError, EOFError) as error:
         raise DataUnavailableError(
             f"{kind.__name__} in {folder} is damaged ({error}): delete that folder to fetch it anew"
@@ -53,6 +56,13 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
         test_images=test.data,
         test_labels=test.targets,
     )
+
+
+def _check(images: Tensor, labels: Tensor) -> None:
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    if not (len(labels) and 0 <= int(labels.min()) and int(labels.max()) <= 9):
+        raise ValueError("labels must be from 0 to 9")
 
 
 FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

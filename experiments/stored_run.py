@@ -96,11 +96,16 @@ def _stored_config(run: MlflowRun, folder: str) -> Config:
         path = mlflow.artifacts.download_artifacts(
             run_id=run.info.run_id, artifact_path="config.json", dst_path=folder
         )
-        return config_from(json.loads(Path(path).read_text()))
     except (MlflowException, OSError):
         raise ValueError(
             f"resume: run {run.info.run_id} has no config.json: it is no Weight Loss run, or it "
             "ended before it began; start it anew"
+        ) from None
+    try:
+        return config_from(json.loads(Path(path).read_text()))
+    except ValueError as error:
+        raise ValueError(
+            f"resume: config.json of run {run.info.run_id} is damaged: {error}"
         ) from None
 
 
@@ -149,10 +154,18 @@ def _history(run: MlflowRun, config: Config) -> History:
 
 def _network(run_id: str, number: int, folder: str, rewinds: bool) -> Network:
     def fetch(name: str) -> Checkpoint:
-        path = mlflow.artifacts.download_artifacts(
-            run_id=run_id, artifact_path=f"checkpoints/{name}.safetensors", dst_path=folder
-        )
-        return load_checkpoint(path)
+        path = f"checkpoints/{name}.safetensors"
+        try:
+            return load_checkpoint(
+                mlflow.artifacts.download_artifacts(
+                    run_id=run_id, artifact_path=path, dst_path=folder
+                )
+            )
+        except (MlflowException, OSError, ValueError) as error:
+            raise ValueError(
+                f"resume: {path} of run {run_id} is missing or damaged, so it cannot be "
+                f"continued; start it anew ({error})"
+            ) from None
 
     last = fetch(checkpoint_name(number))
     return Network(

@@ -84,6 +84,25 @@ def test_a_damaged_file_is_a_clear_error(tmp_path, keep):
         load_splits("mnist", str(tmp_path), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("part", "labels"), [("train", 23), ("train", 25), ("t10k", 0)], ids=["few", "many", "none"]
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, part, labels):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:4] + labels.to_bytes(4, "big") + bytes(labels))
+    with pytest.raises(DataUnavailableError, match=f"is damaged .* images, {labels} labels"):
+        load_splits("mnist", str(tmp_path), seed=0)
+
+
+def test_a_label_that_is_no_digit_is_refused(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([10]))
+    with pytest.raises(DataUnavailableError, match="labels must be from 0 to 9"):
+        load_splits("mnist", str(tmp_path), seed=0)
+
+
 def test_a_download_is_kept_and_found_again_offline(tmp_path, monkeypatch):
     web = tmp_path / "web"
     write_idx(web)

@@ -262,6 +262,19 @@ def test_a_run_alive_on_another_machine_is_refused(failed, capsys):
     assert "the loss is" in refuse([f"--resume={failed}"], capsys)  # it went on, and failed again
 
 
+def test_damaged_artifacts_are_refused_by_name(failed, capsys):
+    folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
+    checkpoint = folder / "checkpoints/round_00.safetensors"
+    for damage in (lambda: checkpoint.write_bytes(b"x"), checkpoint.unlink):
+        damage()
+        said = refuse([f"--resume={failed}"], capsys)
+        assert "checkpoints/round_00.safetensors of run" in said
+        assert "is missing or damaged" in said
+    for text in ('{"reinit": ', '{"reinit": "nope"}'):
+        (folder / "config.json").write_text(text)
+        assert f"config.json of run {failed} is damaged" in refuse([f"--resume={failed}"], capsys)
+
+
 def test_other_data_are_refused(failed, capsys):
     mlflow.MlflowClient().set_tag(failed, "dataset_digest", "of other data")
     assert "the data are not those that run" in refuse([f"--resume={failed}"], capsys)
