@@ -85,7 +85,7 @@ def test_a_damaged_file_is_a_clear_error(tmp_path, keep):
 
 
 @pytest.mark.parametrize(
-    ("part", "labels"), [("train", 23), ("train", 25), ("t10k", 0)], ids=["few", "many", "none"]
+    ("part", "labels"), [("train", 23), ("train", 25), ("t10k", 5)], ids=["few", "many", "test"]
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, part, labels):
     write_idx(tmp_path / "MNIST" / "raw")
