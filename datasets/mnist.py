@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torchvision
 
 CONNECT_SECONDS = 20.0
+LOCK_SECONDS = 300.0  # another process may be downloading
 
 
 def mnist(root: Path) -> Images:
@@ -44,9 +45,11 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
         train, test = kind(str(root), train=True), kind(str(root), train=False)
         for part in (train, test):
             _check(part.data, part.targets)
-    except (RuntimeError, ValueError, AssertionError, EOFError) as error:
+    except (RuntimeError, ValueError, AssertionError, EOFError, TypeError, IndexError) as error:
+        reason = str(error) or type(error).__name__
         raise DataUnavailableError(
-            f"{kind.__name__} in {folder} is damaged ({error}): delete that folder to fetch it anew"
+            f"{kind.__name__} in {folder} is damaged ({reason}): "
+            "delete that folder to fetch it anew"
         ) from None
     return Images(
         source=str(folder),
@@ -61,6 +64,8 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
 def _check(images: Tensor, labels: Tensor) -> None:
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    if images.shape[1:] != (28, 28):
+        raise ValueError(f"images must be 28x28, not {tuple(images.shape[1:])}")
     if int(labels.max()) > 9:
         raise ValueError("labels must be from 0 to 9")
 
@@ -77,7 +82,7 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
     final = root / kind.__name__
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{kind.__name__}.lock"), _socket_timeout():
+        with FileLock(root / f".{kind.__name__}.lock", timeout=LOCK_SECONDS), _socket_timeout():
             if _complete(final / "raw"):  # another process was faster
                 return
             with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:

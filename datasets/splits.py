@@ -87,12 +87,16 @@ def split_images(name: str, raw: Images, valid_share: float, seed: int, train_li
     if train_limit > len(train):
         raise ValueError(f"train_limit must be at most {len(train)} for {name}, got {train_limit}")
     train = train[: train_limit or None]
+    if not (len(train) and len(valid)):
+        raise ValueError(f"{name} is too small to be split: it has {len(order)} training images")
     parts = [
         (raw.images[train], raw.labels[train]),
         (raw.images[valid], raw.labels[valid]),
         (raw.test_images, raw.test_labels),
     ]
     mean, std = _mean_and_std(parts[0][0], raw.white)
+    if not std:
+        raise ValueError(f"all training images of {name} are one colour")
 
     def ready(images: Tensor, labels: Tensor) -> Split:
         standard = images.float().div_(raw.white).sub_(mean).div_(std)

@@ -45,7 +45,10 @@ def _one_of(*names: str) -> AfterValidator:
 
 def _known_model(name: str) -> str:
     with torch.device("meta"):  # takes no memory, however large
-        build_model(name, (1, 1, 1), 2)
+        try:
+            build_model(name, (1, 1, 1), 2)
+        except (TypeError, RuntimeError):
+            raise ValueError(f"model is larger than any memory, got {name[:80]}") from None
     return name
 
 
@@ -148,6 +151,10 @@ class Config(BaseModel):
             raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
         return self
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the result: nothing of the machine, so that checkpoints are alike."""
+        return self.model_dump(exclude={"data_root", "resume", "device"})
+
     def resolved(self, dataset: str) -> "Config":
         """The config with every "auto" replaced by what is used; `dataset` is what was loaded."""
         lr = OPTIMIZERS[self.optimizer].default_lr if self.lr is None else self.lr
@@ -215,4 +222,6 @@ def _in_words(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"there is no parameter {name}; the parameters are {', '.join(Config.model_fields)}"
     rule = rule.replace("Input should be", "must be").replace("String should", "must")
-    return f"{name} {rule}, got {problem['input']}"
+    value = str(problem["input"])
+    shown = value if value.isprintable() and len(value) < 80 else repr(value)[:80]
+    return f"{name} {rule}, got {shown}"

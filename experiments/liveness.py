@@ -29,6 +29,18 @@ class Interrupted(KeyboardInterrupt):
         self.signal_name = signal.Signals(number).name
 
 
+_stopped_by: list[int] = []
+
+
+def check_stop() -> None:
+    """Raise `Interrupted` if a signal came whose exception Python swallowed.
+
+    It does so when the handler happens to run inside a finalizer or a weak reference's callback.
+    """
+    if _stopped_by:
+        raise Interrupted(_stopped_by[0])
+
+
 @contextmanager
 def stop_signals() -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into `Interrupted`.
@@ -41,9 +53,11 @@ def stop_signals() -> Iterator[None]:
         del frame
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _stopped_by.append(number)
         raise Interrupted(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    _stopped_by.clear()
     try:
         yield
     finally:

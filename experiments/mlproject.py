@@ -34,5 +34,5 @@ def _entry_point(name: str, command: str) -> str:
             f'      {parameter}: {{type: string, default: "{default_text(field)}"}}',
         ]
     lines += ["    command: >-", f"      python -m experiments {command}"]
-    lines += [f"      --{parameter} {{{parameter}}}" for parameter in Config.model_fields]
+    lines += [f"      --{parameter}={{{parameter}}}" for parameter in Config.model_fields]
     return "\n".join(lines) + "\n"

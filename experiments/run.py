@@ -10,7 +10,7 @@ from datasets import load_splits
 from experiments import server, summary, tracking
 from experiments.config import NO_RESUME, Config, parse_config
 from experiments.environment import environment
-from experiments.liveness import Interrupted, sole_worker, stop_signals
+from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals
 from experiments.rounds import RoundResult, plan, prune_rounds
 from experiments.stored_run import StoredRun, find_run
 from experiments.training import Look, derive_seed
@@ -60,7 +60,7 @@ def _experiment(asked: Config, stored: StoredRun | None) -> str:
         say(f"{loud}dataset={asked.dataset} is {config.dataset} here ({why})")
     if stored:
         compare_with_start(stored, data.digest, config.device)
-        why = stored.tags["dataset_why"]
+        why = stored.tags.get("dataset_why", why)
     with tracking.open_run(config, asked, data, why, last, stored) as run, resume_hint(run.run_id):
         say(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
         events = prune_rounds(config, data, run.network)
@@ -94,6 +94,7 @@ def with_progress(
         name = "training" if dense else "retraining"
         with tqdm(total=epochs, desc=name, disable=None, leave=False, unit="epoch") as bar:
             for event in events:
+                check_stop()
                 if isinstance(event, RoundResult):
                     break
                 bar.update(event.ends_epoch)
@@ -114,10 +115,10 @@ def compare_with_start(stored: StoredRun, digest: str, device: str) -> None:
     Raises:
         ValueError: If the data are not those the run began with.
     """
-    if digest != stored.tags["dataset_digest"]:
+    if digest != stored.tags.get("dataset_digest"):
         raise ValueError(
             f"resume: the data are not those that run {stored.run_id} began with; "
-            f"it read {stored.tags['dataset_source']}"
+            f"it read {stored.tags.get('dataset_source')}"
         )
     for name, value in environment(device).items():
         if value != stored.tags.get(name):

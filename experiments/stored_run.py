@@ -1,6 +1,8 @@
 """Stored runs: an interrupted experiment read back from MLflow, to be continued in place."""
 
 import json
+import math
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -71,8 +73,7 @@ def find_run(asked: Config) -> StoredRun:
         history = _history(run, config)
         network = None
         if history.rounds:
-            rewinds = REINITS[config.reinit].schedule == "rewound"
-            network = _network(run_id, int(history.rounds[-1]["round"]), folder, rewinds)
+            network = _network(run_id, config, int(history.rounds[-1]["round"]), folder)
     return StoredRun(run_id, config, run.data.tags, history, network)
 
 
@@ -103,7 +104,7 @@ def _stored_config(run: MlflowRun, folder: str) -> Config:
         ) from None
     try:
         return config_from(json.loads(Path(path).read_text()))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"resume: config.json of run {run.info.run_id} is damaged: {error}"
         ) from None
@@ -132,7 +133,7 @@ def _history(run: MlflowRun, config: Config) -> History:
     """The complete rounds; other metrics than ours, and rounds cut short, are left out."""
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
-    client = mlflow.MlflowClient()
+    needed, client = {"round", *ROUND_METRICS}, mlflow.MlflowClient()
     for key in run.data.metrics:
         if key in ROUND_METRICS or key.startswith(LAYER_PREFIX):
             rows, name = by_round, key
@@ -141,9 +142,13 @@ def _history(run: MlflowRun, config: Config) -> History:
         else:
             continue
         for point in client.get_metric_history(run.info.run_id, key):
-            rows.setdefault(point.step, {})[name] = point.value
+            infinite = abs(point.value) == sys.float_info.max  # as SQL stores it
+            value = math.copysign(math.inf, point.value) if infinite else point.value
+            rows.setdefault(point.step, {})[name] = value
     rounds = [{"round": n} | by_round[n] for n in sorted(by_round) if COMPLETE in by_round[n]]
     complete = {row["round"] for row in rounds}
+    if complete != set(range(len(rounds))) or any(not row.keys() >= needed for row in rounds):
+        raise ValueError(f"resume: metrics of run {run.info.run_id} are missing; start it anew")
     epochs = []
     for step, row in sorted(by_step.items()):
         number, epoch = place_of(config, step)
@@ -152,22 +157,28 @@ def _history(run: MlflowRun, config: Config) -> History:
     return History(rounds, epochs, frozenset(by_step))
 
 
-def _network(run_id: str, number: int, folder: str, rewinds: bool) -> Network:
-    def fetch(name: str) -> Checkpoint:
+def _network(run_id: str, config: Config, number: int, folder: str) -> Network:
+    def fetch(name: str, of_round: int = 0) -> Checkpoint:
         path = f"checkpoints/{name}.safetensors"
+        expected = {"what": name, "round": of_round, "config": config.settings()}
         try:
-            return load_checkpoint(
+            found = load_checkpoint(
                 mlflow.artifacts.download_artifacts(
                     run_id=run_id, artifact_path=path, dst_path=folder
                 )
             )
+            for key, value in expected.items():
+                if found.metadata.get(key) != value:
+                    raise ValueError(f"its {key} is not that of the run")
+            return found
         except (MlflowException, OSError, ValueError) as error:
             raise ValueError(
                 f"resume: {path} of run {run_id} is missing or damaged, so it cannot be "
                 f"continued; start it anew ({error})"
             ) from None
 
-    last = fetch(checkpoint_name(number))
+    last = fetch(checkpoint_name(number), number)
+    rewinds = REINITS[config.reinit].schedule == "rewound"
     return Network(
         round=number,
         state=last.state,

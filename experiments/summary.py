@@ -103,7 +103,8 @@ def description(config: Config, rounds: pd.DataFrame, rounds_planned: int, why: 
 def explain(error: BaseException) -> str:
     """What went wrong, on one line."""
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
+        name = error.filename2 or error.filename
+        where = f": {name}" if name else ""
         return f"{error.strerror}{where}"
     if "allocate" in str(error) or isinstance(error, MemoryError):
         return "out of memory: a smaller model or batch_size is needed, or another device"

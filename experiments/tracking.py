@@ -25,7 +25,7 @@ from datasets import Splits
 from experiments import leftover, plots, summary
 from experiments.config import NO_RESUME, Config, as_text
 from experiments.environment import environment, release
-from experiments.liveness import Interrupted, heartbeat, lock_name, sole_worker
+from experiments.liveness import Interrupted, check_stop, heartbeat, lock_name, sole_worker
 from experiments.rounds import Network, RoundResult
 from experiments.server import attached_run, impatient
 from experiments.stored_run import INITIAL, REWOUND, StoredRun, checkpoint_name
@@ -90,12 +90,10 @@ class Run:
             states[INITIAL] = network.initial
             if network.rewound is not None:
                 states[REWOUND] = network.rewound
-        # Nothing of the machine or the hour: the same experiment writes the same bytes.
-        settings = self.config.model_dump(exclude={"data_root", "resume", "device"})
         sizes = {}
         with tempfile.TemporaryDirectory() as folder:
             for what, state in states.items():
-                metadata = {"config": settings, "round": number, "what": what}
+                metadata = {"config": self.config.settings(), "round": number, "what": what}
                 metadata |= {"metrics": result.metrics} if what == name else {}
                 path = Path(folder, f"{what}.safetensors")
                 sizes[what] = save_checkpoint(path, state, network.masks, metadata)
@@ -178,6 +176,7 @@ def open_run(
                 else:
                     _describe(run, asked)
                 yield run
+                check_stop()
             status = "FINISHED"
         except KeyboardInterrupt as stop:
             name = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"

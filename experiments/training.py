@@ -179,6 +179,7 @@ def stepper(
 
 def shuffled_batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """All images and labels once, in the order that `seed` says; the last batch may be smaller."""
+    batch_size = min(batch_size, len(split))
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     for chunk in torch.split(order.to(split.labels.device), GATHER * batch_size):
         images, labels = split.images.index_select(0, chunk), split.labels.index_select(0, chunk)

@@ -33,6 +33,6 @@ def lenet(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
         ValueError: If the sizes are not positive whole numbers joined by underscores.
     """
     parts = sizes.split("_")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"model lenet wants layer sizes such as lenet_300_100, got lenet_{sizes}")
     return LeNet((prod(image_shape), *(int(part) for part in parts), classes))

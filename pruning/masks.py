@@ -132,7 +132,8 @@ def plan_removals(
         if not any(full.values()):
             raise ValueError(
                 f"prune_rate is too small: round {len(plan) + 1} would remove no weight of the "
-                f"{sum(survivors.values())} that survive; raise it, or ask for less sparsity"
+                f"{sum(survivors.values())} that survive; raise it, or ask for "
+                "fewer rounds or less sparsity"
             )
         last = not rounds and left <= (1 + REMAINDER) * sum(full.values())
         removals = _share_out(left, full) if last else full

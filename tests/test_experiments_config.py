@@ -14,6 +14,8 @@ MISTAKES = [
     ("reinit", "lotery", "reinit must be one of keep, random, lottery, rewind, got lotery"),
     ("dataset", "cifar", "dataset must be one of auto, mnist, fashion_mnist, digits, got cifar"),
     ("model", "resnet_20", "model must be one of lenet_... (such as lenet_300_100), got resnet_20"),
+    ("model", "lenet_999999999999999999999", "model is larger than any memory, got lenet_999"),
+    ("seed", "1\nx", "seed must be a valid integer"),
     ("model", "lenet_0", "model lenet wants layer sizes such as lenet_300_100, got lenet_0"),
     ("criterion", "x", "criterion must be one of magnitude, random, got x"),
     ("scope", "x", "scope must be one of layer, global, got x"),
@@ -110,7 +112,7 @@ def test_mlproject_is_the_config_written_out():
     assert list(main["parameters"]) == list(Config.model_fields)
     for name, field in Config.model_fields.items():
         assert main["parameters"][name] == {"type": "string", "default": default_text(field)}
-        assert f"--{name} {{{name}}}" in main["command"]
+        assert f"--{name}={{{name}}}" in main["command"]
 
 
 def test_the_readme_lists_every_parameter_with_its_default():

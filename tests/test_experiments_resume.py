@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments.config import config_from
-from experiments.liveness import sole_worker
+from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals
 from experiments.run import experiment, main
 from experiments.tracking import Run
 from tests.conftest import QUICK, ROOT, command
@@ -199,6 +199,18 @@ def refuse(argv, capsys):
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_signal_whose_exception_is_swallowed_is_not_lost():
+    with stop_signals():
+        check_stop()
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        with pytest.raises(Interrupted):
+            check_stop()
+    with stop_signals():
+        check_stop()
+
+
 @pytest.fixture
 def failed(store):
     """A run that failed in its second round; it can be resumed."""
@@ -230,7 +242,7 @@ def test_a_foreign_or_unknown_or_deleted_run_is_refused(store, capsys, failed):
 
 def test_a_run_that_another_process_works_on_is_refused(failed, capsys):
     code = (
-        "import sys, time; from experiments.liveness import sole_worker\n"
+        "import sys, time; from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals\n"
         f"with sole_worker({failed!r}): print('ready', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -265,12 +277,17 @@ def test_a_run_alive_on_another_machine_is_refused(failed, capsys):
 def test_damaged_artifacts_are_refused_by_name(failed, capsys):
     folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
     checkpoint = folder / "checkpoints/round_00.safetensors"
-    for damage in (lambda: checkpoint.write_bytes(b"x"), checkpoint.unlink):
+    initial = folder / "checkpoints/initial.safetensors"
+    for damage in (
+        lambda: shutil.copy(initial, checkpoint),  # sound, but another network
+        lambda: checkpoint.write_bytes(b"x"),
+        checkpoint.unlink,
+    ):
         damage()
         said = refuse([f"--resume={failed}"], capsys)
         assert "checkpoints/round_00.safetensors of run" in said
         assert "is missing or damaged" in said
-    for text in ('{"reinit": ', '{"reinit": "nope"}'):
+    for text in ('{"reinit": ', '{"reinit": "nope"}', "[1]"):
         (folder / "config.json").write_text(text)
         assert f"config.json of run {failed} is damaged" in refuse([f"--resume={failed}"], capsys)
 
