@@ -203,8 +203,7 @@ def test_a_signal_whose_exception_is_swallowed_is_not_lost():
     with stop_signals():
         check_stop()
         with pytest.raises(Interrupted):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+            signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted):
             check_stop()
     with stop_signals():
@@ -242,7 +241,7 @@ def test_a_foreign_or_unknown_or_deleted_run_is_refused(store, capsys, failed):
 
 def test_a_run_that_another_process_works_on_is_refused(failed, capsys):
     code = (
-        "import sys, time; from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals\n"
+        "import sys, time; from experiments.liveness import sole_worker\n"
         f"with sole_worker({failed!r}): print('ready', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
