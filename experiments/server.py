@@ -1,5 +1,6 @@
 """Server: is the tracking server there, and what has `mlflow run` opened on it for us?"""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,6 +40,8 @@ def check_tracking() -> None:
     Raises:
         ValueError: If it does not.
     """
+    # It prints a database's errors with their tracebacks, which we tell on one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         with impatient():
             mlflow.MlflowClient().search_experiments(max_results=1)

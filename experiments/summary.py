@@ -109,4 +109,5 @@ def explain(error: BaseException) -> str:
     if "allocate" in str(error) or isinstance(error, MemoryError):
         return "out of memory: a smaller model or batch_size is needed, or another device"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    told = [line for line in lines if not line.startswith("(raised as a result of")]  # SQLAlchemy's
+    return told[0] if told else type(error).__name__

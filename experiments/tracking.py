@@ -9,6 +9,7 @@ epochs' metrics are there by then. Steps of a run's metrics count rounds; steps 
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -216,7 +217,8 @@ def _close(status: str, tags: dict[str, str]) -> None:
     except (MlflowException, OSError) as error:
         if status == "FINISHED":
             raise
-        print(f"run {active.info.run_id} could not be marked {status}: {summary.explain(error)}")
+        why = summary.explain(error)
+        print(f"run {active.info.run_id} could not be marked {status}: {why}", file=sys.stderr)
 
 
 def _describe(run: Run, asked: Config) -> None:
