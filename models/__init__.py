@@ -12,12 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from models.lenet import lenet
+from models.lightcnn import LIGHTCNNS, lightcnn
 
 Builder = Callable[[str, tuple[int, ...], int], nn.Module]
 
 MODELS: dict[str, Builder] = {
     "lenet": lenet,
+    "lightcnn": lightcnn,
 }
+NAMES = (
+    "lenet_<n>_<n>... (such as lenet_300_100)",
+    *(f"lightcnn_{sizes}" for sizes in LIGHTCNNS),
+)
 PRUNABLE_LAYERS = (nn.Linear, nn.Conv2d)
 
 
@@ -29,8 +35,7 @@ def build_model(name: str, image_shape: tuple[int, ...], classes: int) -> nn.Mod
     """
     family, _, sizes = name.partition("_")
     if family not in MODELS:
-        known = ", ".join(f"{family}_..." for family in MODELS)
-        raise ValueError(f"model must be one of {known} (such as lenet_300_100), got {name}")
+        raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name}")
     return MODELS[family](sizes, image_shape, classes)
 
 

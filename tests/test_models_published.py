@@ -1,0 +1,237 @@
+"""Published checkpoints: what torch.save wrote, then and now, and files that must be refused."""
+
+import io
+import os
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import build_model, draw_state
+from models.published import load_published
+
+NAME, SHAPE, OUTPUT = "lightcnn_9", (1, 16, 16), "fc2.weight"
+HEAD = {"fc2.weight", "fc2.bias"}
+
+
+@pytest.fixture(scope="module")
+def first():
+    return draw_state(NAME, SHAPE, 7, 0)
+
+
+def published(classes, name=NAME, shape=SHAPE):
+    """The content of a file as the authors save it: names of a DataParallel network, all in one."""
+    state = draw_state(name, shape, classes, 1)
+    weights = OrderedDict((f"module.{key}", value) for key, value in state.items())
+    momentum = {0: {"momentum_buffer": torch.ones(96, 1, 5, 5)}}
+    return {
+        "epoch": 80,
+        "arch": "LightCNN",
+        "state_dict": weights,
+        "prec1": np.float64(98.7),
+        "optimizer": {"state": momentum, "param_groups": [{"lr": np.float32(0.1), "params": [0]}]},
+    }
+
+
+def assert_loaded(loaded, first, content, kept=frozenset()):
+    assert list(loaded) == list(first)
+    for name, value in loaded.items():
+        source = first[name] if name in kept else content["state_dict"][f"module.{name}"]
+        assert torch.equal(value, source), name
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("classes", [7, 11])
+def test_a_file_of_the_authors_loads_whatever_its_classes(tmp_path, first, zipped, classes):
+    content = published(classes)
+    path = tmp_path / "LightCNN_9Layers_checkpoint.pth.tar"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    loaded = load_published(path, first, OUTPUT)
+    assert_loaded(loaded, first, content, HEAD if classes != 7 else frozenset())
+    build_model(NAME, SHAPE, 7).load_state_dict(loaded)
+
+
+def test_an_output_layer_of_79077_people_is_left_out(tmp_path):
+    first = {"fc1.weight": torch.zeros(2, 3), OUTPUT: torch.zeros(7, 2), "fc2.bias": torch.zeros(7)}
+    theirs = {"fc1.weight": torch.ones(2, 3), OUTPUT: torch.ones(79077, 2)}
+    torch.save(theirs | {"fc2.bias": torch.ones(79077)}, tmp_path / "x.pth")
+    loaded = load_published(tmp_path / "x.pth", first, OUTPUT)
+    assert loaded["fc1.weight"].all()
+    assert all(torch.equal(loaded[name], first[name]) for name in HEAD)
+
+
+def test_a_bare_state_and_safetensors_load(tmp_path, first):
+    content = published(7)
+    bare = {name.removeprefix("module."): v for name, v in content["state_dict"].items()}
+    torch.save(bare, tmp_path / "bare.pth")
+    save_file(bare, tmp_path / "bare.safetensors")
+    for name in ("bare.pth", "bare.safetensors"):
+        assert_loaded(load_published(tmp_path / name, first, OUTPUT), first, content)
+
+
+def test_the_release_without_an_output_bias_loads(tmp_path):
+    first = draw_state("lightcnn_29_v2", SHAPE, 7, 0)
+    content = published(9, "lightcnn_29_v2")
+    torch.save(content, tmp_path / "v2.pth.tar")
+    loaded = load_published(tmp_path / "v2.pth.tar", first, OUTPUT)
+    assert_loaded(loaded, first, content, {OUTPUT})
+
+
+def test_neither_the_first_values_nor_the_files_precision_are_passed_on(tmp_path, first):
+    before = {name: value.clone() for name, value in first.items()}
+    content = published(7)
+    content["state_dict"] = {name: v.half() for name, v in content["state_dict"].items()}
+    torch.save(content, tmp_path / "half.pth")
+    loaded = load_published(tmp_path / "half.pth", first, OUTPUT)
+    assert all(value.dtype == torch.float32 for value in loaded.values())
+    assert all(torch.equal(before[name], first[name]) for name in first)
+    loaded["fc2.bias"].fill_(5)
+    assert torch.equal(before["fc2.bias"], first["fc2.bias"])
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes what Python 2 and PyTorch 0.1 wrote: byte strings, CUDA storages, old rebuilders."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def __init__(self, file, storages):
+        super().__init__(file, protocol=2)
+        self.storages = storages
+
+    def save_str(self, text):
+        self.write(pickle.SHORT_BINSTRING + bytes([len(text)]) + text.encode())
+        self.memoize(text)
+
+    dispatch[str] = save_str
+
+    def persistent_id(self, value):
+        if not isinstance(value, np.ndarray):
+            return None
+        key = str(len(self.storages))
+        self.storages[key] = value
+        return ("storage", torch.cuda.FloatStorage, key, "cuda:0", value.size, None)
+
+    def reducer_override(self, value):
+        if isinstance(value, torch.Tensor):
+            storage = value.numpy().ravel()
+            return torch._utils._rebuild_tensor, (storage, 0, tuple(value.shape), value.stride())
+        if isinstance(value, OrderedDict):
+            return OrderedDict, ([list(item) for item in value.items()],)
+        return NotImplemented
+
+
+def python_2_file(content, path: Path):
+    storages: dict[str, np.ndarray] = {}
+    file = io.BytesIO()
+    sizes = {"short": 2, "int": 4, "long": 8}
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+    for part in (torch.serialization.MAGIC_NUMBER, 1001, system, content):
+        Python2Pickler(file, storages).dump(part)
+    Python2Pickler(file, storages).dump(list(storages))
+    for storage in storages.values():
+        file.write(struct.pack("<q", storage.size) + storage.tobytes())
+    path.write_bytes(file.getvalue())
+
+
+def test_a_file_from_a_gpu_and_python_2_loads(tmp_path, first):
+    content = published(11) | {"prec1": 98.7, "optimizer": None}
+    python_2_file(content, tmp_path / "old.pth.tar")
+    loaded = load_published(tmp_path / "old.pth.tar", first, OUTPUT)
+    assert_loaded(loaded, first, content, HEAD)
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+class ShellTrap(Trap):
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("trap", [Trap, ShellTrap])
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_a_file_with_code_is_refused_and_the_code_not_executed(tmp_path, first, form, trap):
+    target, path = tmp_path / "created", tmp_path / "trap.pth.tar"
+    content = published(7) | {"prec1": trap(target)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content["prec1"], protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    message = refusal(path, first)
+    assert "contains code that reading it would execute" in message
+    assert not target.exists()
+    pickle.loads(pickle.dumps(content["prec1"]))
+    assert target.exists()  # the trap was real
+
+
+def refusal(path, first):
+    with pytest.raises(ValueError, match=r"^pretrained [^\n]*$") as caught:
+        load_published(path, first, OUTPUT)
+    return str(caught.value)
+
+
+def test_a_whole_model_is_refused(tmp_path, first):
+    torch.save(build_model("lenet_3", (1, 2, 2), 2), tmp_path / "model.pth")
+    assert "(models.lenet.LeNet)" in refusal(tmp_path / "model.pth", first)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.999])
+def test_a_truncated_file_is_refused(tmp_path, first, zipped, share):
+    path = tmp_path / "cut.pth.tar"
+    torch.save(published(7), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "is truncated or something else" in refusal(path, first)
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "x.safetensors"])
+@pytest.mark.parametrize("content", [b"\xff\xd8 not a checkpoint", b"text\n" * 99, b"\x80\x04N."])
+def test_another_file_is_refused(tmp_path, first, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert "is truncated or something else" in refusal(path, first)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, first):
+    assert "there is none at" in refusal(tmp_path / "missing.pth", first)
+    assert "there is none at" in refusal(tmp_path, first)
+
+
+@pytest.mark.parametrize(("content", "kind"), [([1, 2], "list"), (torch.ones(3), "Tensor")])
+def test_a_file_without_names_is_refused(tmp_path, first, content, kind):
+    torch.save(content, tmp_path / "x.pth")
+    assert f"the file holds a {kind}" in refusal(tmp_path / "x.pth", first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"fc1.filter.bias": None}, "lacks fc1.filter.bias: choose the model"),
+        ({"extra.weight": torch.ones(1)}, "has extra.weight besides"),
+        ({"fc1.filter.weight": torch.ones(512, 8192)}, "as 512x8192 and not 512x128: choose"),
+        ({"fc2.weight": torch.ones(7, 128)}, "has fc2.weight as 7x128 and not 7x256"),
+        ({"fc2.weight": None}, "lacks fc2.weight"),
+    ],
+)
+def test_tensors_of_another_network_are_named(tmp_path, first, changes, expected):
+    tensors = {name: value for name, value in (first | changes).items() if value is not None}
+    torch.save(tensors, tmp_path / "x.pth")
+    assert expected in refusal(tmp_path / "x.pth", first)
+
+
+def test_the_checkpoint_of_another_lightcnn_is_refused(tmp_path, first):
+    torch.save(published(7, "lightcnn_29"), tmp_path / "29.pth")
+    message = refusal(tmp_path / "29.pth", first)
+    assert "lacks features.0.filter.weight, lacks features.0.filter.bias" in message
+    assert "more): choose the model and the image shape it was trained with" in message
