@@ -10,9 +10,9 @@ from pathlib import Path
 
 from datasets.digits import digits
 from datasets.mnist import fashion_mnist, mnist
-from datasets.splits import DataUnavailableError, Images, Split, Splits, split_images
+from datasets.splits import DataUnavailableError, Images, Split, Splits, View, split_images
 
-__all__ = ["DATASETS", "DataUnavailableError", "Images", "Split", "Splits", "load_splits"]
+__all__ = ["DATASETS", "DataUnavailableError", "Images", "Split", "Splits", "View", "load_splits"]
 
 DATASETS: dict[str, Callable[[Path], Images]] = {
     "mnist": mnist,
@@ -22,7 +22,9 @@ DATASETS: dict[str, Callable[[Path], Images]] = {
 VALID_SHARE = 1 / 12  # 5,000 of MNIST's 60,000 (arXiv:1803.03635, appendix G)
 
 
-def load_splits(name: str, root: str, seed: int, train_limit: int = 0) -> tuple[Splits, str]:
+def load_splits(
+    name: str, root: str, seed: int, train_limit: int = 0, standardise: bool = True
+) -> tuple[Splits, str]:
     """The splits of a data set, and in words why it is this one.
 
     The name "auto" stands for MNIST where it is on disk or can be downloaded, otherwise digits.
@@ -42,4 +44,4 @@ def load_splits(name: str, root: str, seed: int, train_limit: int = 0) -> tuple[
             raise
         wanted, why = "digits", f"auto: {error}"
         raw = DATASETS[wanted](Path(root))
-    return split_images(wanted, raw, VALID_SHARE, seed, train_limit), why
+    return split_images(wanted, raw, VALID_SHARE, seed, train_limit, standardise), why

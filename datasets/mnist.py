@@ -82,7 +82,7 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
     final = root / kind.__name__
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{kind.__name__}.lock", timeout=LOCK_SECONDS), _socket_timeout():
+        with FileLock(root / f".{kind.__name__}.lock", timeout=LOCK_SECONDS), socket_timeout():
             if _complete(final / "raw"):  # another process was faster
                 return
             with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
@@ -101,7 +101,8 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
 
 
 @contextmanager
-def _socket_timeout() -> Iterator[None]:
+def socket_timeout() -> Iterator[None]:
+    """Downloads that do not say how long they wait for an answer do not wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:

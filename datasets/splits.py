@@ -1,6 +1,7 @@
 """Splits: train, valid and test as tensors, the same for everybody with a seed.
 
-The test images are those that the data set's makers set aside. Everything is selected on `valid`;
+The test images are those that the data set's makers set aside. Images stay as they are stored, a
+byte a pixel, and become inputs batch by batch, on the device. Everything is selected on `valid`;
 `test` is only reported.
 """
 
@@ -9,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+COUNTED = 10_000  # images whose pixels are counted at once
 
 
 class DataUnavailableError(ValueError):
@@ -25,45 +28,104 @@ class Images:
     labels: Tensor  # [N] int64
     test_images: Tensor  # [M, height, width] uint8
     test_labels: Tensor  # [M] int64
+    valid_images: Tensor | None = None  # where None, a share of the training images is set aside
+    valid_labels: Tensor | None = None
+    crop: int = 0  # side of the square that a network sees; 0 is the whole image
+    classes: tuple[str, ...] = ()  # their names, where they have any
+    mapped: bool = False  # the images stay on disk, and are read as they are needed
+
+
+@dataclass(frozen=True)
+class View:
+    """How a stored image becomes the input of a network.
+
+    A pixel p in [0, 1] is standardised to (p - mean) / std. Where there is a `crop`, training sees
+    a random square of that side, mirrored half of the time, and evaluation the square in the
+    middle.
+    """
+
+    white: int
+    mean: float
+    std: float
+    crop: int = 0
+
+    def fixed(self, images: Tensor) -> Tensor:
+        """Stored images [N, 1, height, width] to inputs for evaluation."""
+        if self.crop:
+            top, left = ((side - self.crop) // 2 for side in images.shape[-2:])
+            images = images[..., top : top + self.crop, left : left + self.crop]
+        return self._standard(images)
+
+    def varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Stored images [N, 1, height, width] to inputs for training, each in a way of its own."""
+        if not self.crop:
+            return self._standard(images)
+        count, side = len(images), torch.arange(self.crop)
+        height, width = images.shape[-2:]
+        tops = torch.randint(height - self.crop + 1, (count, 1), generator=generator)
+        lefts = torch.randint(width - self.crop + 1, (count, 1), generator=generator)
+        mirrored = torch.randint(2, (count, 1), generator=generator).bool()
+        rows = tops + side  # [N, crop]
+        columns = lefts + torch.where(mirrored, side.flip(0), side)  # [N, crop]
+        flat = (rows[:, :, None] * width + columns[:, None, :]).flatten(1).to(images.device)
+        squares = images.flatten(1).gather(1, flat).view(count, 1, self.crop, self.crop)
+        return self._standard(squares)
+
+    def _standard(self, images: Tensor) -> Tensor:
+        return images.float().div_(self.white).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set, ready to train with."""
+    """One part of a data set; `labels` say which device its batches are wanted on."""
 
-    images: Tensor  # [N, 1, height, width] float32, standardised
+    images: Tensor  # [N, 1, height, width] uint8, as they are stored
     labels: Tensor  # [N] int64
+    view: View
+    mapped: bool = False  # the images stay where they are
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an input."""
+        side = self.view.crop
+        return (1, side, side) if side else tuple(self.images.shape[1:])
+
     def to(self, device: str) -> "Split":
         """The same on a device of torch's."""
-        return Split(self.images.to(device), self.labels.to(device))
+        images = self.images if self.mapped else self.images.to(device)
+        return replace(self, images=images, labels=self.labels.to(device))
+
+    def stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as they are stored, and labels, of the given rows [n] int64."""
+        images = self.images.index_select(0, rows.to(self.images.device))
+        labels = self.labels.index_select(0, rows.to(self.labels.device))
+        return images.to(labels.device), labels
 
 
 @dataclass(frozen=True)
 class Splits:
     """The three parts of a data set.
 
-    Pixels are standardised: a pixel p in [0, 1] becomes (p - mean) / std, with the mean and the
-    standard deviation of the training images. `digest` identifies the exact content and order.
+    Pixels are standardised with the mean and the standard deviation of the training images.
+    `digest` identifies the exact content and order.
     """
 
     name: str
     source: str
     classes: int
-    mean: float
-    std: float
     digest: str
     train: Split
     valid: Split
     test: Split
+    class_names: tuple[str, ...] = ()  # where they have any
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Channels, height and width."""
-        return tuple(self.train.images.shape[1:])
+        """Channels, height and width of an input."""
+        return self.train.image_shape
 
     def to(self, device: str) -> "Splits":
         """The same on a device of torch's."""
@@ -71,59 +133,78 @@ class Splits:
         return replace(self, **parts)
 
 
-def split_images(name: str, raw: Images, valid_share: float, seed: int, train_limit: int) -> Splits:
-    """Set a random `valid_share` of the training images aside, standardise.
+Part = tuple[Tensor, Tensor]  # images and labels
+
+
+def split_images(
+    name: str, raw: Images, valid_share: float, seed: int, train_limit: int, standardise: bool
+) -> Splits:
+    """The splits of a data set, for networks.
 
     Args:
-        valid_share: Share of the training images, in (0, 1).
-        seed: Of the permutation that decides which images validate.
+        valid_share: Share of the training images to validate with, in (0, 1), where the data set
+            has no validation images of its own.
+        seed: Of the permutation that decides which images validate, and which are within the limit.
         train_limit: Use only so many training images; 0 means all.
+        standardise: Otherwise pixels stay in [0, 1].
 
     Raises:
         ValueError: If `train_limit` is larger than the number of training images.
     """
-    order = torch.randperm(len(raw.labels), generator=torch.Generator().manual_seed(seed))
-    valid, train = order.tensor_split([round(valid_share * len(order))])
-    if train_limit > len(train):
-        raise ValueError(f"train_limit must be at most {len(train)} for {name}, got {train_limit}")
-    train = train[: train_limit or None]
-    if not (len(train) and len(valid)):
-        raise ValueError(f"{name} is too small to be split: it has {len(order)} training images")
-    parts = [
-        (raw.images[train], raw.labels[train]),
-        (raw.images[valid], raw.labels[valid]),
-        (raw.test_images, raw.test_labels),
-    ]
-    mean, std = _mean_and_std(parts[0][0], raw.white)
+    train, valid = _train_and_valid(name, raw, valid_share, seed, train_limit)
+    parts = {"train": train, "valid": valid, "test": (raw.test_images, raw.test_labels)}
+    mean, std = _mean_and_std(train[0], raw.white)
     if not std:
         raise ValueError(f"all training images of {name} are one colour")
-
-    def ready(images: Tensor, labels: Tensor) -> Split:
-        standard = images.float().div_(raw.white).sub_(mean).div_(std)
-        return Split(standard.unsqueeze(1), labels)
-
+    view = View(raw.white, mean, std, raw.crop) if standardise else View(raw.white, 0, 1, raw.crop)
+    splits = {
+        part: Split(images.unsqueeze(1), labels, view, raw.mapped)
+        for part, (images, labels) in parts.items()
+    }
+    classes = len(raw.classes) or int(raw.labels.max()) + 1
     return Splits(
         name=name,
         source=raw.source,
-        classes=int(raw.labels.max()) + 1,
-        mean=mean,
-        std=std,
-        digest=_digest(parts),
-        train=ready(*parts[0]),
-        valid=ready(*parts[1]),
-        test=ready(*parts[2]),
+        classes=classes,
+        digest=_digest(list(parts.values())),
+        class_names=raw.classes,
+        **splits,
     )
+
+
+def _train_and_valid(
+    name: str, raw: Images, valid_share: float, seed: int, train_limit: int
+) -> tuple[Part, Part]:
+    order = torch.randperm(len(raw.labels), generator=torch.Generator().manual_seed(seed))
+    own = raw.valid_labels is not None
+    rows, train_rows = order.tensor_split([0 if own else round(valid_share * len(order))])
+    if train_limit > len(train_rows):
+        raise ValueError(
+            f"train_limit must be at most {len(train_rows)} for {name}, got {train_limit}"
+        )
+    if raw.valid_images is not None and raw.valid_labels is not None:
+        valid = raw.valid_images, raw.valid_labels
+    else:
+        valid = raw.images[rows], raw.labels[rows]
+    train_rows = train_rows[: train_limit or None]
+    whole = own and not train_limit  # may be larger than memory: not copied, not shuffled
+    train = (raw.images, raw.labels) if whole else (raw.images[train_rows], raw.labels[train_rows])
+    if not (len(train[1]) and len(valid[1])):
+        raise ValueError(f"{name} is too small to be split: it has {len(order)} training images")
+    return train, valid
 
 
 def _mean_and_std(images: Tensor, white: int) -> tuple[float, float]:
     """Of pixels in [0, 1]; counting the 256 values is exact, and much faster than adding up."""
-    counts = torch.bincount(images.flatten(), minlength=256).double()
+    counts = torch.zeros(256, dtype=torch.float64)
+    for some in torch.split(images, COUNTED):
+        counts += torch.bincount(some.flatten(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / white
     mean = (counts * values).sum() / counts.sum()
     return float(mean), float(((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt())
 
 
-def _digest(parts: list[tuple[Tensor, Tensor]]) -> str:
+def _digest(parts: list[Part]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for images, labels in parts:
         digest.update(images.numpy().data)

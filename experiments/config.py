@@ -1,95 +1,92 @@
 """Config: every knob of an experiment, in one typed list.
 
-A field's name is the command-line flag, the MLproject parameter and the MLflow param; its default,
-help and rule stand beside it. `python -m experiments mlproject` writes MLproject from this list.
-Where a field may be "auto", None stands for it here, and the run resolves it.
+`python -m experiments mlproject` writes MLproject from this list. Where a field may be "auto", None
+stands for it here, and `resolved` fills it in: experiments/recipes.py says with what.
 """
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import torch
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, Field, model_validator
 
 from datasets import DATASETS
 from experiments.optimizers import OPTIMIZERS
+from experiments.parameters import (
+    AUTO,
+    Amount,
+    Parameters,
+    Path,
+    Positive,
+    Rate,
+    Share,
+    checked,
+    one_of,
+    or_auto,
+    parse,
+)
+from experiments.recipes import defaults_for, model_for
 from experiments.schedules import SCHEDULES
 from models import build_model
 from pruning.criteria import CRITERIA
 from pruning.masks import MOST_ROUNDS, SCOPES
 from pruning.reinit import REINITS
 
-AUTO = "auto"
-NO_RESUME = "none"
+NONE = "none"
+PRECISIONS = ("float32", "bf16")
 
 
-def _one_of(*names: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _known_model(name: str) -> str:
+def _known_model(name: str | None) -> str | None:
+    if name is None:
+        return None
     with torch.device("meta"):  # takes no memory, however large
         try:
-            build_model(name, (1, 1, 1), 2)
+            build_model(name, (1, 128, 128), 2)
         except (TypeError, RuntimeError):
             raise ValueError(f"model is larger than any memory, got {name[:80]}") from None
     return name
 
 
 def _run_id(text: str) -> str:
-    if text != NO_RESUME and not re.fullmatch("[0-9a-f]{32}", text):
+    if text != NONE and not re.fullmatch("[0-9a-f]{32}", text):
         raise ValueError("must be the id of a run, 32 hexadecimal digits")
     return text
 
 
-_or_auto = BeforeValidator(lambda value: None if value == AUTO else value)
-_filled = Field(min_length=1)
 _unit = Field(gt=0, lt=1)
-_positive = Field(gt=0)
-_Rate = Annotated[float, Field(gt=0)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Config(BaseModel):
-    """One experiment. Frozen; `resolved` fills in what was left to the program."""
+class Config(Parameters):
+    """One experiment as it is asked for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    reinit: Annotated[str, _one_of(*REINITS)] = Field(
+    reinit: Annotated[str, one_of(*REINITS)] = Field(
         "lottery", description=f"where survivors restart: {', '.join(REINITS)}"
     )
-    dataset: Annotated[str, _one_of(AUTO, *DATASETS)] = Field(
+    dataset: Annotated[str, one_of(AUTO, *DATASETS)] = Field(
         AUTO, description=f"{', '.join(DATASETS)}; auto is mnist if it can be had, else digits"
     )
-    model: Annotated[str, AfterValidator(_known_model)] = Field(
-        "lenet_300_100", description="lenet_<n>_<n>..., a fully connected net of these sizes"
+    model: Annotated[str | None, AfterValidator(_known_model), or_auto] = Field(
+        None,
+        description=(
+            "lenet_n_n... (fully connected, of sizes n), lightcnn_9, lightcnn_29, lightcnn_29_v2; "
+            "auto is lightcnn_9 for photographs, else lenet_300_100"
+        ),
     )
-    criterion: Annotated[str, _one_of(*CRITERIA)] = Field(
+    pretrained: Path = Field(
+        NONE, description="file of published values that the dense network starts from"
+    )
+    criterion: Annotated[str, one_of(*CRITERIA)] = Field(
         "magnitude", description=f"which weights go first: {', '.join(CRITERIA)}"
     )
-    scope: Annotated[str, _one_of(*SCOPES)] = Field(
+    scope: Annotated[str, one_of(*SCOPES)] = Field(
         "layer", description="layer: each layer loses the same share; global: all compete"
     )
     prune_rate: Annotated[float, _unit] = Field(
         0.2, description="share of the surviving weights that a round removes"
     )
-    output_prune_rate: Annotated[_Share | None, _or_auto] = Field(
+    output_prune_rate: Annotated[Share | None, or_auto] = Field(
         None, description="the same for the output layer (0 spares it); auto is prune_rate"
     )
     target_sparsity: Annotated[float, _unit] = Field(
@@ -98,28 +95,58 @@ class Config(BaseModel):
     rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = Field(
         0, description="exactly so many full rounds whatever the target; 0 is as many as it needs"
     )
-    epochs: Annotated[int, _positive] = Field(10, description="epochs of the dense network")
-    retrain_epochs: Annotated[int, _positive] = Field(10, description="epochs of every later round")
+    epochs: Annotated[Positive | None, or_auto] = Field(
+        None, description="epochs of the dense network; auto is 10 for lenet, 40 for lightcnn"
+    )
+    retrain_epochs: Annotated[Positive | None, or_auto] = Field(
+        None, description="epochs of every later round; auto is 10 for lenet, 40 for lightcnn"
+    )
     rewind_epoch: Annotated[int, Field(ge=0)] = Field(
         1, description="for reinit=rewind: survivors return to their values after this epoch"
     )
-    optimizer: Annotated[str, _one_of(*OPTIMIZERS)] = Field(
-        "adam", description=f"{', '.join(OPTIMIZERS)}"
+    optimizer: Annotated[str | None, one_of(*OPTIMIZERS), or_auto] = Field(
+        None, description=f"{', '.join(OPTIMIZERS)}; auto is adam for lenet, adamw for lightcnn"
     )
-    lr: Annotated[_Rate | None, _or_auto] = Field(
-        None, description="learning rate; auto is 0.0012 for adam, 0.1 for sgd"
+    lr: Annotated[Rate | None, or_auto] = Field(
+        None, description="learning rate; auto is 0.0012 for adam, 0.001 for adamw, 0.1 for sgd"
     )
-    retrain_lr: Annotated[_Rate | None, _or_auto] = Field(
-        None, description="learning rate of every later round; auto is what reinit says"
+    retrain_lr: Annotated[Rate | None, or_auto] = Field(
+        None,
+        description="learning rate of every later round; auto is lr, for keep "
+        "where the schedule ends (0.3 of lr for lightcnn)",
     )
-    schedule: Annotated[str, _one_of(*SCHEDULES)] = Field(
+    schedule: Annotated[str, one_of(*SCHEDULES)] = Field(
         "cosine", description=f"course of the learning rate in a round: {', '.join(SCHEDULES)}"
     )
-    momentum: _Share = Field(0.0, description="for optimizer=sgd")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="L2 penalty, added to the gradient"
+    warmup_epochs: Annotated[Amount | None, or_auto] = Field(
+        None,
+        description=(
+            "epochs in which the rate rises first; auto is 0 for lenet, a quarter of epochs or "
+            "retrain_epochs, whichever is less, for lightcnn"
+        ),
     )
-    batch_size: Annotated[int, _positive] = Field(60, description="images in a training step")
+    momentum: Share = Field(0.0, description="for optimizer=sgd")
+    weight_decay: Annotated[Amount | None, or_auto] = Field(
+        None,
+        description=(
+            "adam, sgd: L2 penalty, added to the gradient; adamw: decay of the weights; "
+            "auto is 0 for lenet, 0.05 for lightcnn"
+        ),
+    )
+    grad_clip: Annotated[Amount | None, or_auto] = Field(
+        None,
+        description="largest norm of the gradient, 0 is any; auto is 0 for lenet, 1 for lightcnn",
+    )
+    label_smoothing: Annotated[Share | None, or_auto] = Field(
+        None,
+        description="share of a label given to all classes; auto is 0 for lenet, 0.1 for lightcnn",
+    )
+    batch_size: Annotated[Positive | None, or_auto] = Field(
+        None, description="images in a training step; auto is 60 for lenet, 20 for lightcnn"
+    )
+    precision: Annotated[str, one_of(AUTO, *PRECISIONS)] = Field(
+        AUTO, description="float32 or bf16; auto is bf16 for lightcnn on hardware that has it"
+    )
     train_limit: Annotated[int, Field(ge=0)] = Field(
         0, description="use only so many training images, for quick looks; 0 is all"
     )
@@ -129,99 +156,100 @@ class Config(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="of everything random: initial values, split, batches, scores"
     )
-    device: Annotated[str, _one_of(AUTO, "cpu", "cuda")] = Field(
+    device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
         AUTO, description="cpu or cuda; auto is cuda where there is one"
     )
-    data_root: Annotated[str, _filled] = Field("data", description="folder of downloaded data sets")
+    data_root: Path = Field(
+        "data", description="folder of downloaded data sets; for faces, of the photographs"
+    )
     resume: Annotated[str, AfterValidator(_run_id)] = Field(
-        NO_RESUME, description="id of an interrupted run to continue in place"
+        NONE, description="id of an interrupted run to continue in place"
     )
 
     @model_validator(mode="after")
     def _sound_together(self) -> "Config":
-        if self.momentum and self.optimizer != "sgd":
+        if self.momentum and self.optimizer not in (None, "sgd"):
             raise ValueError(
                 f"momentum is for optimizer=sgd, got {self.momentum} with {self.optimizer}"
             )
-        if self.reinit == "rewind" and self.rewind_epoch > self.epochs:
+        if self.reinit == "rewind" and self.rewind_epoch > (self.epochs or self.rewind_epoch):
             raise ValueError(
                 f"rewind_epoch must be at most epochs ({self.epochs}), got {self.rewind_epoch}"
             )
+        scheduled = {"epochs"} if self._fine_tunes() else {"epochs", "retrain_epochs"}
+        for name in sorted(scheduled):
+            whole = getattr(self, name)
+            if self.warmup_epochs and whole and self.warmup_epochs >= whole:
+                raise ValueError(
+                    f"warmup_epochs must be less than {name} ({whole}), got {self.warmup_epochs:g}"
+                )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
         return self
+
+    def _fine_tunes(self) -> bool:
+        return REINITS[self.reinit].schedule == "final"
 
     def settings(self) -> dict[str, Any]:
         """What decides the result: nothing of the machine, so that checkpoints are alike."""
         return self.model_dump(exclude={"data_root", "resume", "device"})
 
-    def resolved(self, dataset: str) -> "Config":
-        """The config with every "auto" replaced by what is used; `dataset` is what was loaded."""
-        lr = OPTIMIZERS[self.optimizer].default_lr if self.lr is None else self.lr
-        final = REINITS[self.reinit].schedule == "final"
-        retrain_lr = lr * SCHEDULES[self.schedule](1.0) if final else lr
-        cuda = "cuda" if torch.cuda.is_available() else "cpu"
-        rate = self.prune_rate if self.output_prune_rate is None else self.output_prune_rate
-        return self.model_copy(
-            update={
-                "dataset": dataset,
-                "device": cuda if self.device == AUTO else self.device,
-                "lr": lr,
-                "retrain_lr": retrain_lr if self.retrain_lr is None else self.retrain_lr,
-                "output_prune_rate": rate,
-            }
-        )
+    def resolved(self, dataset: str) -> "Resolved":
+        """The config with every "auto" replaced by what is used; `dataset` is what was loaded.
+
+        Raises:
+            ValueError: If what was asked for does not go with what replaces the rest.
+        """
+        model = self.model or model_for(dataset)
+        defaults = asdict(defaults_for(model))
+        fast, share = defaults.pop("bf16"), defaults.pop("warmup_share")
+        fine_tune_share = defaults.pop("fine_tune_share")
+        said = {name: value for name, value in self.model_dump().items() if value is not None}
+        values = defaults | said | {"dataset": dataset, "model": model}
+        values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
+        shortest = min(values["epochs"], values["retrain_epochs"])
+        values.setdefault("warmup_epochs", share * shortest)
+        end = SCHEDULES[self.schedule](1.0) if fine_tune_share is None else fine_tune_share
+        values.setdefault("retrain_lr", values["lr"] * (end if self._fine_tunes() else 1.0))
+        values.setdefault("output_prune_rate", self.prune_rate)
+        if self.device == AUTO:
+            values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.precision == AUTO:
+            values["precision"] = "bf16" if fast and has_bf16(values["device"]) else "float32"
+        return checked(Resolved, values)
+
+
+class Resolved(Config):
+    """One experiment as it is done: nothing is "auto" any more."""
+
+    model: str
+    epochs: int
+    retrain_epochs: int
+    optimizer: str
+    lr: float
+    retrain_lr: float
+    warmup_epochs: float
+    weight_decay: float
+    grad_clip: float
+    label_smoothing: float
+    batch_size: int
+    output_prune_rate: float
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 numbers itself."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return any(
+        bool(there) for name, there in torch.cpu.get_capabilities().items() if "bf16" in name
+    )
 
 
 def config_from(values: Mapping[str, Any]) -> Config:
-    """A checked config.
-
-    Raises:
-        ValueError: One line that names the parameter, the rule and the value.
-    """
-    try:
-        return Config.model_validate(dict(values))
-    except ValidationError as error:
-        raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
+    """A checked config; raises as `checked`."""
+    return checked(Config, values)
 
 
 def parse_config(argv: Sequence[str] | None = None) -> Config:
-    """The config of a command line such as `--reinit lottery --prune_rate 0.3`.
-
-    Raises:
-        ValueError: As `config_from`; also for an unknown flag.
-    """
-    parser = _Parser(prog="python -m experiments run", allow_abbrev=False)
-    for name, field in Config.model_fields.items():
-        help_text = f"{field.description} (default: {default_text(field)})".replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar="...", help=help_text, default=argparse.SUPPRESS)
-    return config_from(vars(parser.parse_args(argv)))
-
-
-def default_text(field: FieldInfo) -> str:
-    """A field's default as one types it: "auto" for None."""
-    return as_text(field.default)
-
-
-def as_text(value: object) -> str:
-    """A field's value as one types it: "auto" for None."""
-    return AUTO if value is None else str(value)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ValueError(f"{message}; python -m experiments run --help lists the parameters")
-
-
-def _in_words(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's problems as: parameter, rule, value."""
-    rule = str(problem["msg"]).removeprefix("Value error, ")
-    if not problem["loc"] or ", got " in rule:  # said in full by our own rules
-        return rule
-    name = problem["loc"][0]
-    if problem["type"] == "extra_forbidden":
-        return f"there is no parameter {name}; the parameters are {', '.join(Config.model_fields)}"
-    rule = rule.replace("Input should be", "must be").replace("String should", "must")
-    value = str(problem["input"])
-    shown = value if value.isprintable() and len(value) < 80 else repr(value)[:80]
-    return f"{name} {rule}, got {shown}"
+    """The config of a command line; raises as `parse`."""
+    return parse(Config, "run", argv)

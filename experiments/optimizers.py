@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 Update = Callable[[Sequence[Tensor], float], None]
@@ -20,12 +21,27 @@ Update = Callable[[Sequence[Tensor], float], None]
 def start_adam(parameters: list[Tensor], momentum: float, weight_decay: float) -> Update:
     """Adam with beta 0.9 and 0.999, epsilon 1e-8. Kingma & Ba 2015, arXiv:1412.6980."""
     del momentum
+    return _start_adaptive(adam, parameters, weight_decay)
+
+
+def start_adamw(parameters: list[Tensor], momentum: float, weight_decay: float) -> Update:
+    """Adam whose weight decay shrinks the parameters themselves: lr * weight_decay of each, a step.
+
+    Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+    del momentum
+    return _start_adaptive(adamw, parameters, weight_decay)
+
+
+def _start_adaptive(
+    method: Callable[..., None], parameters: list[Tensor], weight_decay: float
+) -> Update:
     first = [torch.zeros_like(value) for value in parameters]
     second = [torch.zeros_like(value) for value in parameters]
     steps = [torch.zeros((), device=value.device) for value in parameters]
 
     def update(gradients: Sequence[Tensor], lr: float) -> None:
-        adam(
+        method(
             parameters,
             list(gradients),
             first,
@@ -76,5 +92,6 @@ class Optimizer:
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adam": Optimizer(start_adam, default_lr=1.2e-3),
+    "adamw": Optimizer(start_adamw, default_lr=1e-3),
     "sgd": Optimizer(start_sgd, default_lr=0.1),
 }

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from datasets import Splits
-from experiments.config import Config
-from experiments.schedules import SCHEDULES
+from experiments.config import NONE, Resolved
+from experiments.schedules import SCHEDULES, warmed
 from experiments.training import DivergedError, Look, Recipe, Trained, derive_seed, evaluate, train
 from models import build_model, draw_state, prunable_weights, weight_uses
+from models.published import load_published
 from pruning import sizes
 from pruning.criteria import CRITERIA
 from pruning.masks import Masks, State, dense_masks, groups_of, plan_removals, prune
@@ -61,7 +62,7 @@ class RoundResult:
     seconds: dict[str, float]  # `round_seconds`, and of these `train_seconds` in training steps
 
 
-def plan(config: Config, data: Splits) -> Plan:
+def plan(config: Resolved, data: Splits) -> Plan:
     """How many weights each round removes where; its length is the number of pruning rounds.
 
     Raises:
@@ -78,7 +79,7 @@ def plan(config: Config, data: Splits) -> Plan:
 
 
 def prune_rounds(
-    config: Config, data: Splits, after: Network | None = None
+    config: Resolved, data: Splits, after: Network | None = None
 ) -> Iterator[Look | RoundResult]:
     """Train the dense network, then prune and retrain; yields looks, and each round as it ends.
 
@@ -89,7 +90,8 @@ def prune_rounds(
     Raises:
         DivergedError: If the loss is not finite; the message names the round and what to change.
     """
-    model = build_model(config.model, data.image_shape, data.classes).to(config.device)
+    model = build_model(config.model, data.image_shape, data.classes)
+    model = model.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     removals = plan(config, data)
     uses = weight_uses(model, data.image_shape)
     network = after and after.to(config.device)
@@ -107,7 +109,7 @@ def prune_rounds(
             raise DivergedError(
                 f"{error} of round {number}: lower {knob}, got {getattr(config, knob)}"
             ) from None
-        metrics = _measure(model, data, network, trained, uses)
+        metrics = _measure(config, model, data, network, trained, uses)
         seconds = {"round_seconds": perf_counter() - began, "train_seconds": trained.seconds}
         yield RoundResult(network, metrics, trained.looks, seconds)
 
@@ -115,8 +117,10 @@ def prune_rounds(
 Training = Generator[Look, None, tuple[Network, Trained]]
 
 
-def _train_dense(config: Config, model: nn.Module, data: Splits) -> Training:
+def _train_dense(config: Resolved, model: nn.Module, data: Splits) -> Training:
     initial = _draw(config, data, derive_seed(config.seed, 0, "initial"))
+    if config.pretrained != NONE:
+        initial = load_published(config.pretrained, initial, prunable_weights(model)[-1])
     masks = dense_masks(initial, prunable_weights(model))
     rewinds = REINITS[config.reinit].schedule == "rewound"
     recipe = _recipe(config, number=0)
@@ -126,14 +130,14 @@ def _train_dense(config: Config, model: nn.Module, data: Splits) -> Training:
     return Network(0, trained.state, masks, initial, trained.snapshot), trained
 
 
-def _next_masks(config: Config, last: Network, removals: dict[tuple[str, ...], int]) -> Masks:
+def _next_masks(config: Resolved, last: Network, removals: dict[tuple[str, ...], int]) -> Masks:
     criterion = CRITERIA[config.criterion]
     seed = derive_seed(config.seed, last.round + 1, "criterion")
     return prune(criterion(last.initial, last.state, last.masks, seed), last.masks, removals)
 
 
 def _retrain(
-    config: Config, model: nn.Module, data: Splits, last: Network, masks: Masks
+    config: Resolved, model: nn.Module, data: Splits, last: Network, masks: Masks
 ) -> Training:
     number = last.round + 1
     stream = partial(derive_seed, config.seed, number)
@@ -144,23 +148,22 @@ def _retrain(
     return replace(last, round=number, state=trained.state, masks=masks), trained
 
 
-def _draw(config: Config, data: Splits, seed: int) -> State:
+def _draw(config: Resolved, data: Splits, seed: int) -> State:
     state = draw_state(config.model, data.image_shape, data.classes, seed)
     return {name: value.to(config.device) for name, value in state.items()}
 
 
-def _recipe(config: Config, number: int) -> Recipe:
+def _recipe(config: Resolved, number: int) -> Recipe:
     """How to train in a round; pruning/reinit.py says what becomes of the schedule."""
     epochs = config.retrain_epochs if number else config.epochs
     base = config.retrain_lr if number else config.lr
-    assert base is not None, "the config must be resolved"
     where = REINITS[config.reinit].schedule if number else "start"
-    schedule = SCHEDULES["constant" if where == "final" else config.schedule]
     done = config.rewind_epoch if where == "rewound" else 0
-    entered = done / (done + epochs)
+    whole = done + epochs
+    course = warmed(SCHEDULES[config.schedule], config.warmup_epochs / whole)
 
     def lr(progress: float) -> float:
-        return base * schedule(entered + (1 - entered) * progress)
+        return base if where == "final" else base * course((done + epochs * progress) / whole)
 
     return Recipe(
         optimizer=config.optimizer,
@@ -170,18 +173,26 @@ def _recipe(config: Config, number: int) -> Recipe:
         batch_size=config.batch_size,
         epochs=epochs,
         eval_every=config.eval_every,
+        grad_clip=config.grad_clip,
+        label_smoothing=config.label_smoothing,
+        bf16=config.precision == "bf16",
     )
 
 
 def _measure(
-    model: nn.Module, data: Splits, network: Network, trained: Trained, uses: dict[str, int]
+    config: Resolved,
+    model: nn.Module,
+    data: Splits,
+    network: Network,
+    trained: Trained,
+    uses: dict[str, int],
 ) -> dict[str, float]:
-    last, masks = trained.looks[-1], network.masks
+    last, masks, bf16 = trained.looks[-1], network.masks, config.precision == "bf16"
     parameters = sum(value.numel() for value in model.parameters())
     model.load_state_dict(trained.best_state)
-    _, early_stop_accuracy = evaluate(model, data.test)
+    _, early_stop_accuracy = evaluate(model, data.test, bf16)
     model.load_state_dict(network.state)
-    test_loss, test_accuracy = evaluate(model, data.test)
+    test_loss, test_accuracy = evaluate(model, data.test, bf16)
     return {
         "train_loss": last.train_loss,
         "valid_loss": last.valid_loss,

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from datasets import load_splits
 from experiments import server, summary, tracking
-from experiments.config import NO_RESUME, Config, parse_config
+from experiments.config import NONE, Config, Resolved, parse_config
 from experiments.environment import environment
 from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals
 from experiments.rounds import RoundResult, plan, prune_rounds
@@ -42,7 +42,7 @@ def experiment(asked: Config) -> str:
         ValueError: If something asked for is wrong, missing or impossible.
     """
     server.check_tracking()
-    if asked.resume == NO_RESUME:
+    if asked.resume == NONE:
         return _experiment(asked, None)
     with sole_worker(asked.resume):  # before it is read, so that nobody adds to it meanwhile
         return _experiment(asked, find_run(asked))
@@ -50,8 +50,12 @@ def experiment(asked: Config) -> str:
 
 def _experiment(asked: Config, stored: StoredRun | None) -> str:
     wanted = stored.config if stored else asked
+    wanted.resolved(wanted.dataset)  # tells what does not go together before anything is read
     seed = derive_seed(wanted.seed, "split")
-    data, why = load_splits(wanted.dataset, wanted.data_root, seed, wanted.train_limit)
+    raw = wanted.pretrained != NONE  # published networks know pixels in [0, 1]
+    data, why = load_splits(
+        wanted.dataset, wanted.data_root, seed, wanted.train_limit, standardise=not raw
+    )
     config = wanted.resolved(data.name)
     data = data.to(config.device)
     last = len(plan(config, data))
@@ -86,7 +90,7 @@ def resume_hint(run_id: str) -> Iterator[None]:
 
 
 def with_progress(
-    events: Iterator[Look | RoundResult], config: Config, dense: bool
+    events: Iterator[Look | RoundResult], config: Resolved, dense: bool
 ) -> Iterator[RoundResult]:
     """The rounds among `events`; a progress bar each shows the looks, if there is a terminal."""
     while True:

@@ -12,8 +12,9 @@ import mlflow
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from experiments.config import Config, as_text, config_from, default_text
+from experiments.config import Config, Resolved, config_from
 from experiments.liveness import DEAD_AFTER_SECONDS, lock_name
+from experiments.parameters import as_text, default_text
 from experiments.rounds import Network
 from experiments.tables import (
     COMPLETE,
@@ -39,7 +40,7 @@ class StoredRun:
     """A run as it was left: its config, its complete rounds, and the last of their networks."""
 
     run_id: str
-    config: Config
+    config: Resolved
     tags: dict[str, str]
     history: History = field(default_factory=History)
     network: Network | None = None
@@ -69,7 +70,7 @@ def find_run(asked: Config) -> StoredRun:
         config = _stored_config(run, folder)
         _check_same(asked, config)
         moved = {name: getattr(asked, name) for name in MOVABLE if _said(asked, name)}
-        config = config_from({**config.model_dump(), **moved})
+        config = config_from({**config.model_dump(), **moved}).resolved(config.dataset)
         history = _history(run, config)
         network = None
         if history.rounds:
@@ -92,7 +93,7 @@ def _check_free(run: MlflowRun) -> None:
         )
 
 
-def _stored_config(run: MlflowRun, folder: str) -> Config:
+def _stored_config(run: MlflowRun, folder: str) -> Resolved:
     try:
         path = mlflow.artifacts.download_artifacts(
             run_id=run.info.run_id, artifact_path="config.json", dst_path=folder
@@ -103,7 +104,8 @@ def _stored_config(run: MlflowRun, folder: str) -> Config:
             "ended before it began; start it anew"
         ) from None
     try:
-        return config_from(json.loads(Path(path).read_text()))
+        config = config_from(json.loads(Path(path).read_text()))
+        return config.resolved(config.dataset)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"resume: config.json of run {run.info.run_id} is damaged: {error}"
@@ -129,7 +131,7 @@ def _check_same(asked: Config, stored: Config) -> None:
         )
 
 
-def _history(run: MlflowRun, config: Config) -> History:
+def _history(run: MlflowRun, config: Resolved) -> History:
     """The complete rounds; other metrics than ours, and rounds cut short, are left out."""
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
@@ -157,7 +159,7 @@ def _history(run: MlflowRun, config: Config) -> History:
     return History(rounds, epochs, frozenset(by_step))
 
 
-def _network(run_id: str, config: Config, number: int, folder: str) -> Network:
+def _network(run_id: str, config: Resolved, number: int, folder: str) -> Network:
     def fetch(name: str, of_round: int = 0) -> Checkpoint:
         path = f"checkpoints/{name}.safetensors"
         expected = {"what": name, "round": of_round, "config": config.settings()}

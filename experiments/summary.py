@@ -1,10 +1,11 @@
 """Summary: an experiment in words, for the terminal and for MLflow's list of runs."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from experiments.config import Config
+from experiments.config import Config, Resolved
 
 HEADLINES = (
     "valid_accuracy",
@@ -17,17 +18,18 @@ HEADLINES = (
 )
 
 
-def run_name(config: Config) -> str:
+def run_name(config: Resolved) -> str:
     """A name that tells runs apart in a list, such as `lottery mnist lenet_300_100 90% seed 0`.
 
     Whatever else is not as by default is named too.
     """
     how_far = f"{config.rounds} rounds" if config.rounds else f"{100 * config.target_sparsity:g}%"
     said = ("reinit", "dataset", "model", "target_sparsity", "rounds", "seed")
-    chosen = {"reinit": config.reinit, "optimizer": config.optimizer, "schedule": config.schedule}
-    usual = Config(**chosen).resolved(config.dataset).model_dump()
-    usual["retrain_lr"] = Config(**chosen, lr=config.lr).resolved(config.dataset).retrain_lr
-    usual |= Config().model_dump(include={"optimizer", "schedule"})
+    usual = _auto(config, "reinit", "model")
+    method = ("reinit", "model", "optimizer", "schedule")
+    usual["lr"] = _auto(config, *method)["lr"]
+    for name in ("retrain_lr", "warmup_epochs"):  # follow from others, which are named
+        usual[name] = _auto(config, *method, "lr", "epochs", "retrain_epochs")[name]
     usual["output_prune_rate"] = config.prune_rate
     extras = [
         f"{name}={value}"
@@ -36,6 +38,12 @@ def run_name(config: Config) -> str:
     ]
     words = [config.reinit, config.dataset, config.model, how_far, *extras, f"seed {config.seed}"]
     return " ".join(words)
+
+
+def _auto(config: Resolved, *said: str) -> dict[str, Any]:
+    """The config as it would be if only these of its parameters had been said."""
+    chosen = config.model_dump(include=set(said))
+    return Config(**chosen).resolved(config.dataset).model_dump()
 
 
 def round_line(row: Mapping[str, float], last: int) -> str:
@@ -73,7 +81,7 @@ def headlines(rounds: pd.DataFrame) -> dict[str, float]:
     return {"dense/test_accuracy": float(dense["test_accuracy"])} | values
 
 
-def description(config: Config, rounds: pd.DataFrame, rounds_planned: int, why: str) -> str:
+def description(config: Resolved, rounds: pd.DataFrame, rounds_planned: int, why: str) -> str:
     """A run in a few lines of Markdown: what it was, and what came out so far."""
     dense, final = rounds.iloc[0], rounds.iloc[-1]
     change = 100 * (final["test_accuracy"] - dense["test_accuracy"])

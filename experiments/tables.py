@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from experiments.config import Config
+from experiments.config import Resolved
 from experiments.training import Look
 
 Row = dict[str, float]
@@ -47,7 +47,7 @@ class History:
         return _frame(self.rounds), _frame(self.epochs)
 
 
-def epoch_rows(config: Config, number: int, looks: tuple[Look, ...]) -> list[Row]:
+def epoch_rows(config: Resolved, number: int, looks: tuple[Look, ...]) -> list[Row]:
     """The looks that end an epoch, as rows of round `number`."""
     before = config.epochs + (number - 1) * config.retrain_epochs if number else 0
     return [
@@ -62,7 +62,7 @@ def epoch_rows(config: Config, number: int, looks: tuple[Look, ...]) -> list[Row
     ]
 
 
-def place_of(config: Config, step: int) -> tuple[int, int]:
+def place_of(config: Resolved, step: int) -> tuple[int, int]:
     """The round and the epoch in it of a `step` counted through all rounds."""
     if step <= config.epochs:
         return 0, step

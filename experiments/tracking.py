@@ -6,6 +6,7 @@ epochs' metrics are there by then. Steps of a run's metrics count rounds; steps 
 `epoch/...` metrics count epochs through all rounds.
 """
 
+import hashlib
 import os
 import re
 import socket
@@ -24,9 +25,10 @@ from mlflow.exceptions import MlflowException
 
 from datasets import Splits
 from experiments import leftover, plots, summary
-from experiments.config import NO_RESUME, Config, as_text
+from experiments.config import NONE, Config, Resolved
 from experiments.environment import environment, release
 from experiments.liveness import Interrupted, check_stop, heartbeat, lock_name, sole_worker
+from experiments.parameters import as_text
 from experiments.rounds import Network, RoundResult
 from experiments.server import attached_run, impatient
 from experiments.stored_run import INITIAL, REWOUND, StoredRun, checkpoint_name
@@ -44,7 +46,7 @@ _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 class Run:
     """One experiment's run in MLflow."""
 
-    def __init__(self, run_id: str, config: Config, data: Splits, why: str, last: int) -> None:
+    def __init__(self, run_id: str, config: Resolved, data: Splits, why: str, last: int) -> None:
         self.run_id, self.config, self.data, self.why, self.last = run_id, config, data, why, last
         self.client = mlflow.MlflowClient()
         self.history = History()
@@ -130,9 +132,9 @@ class Run:
         data = self.data
         model = build_model(self.config.model, data.image_shape, data.classes)
         model.load_state_dict({name: value.cpu() for name, value in network.state.items()})
-        served = FromPixels(model, data.mean, data.std).eval()
-        pixels = data.test.images[:2].cpu() * data.std + data.mean
-        example = pixels.clamp(0, 1).numpy()
+        view = data.test.view
+        served = FromPixels(model, view.mean, view.std, view.crop).eval()
+        example = (data.test.images[:2].cpu().float() / view.white).numpy()
         with torch.no_grad():
             logits = served(torch.from_numpy(example)).numpy()
         logged = mlflow.pytorch.log_model(
@@ -148,7 +150,7 @@ class Run:
 
 @contextmanager
 def open_run(
-    config: Config, asked: Config, data: Splits, why: str, last: int, stored: StoredRun | None
+    config: Resolved, asked: Config, data: Splits, why: str, last: int, stored: StoredRun | None
 ) -> Iterator[Run]:
     """The run to log to: the one `mlflow run` has opened, a new one, or `stored` continued.
 
@@ -190,7 +192,7 @@ def open_run(
             _close(status, tags)
 
 
-def _start(config: Config, stored: StoredRun | None) -> str:
+def _start(config: Resolved, stored: StoredRun | None) -> str:
     if stored:
         os.environ.pop("MLFLOW_RUN_ID", None)
         mlflow.start_run(run_id=stored.run_id)
@@ -249,19 +251,25 @@ def _describe(run: Run, asked: Config) -> None:
             digest=data.digest,
         )
         mlflow.log_input(dataset, context=context)
+    if data.class_names:
+        mlflow.log_text("".join(f"{name}\n" for name in data.class_names), "classes.txt")
     # Last, because a run that has it can be resumed, and is not described again.
-    mlflow.log_dict(resolved | {"resume": NO_RESUME}, "config.json")
+    mlflow.log_dict(resolved | {"resume": NONE}, "config.json")
 
 
 def _tags(run: Run) -> dict[str, str]:
     config = run.config
-    chosen = ("reinit", "dataset", "model", "criterion", "scope", "device")
-    return {name: str(getattr(config, name)) for name in chosen} | {
+    chosen = ("reinit", "dataset", "model", "criterion", "scope", "device", "precision")
+    tags = {name: str(getattr(config, name)) for name in chosen} | {
         "dataset_why": run.why,
         "dataset_source": run.data.source,
         "dataset_digest": run.data.digest,
         "rounds_planned": str(run.last),
     }
+    if config.pretrained != NONE:
+        with Path(config.pretrained).open("rb") as file:
+            tags["pretrained_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return tags
 
 
 def _beat(run_id: str) -> None:

@@ -2,13 +2,15 @@
 
 The loop keeps one invariant in one place: pruned weights are multiplied by zero after every
 optimizer step, because momentum, Adam and weight decay move a weight whose gradient is zero. The
-order of the images in epoch e is a permutation drawn from (seed, e), whatever went before.
+order of the images in epoch e, and how each is cropped and mirrored, is drawn from (seed, e),
+whatever went before.
 """
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from math import isfinite
+from math import isfinite, prod
 from time import perf_counter
 
 import torch
@@ -19,8 +21,8 @@ from datasets import Split, Splits
 from experiments.optimizers import OPTIMIZERS
 from pruning.masks import Masks, State, apply_masks
 
-EVAL_BATCH = 2000  # images; the fastest on a CPU, and small enough for any GPU
-GATHER = 20  # batches copied out of the training set at once, which is faster than one by one
+EVAL_PIXELS = 2000 * 28 * 28  # in an evaluation batch; fast on a CPU, small enough for any GPU
+GATHER_PIXELS = 10**6  # made ready at once, which is faster than batch by batch
 
 
 class DivergedError(ValueError):
@@ -38,6 +40,9 @@ class Recipe:
     batch_size: int
     epochs: int
     eval_every: int  # iterations; 0 is once an epoch
+    grad_clip: float = 0.0  # largest norm of the gradient; 0 is any
+    label_smoothing: float = 0.0
+    bf16: bool = False  # bfloat16 autocast, in evaluation too
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def train(
     seconds, began = 0.0, perf_counter()
     for stop in _stops(model, masks, data.train, recipe, seed):
         seconds += perf_counter() - began
-        valid_loss, valid_accuracy = evaluate(model, data.valid)
+        valid_loss, valid_accuracy = evaluate(model, data.valid, recipe.bf16)
         look = replace(stop, valid_loss=valid_loss, valid_accuracy=valid_accuracy)
         _check_finite(look)
         if valid_loss < best and _is_candidate(look, recipe):
@@ -140,18 +145,25 @@ def _check_finite(look: Look) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
+def evaluate(model: nn.Module, split: Split, bf16: bool = False) -> tuple[float, float]:
     """Mean cross-entropy in nats, and accuracy in [0, 1]."""
     model.eval()
     loss = torch.zeros((), device=split.labels.device)
     right = torch.zeros((), device=split.labels.device, dtype=torch.int64)
-    for images, labels in zip(
-        torch.split(split.images, EVAL_BATCH), torch.split(split.labels, EVAL_BATCH), strict=True
+    for rows in torch.split(
+        torch.arange(len(split)), max(1, EVAL_PIXELS // prod(split.image_shape))
     ):
-        logits = model(images)
+        images, labels = split.stored(rows)
+        with _precision(images, bf16):
+            logits = model(split.view.fixed(images)).float()
         loss += F.cross_entropy(logits, labels, reduction="sum")
         right += (logits.argmax(1) == labels).sum()
     return float(loss) / len(split), int(right) / len(split)
+
+
+def _precision(images: Tensor, bf16: bool) -> AbstractContextManager[object]:
+    """Where products are taken in bfloat16, if they are; weights and sums stay float32."""
+    return torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def stepper(
@@ -161,28 +173,55 @@ def stepper(
     parameters = list(model.parameters())
     values = [parameter.detach() for parameter in parameters]
     update = OPTIMIZERS[recipe.optimizer].start(values, recipe.momentum, recipe.weight_decay)
-    masked = [
-        (value, masks[name].to(value.dtype))
-        for (name, _), value in zip(model.named_parameters(), values, strict=True)
+    masked = {
+        number: torch.empty_like(values[number]).copy_(masks[name])
+        for number, (name, _) in enumerate(model.named_parameters())
         if name in masks and not masks[name].all()
-    ]
+    }
 
     def step(images: Tensor, labels: Tensor, lr: float) -> Tensor:
-        loss = F.cross_entropy(model(images), labels)
-        update(torch.autograd.grad(loss, parameters), lr)
-        for value, mask in masked:
-            value.mul_(mask)
+        with _precision(images, recipe.bf16):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        gradients = [
+            gradient
+            if gradient.stride() == value.stride()
+            else torch.empty_like(value).copy_(gradient)
+            for gradient, value in zip(torch.autograd.grad(loss, parameters), values, strict=True)
+        ]  # fused optimizers take it for granted that both lie in memory alike
+        if recipe.grad_clip:
+            for number, mask in masked.items():  # pruned weights have no part in the norm
+                gradients[number].mul_(mask)
+            clip(gradients, recipe.grad_clip)
+        update(gradients, lr)
+        for number, mask in masked.items():
+            values[number].mul_(mask)
         return loss.detach()
 
     return step
 
 
+def clip(gradients: list[Tensor], largest: float) -> None:
+    """Scale gradients in place, so that their common norm is `largest` at most.
+
+    Pascanu et al. 2013, arXiv:1211.5063.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1))
+
+
 def shuffled_batches(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images and labels once, in the order that `seed` says; the last batch may be smaller."""
+    """All images once, ready for the network, and labels; the last batch may be smaller.
+
+    Their order, and how images are cropped and mirrored, is what `seed` says.
+    """
     batch_size = min(batch_size, len(split))
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    for chunk in torch.split(order.to(split.labels.device), GATHER * batch_size):
-        images, labels = split.images.index_select(0, chunk), split.labels.index_select(0, chunk)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(split), generator=generator)
+    batches = max(1, GATHER_PIXELS // (batch_size * prod(split.image_shape)))
+    for rows in torch.split(order, batches * batch_size):
+        stored, labels = split.stored(rows)
+        images = split.view.varied(stored, generator)
         yield from zip(
             torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
         )

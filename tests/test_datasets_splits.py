@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from datasets import DATASETS, load_splits
-from datasets.splits import Images, split_images
+from datasets.splits import Images, View, split_images
 
 
 @pytest.fixture
@@ -20,12 +22,11 @@ def raw():
 
 
 def pixels(splits, part):
-    images = getattr(splits, part).images * splits.std + splits.mean
-    return (100 * images[:, 0, 0, 0]).round().int().tolist()
+    return getattr(splits, part).images[:, 0, 0, 0].tolist()
 
 
 def test_train_and_valid_share_the_images_out(raw):
-    splits = split_images("x", raw, 0.1, seed=0, train_limit=0)
+    splits = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
     train, valid = pixels(splits, "train"), pixels(splits, "valid")
     assert (len(train), len(valid), len(splits.test)) == (54, 6, 6)
     assert sorted(train + valid) == list(range(60))
@@ -34,7 +35,7 @@ def test_train_and_valid_share_the_images_out(raw):
 
 
 def test_the_split_follows_the_seed_and_spares_the_test(raw):
-    one, same, other = (split_images("x", raw, 0.1, seed, 0) for seed in (1, 1, 2))
+    one, same, other = (split_images("x", raw, 0.1, seed, 0, True) for seed in (1, 1, 2))
     assert pixels(one, "train") == pixels(same, "train")
     assert pixels(one, "valid") != pixels(other, "valid")
     assert pixels(one, "test") == pixels(other, "test")
@@ -42,26 +43,76 @@ def test_the_split_follows_the_seed_and_spares_the_test(raw):
 
 
 def test_training_images_are_standardised(raw):
-    splits = split_images("x", raw, 0.1, seed=0, train_limit=0)
+    splits = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
     assert splits.train.images.shape == (54, 1, 2, 2)
     assert splits.image_shape == (1, 2, 2)
-    assert splits.train.images.mean().item() == pytest.approx(0, abs=1e-5)
-    assert splits.train.images.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    inputs = splits.train.view.fixed(splits.train.images)
+    assert inputs.mean().item() == pytest.approx(0, abs=1e-5)
+    assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    raw_pixels = split_images("x", raw, 0.1, 0, 0, standardise=False).train
+    assert torch.equal(raw_pixels.view.fixed(raw_pixels.images), raw_pixels.images / 100)
 
 
 def test_train_limit_shortens_training_alone(raw):
-    whole = split_images("x", raw, 0.1, seed=0, train_limit=0)
-    short = split_images("x", raw, 0.1, seed=0, train_limit=7)
+    whole = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
+    short = split_images("x", raw, 0.1, seed=0, train_limit=7, standardise=True)
     assert pixels(short, "train") == pixels(whole, "train")[:7]
     assert pixels(short, "valid") == pixels(whole, "valid")
     with pytest.raises(ValueError, match="train_limit must be at most 54 for x, got 55"):
-        split_images("x", raw, 0.1, seed=0, train_limit=55)
+        split_images("x", raw, 0.1, seed=0, train_limit=55, standardise=True)
+
+
+def test_a_data_sets_own_validation_images_are_kept(raw):
+    held = raw.images[50:] + 100
+    own = replace(raw, valid_images=held, valid_labels=torch.zeros(10, dtype=torch.int64))
+    splits = split_images("x", own, 0.1, seed=3, train_limit=0, standardise=True)
+    assert pixels(splits, "train") == list(range(60))
+    assert pixels(splits, "valid") == list(range(150, 160))
+    short = split_images("x", own, 0.1, seed=3, train_limit=9, standardise=True)
+    assert pixels(short, "valid") == pixels(splits, "valid")
+    assert len(set(pixels(short, "train"))) == 9
+
+
+@pytest.fixture
+def crossed():
+    """Ten images 5x7 whose pixel in row r and column c of image i is 35i + 7r + c."""
+    values = torch.arange(35, dtype=torch.uint8).reshape(1, 1, 5, 7)
+    return values.expand(10, 1, 5, 7), View(white=1, mean=0, std=1, crop=4)
+
+
+def test_evaluation_sees_the_middle(crossed):
+    images, view = crossed
+    expected = images[:, :, 0:4, 1:5].float()
+    assert torch.equal(view.fixed(images), expected)
+
+
+def test_training_sees_every_square_and_its_mirror_image(crossed):
+    images, view = crossed
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.cat([view.varied(images, generator) for _ in range(40)]).int()
+    found = {tuple(square.flatten().tolist()) for square in squares}
+    possible = set()
+    for top in range(2):
+        for left in range(4):
+            square = images[0, 0, top : top + 4, left : left + 4].int()
+            possible |= {tuple(square.flatten().tolist()), tuple(square.flip(1).flatten().tolist())}
+    assert found == possible
+    assert len(possible) == 16
+
+
+def test_views_follow_their_generator(crossed):
+    images, view = crossed
+    one, same, other = (
+        view.varied(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_one_changed_pixel_changes_the_digest(raw):
-    before = split_images("x", raw, 0.1, 0, 0).digest
+    before = split_images("x", raw, 0.1, 0, 0, True).digest
     raw.test_images[0, 0, 0] += 1
-    assert split_images("x", raw, 0.1, 0, 0).digest != before
+    assert split_images("x", raw, 0.1, 0, 0, True).digest != before
 
 
 def test_digits_are_split_like_mnist():

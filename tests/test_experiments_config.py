@@ -5,15 +5,22 @@ import pytest
 import torch
 import yaml
 
-from experiments.config import Config, as_text, config_from, default_text, parse_config
+from experiments.config import Config, config_from, has_bf16, parse_config
 from experiments.mlproject import mlproject
+from experiments.parameters import as_text, default_text
+from experiments.recipes import RECIPES
+from models import MODELS
 
 ROOT = Path(__file__).parent.parent
 
 MISTAKES = [
     ("reinit", "lotery", "reinit must be one of keep, random, lottery, rewind, got lotery"),
-    ("dataset", "cifar", "dataset must be one of auto, mnist, fashion_mnist, digits, got cifar"),
-    ("model", "resnet_20", "model must be one of lenet_... (such as lenet_300_100), got resnet_20"),
+    (
+        "dataset",
+        "cifar",
+        "dataset must be one of auto, mnist, fashion_mnist, digits, faces, olivetti, got cifar",
+    ),
+    ("model", "resnet_20", "lightcnn_29, lightcnn_29_v2, got resnet_20"),
     ("model", "lenet_999999999999999999999", "model is larger than any memory, got lenet_999"),
     ("seed", "1\nx", "seed must be a valid integer"),
     ("model", "lenet_0", "model lenet wants layer sizes such as lenet_300_100, got lenet_0"),
@@ -29,12 +36,15 @@ MISTAKES = [
     ("rounds", "1.5", "rounds must be a valid integer"),
     ("epochs", "0", "epochs must be greater than 0, got 0"),
     ("retrain_epochs", "0", "retrain_epochs must be greater than 0, got 0"),
-    ("optimizer", "lion", "optimizer must be one of adam, sgd, got lion"),
+    ("optimizer", "lion", "optimizer must be one of adam, adamw, sgd, got lion"),
     ("lr", "0", "lr must be greater than 0, got 0"),
     ("lr", "inf", "lr must be a finite number, got inf"),
     ("retrain_lr", "-1", "retrain_lr must be greater than 0, got -1"),
     ("schedule", "x", "schedule must be one of constant, cosine, got x"),
-    ("momentum", "0.9", "momentum is for optimizer=sgd, got 0.9 with adam"),
+    ("warmup_epochs", "-1", "warmup_epochs must be greater than or equal to 0, got -1"),
+    ("grad_clip", "-1", "grad_clip must be greater than or equal to 0, got -1"),
+    ("label_smoothing", "1", "label_smoothing must be less than 1, got 1"),
+    ("precision", "fp8", "precision must be one of auto, float32, bf16, got fp8"),
     ("weight_decay", "-1", "weight_decay must be greater than or equal to 0, got -1"),
     ("batch_size", "0", "batch_size must be greater than 0, got 0"),
     ("seed", "-1", "seed must be greater than or equal to 0, got -1"),
@@ -56,6 +66,28 @@ def test_an_unknown_flag_is_named():
         parse_config(["--prun_rate", "0.3"])
     with pytest.raises(ValueError, match="there is no parameter prun_rate; the parameters are"):
         config_from({"prun_rate": 0.3})
+
+
+MISMATCHES = [
+    ({"momentum": 0.9}, "momentum is for optimizer=sgd, got 0.9 with adam"),
+    ({"reinit": "rewind", "rewind_epoch": 11}, "rewind_epoch must be at most epochs (10), got 11"),
+    ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs (10), got 10"),
+    (
+        {"warmup_epochs": 4, "retrain_epochs": 3},
+        "warmup_epochs must be less than retrain_epochs (3), got 4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), MISMATCHES)
+def test_what_does_not_go_with_the_defaults_is_told(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config_from(values).resolved("mnist")
+
+
+def test_fine_tuning_has_no_warm_up():
+    values = {"warmup_epochs": 4, "retrain_epochs": 3, "reinit": "keep"}
+    assert config_from(values).resolved("mnist").warmup_epochs == 4
 
 
 def test_rewinding_past_the_end_of_training_is_refused():
@@ -86,10 +118,24 @@ def test_a_config_survives_its_own_text():
 
 def test_resolving_fills_in_every_auto():
     config = parse_config(["--device", "cpu"]).resolved("mnist")
-    assert None not in config.model_dump().values()
+    assert not {None, "auto"} & set(config.model_dump().values())
     assert (config.dataset, config.device, config.output_prune_rate) == ("mnist", "cpu", 0.2)
     assert (config.lr, config.retrain_lr) == (0.0012, 0.0012)
     assert config.resolved("mnist") == config
+
+
+def test_photographs_come_with_a_lightcnn_and_its_recipe():
+    config = parse_config(["--device", "cpu"]).resolved("faces")
+    assert (config.model, config.optimizer, config.lr) == ("lightcnn_9", "adamw", 0.001)
+    assert config.warmup_epochs == min(config.epochs, config.retrain_epochs) / 4
+    assert config.precision == ("bf16" if has_bf16("cpu") else "float32")
+    small = config_from({"model": "lenet_20", "epochs": 3}).resolved("faces")
+    assert (small.model, small.epochs, small.precision) == ("lenet_20", 3, "float32")
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_every_family_of_models_has_a_recipe(family):
+    assert family in RECIPES
 
 
 @pytest.mark.parametrize(
@@ -100,6 +146,7 @@ def test_resolving_fills_in_every_auto():
         (["--reinit", "keep", "--schedule", "cosine", "--retrain_lr", "0.3"], 0.3),
         (["--reinit", "lottery", "--schedule", "cosine", "--lr", "0.1"], 0.1),
         (["--optimizer", "sgd"], 0.1),
+        (["--reinit", "keep", "--model", "lightcnn_9"], 0.0003),
     ],
 )
 def test_the_retraining_rate_is_what_the_method_says(argv, retrain_lr):

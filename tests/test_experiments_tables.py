@@ -11,7 +11,7 @@ def looks(epochs):
 
 
 def test_epochs_are_counted_through_all_rounds_and_back():
-    config = config_from({"epochs": 3, "retrain_epochs": 2})
+    config = config_from({"epochs": 3, "retrain_epochs": 2}).resolved("digits")
     rows = [
         row for number, n in enumerate((3, 2, 2)) for row in epoch_rows(config, number, looks(n))
     ]
@@ -23,7 +23,7 @@ def test_epochs_are_counted_through_all_rounds_and_back():
 
 
 def test_looks_within_an_epoch_are_not_rows():
-    config = config_from({"epochs": 1})
+    config = config_from({"epochs": 1}).resolved("digits")
     inside = Look(1, 5, False, 1.0, 1.0, 0.5)
     assert len(epoch_rows(config, 0, (inside, *looks(1)))) == 1
 

@@ -137,7 +137,7 @@ def test_the_logged_model_is_the_last_network(finished):
     assert (pixels.min(), pixels.max()) == (0.0, 1.0)
     last = load_checkpoint(f"{artifact(finished, 'checkpoints')}/round_02.safetensors").state
     data, _ = load_splits("digits", "", derive_seed(0, "split"), QUICK["train_limit"])
-    values = (torch.from_numpy(pixels).flatten(1) - data.mean) / data.std
+    values = (torch.from_numpy(pixels).flatten(1) - data.test.view.mean) / data.test.view.std
     for layer in ("fc1", "fc2"):
         values = (values @ last[f"{layer}.weight"].T + last[f"{layer}.bias"]).relu()
     logits = values @ last["fc3.weight"].T + last["fc3.bias"]

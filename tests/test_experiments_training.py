@@ -1,13 +1,23 @@
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from datasets import Split, Splits, load_splits
+from datasets import Split, Splits, View, load_splits
 from experiments.optimizers import OPTIMIZERS
-from experiments.schedules import SCHEDULES
-from experiments.training import DivergedError, Recipe, derive_seed, evaluate, train
+from experiments.schedules import SCHEDULES, warmed
+from experiments.training import (
+    DivergedError,
+    Recipe,
+    clip,
+    derive_seed,
+    evaluate,
+    shuffled_batches,
+    stepper,
+    train,
+)
 from models import build_model, draw_state, prunable_weights
 from pruning.masks import apply_masks, dense_masks
 
@@ -50,7 +60,7 @@ def finish(training):
             return looks, end.value
 
 
-CLASSES = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+CLASSES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -118,9 +128,8 @@ def test_training_learns_and_repeats_bit_for_bit(data):
 
 
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
-    marked = Split(
-        torch.arange(250.0).reshape(250, 1, 1, 1).expand(250, 1, 8, 8), data.train.labels
-    )
+    pixels = torch.arange(250, dtype=torch.uint8).reshape(250, 1, 1, 1).expand(250, 1, 8, 8)
+    marked = Split(pixels, data.train.labels, View(white=1, mean=0, std=1))
     seen = []
 
     class Spy(torch.nn.Module):
@@ -135,7 +144,7 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
 
     model = Spy()
     start = {key: value.clone() for key, value in model.state_dict().items()}
-    splits = Splits("x", "x", 10, 0, 1, "", marked, data.valid, data.test)
+    splits = replace(data, train=marked)
     finish(train(model, start, {}, splits, recipe(epochs=2), seed=0))
     assert [len(batch) for batch in seen] == [60, 60, 60, 60, 10] * 2
     first, second = list(chain(*seen[:5])), list(chain(*seen[5:]))
@@ -180,8 +189,9 @@ def test_a_loss_that_is_not_finite_stops_training(data):
 
 def test_evaluate_by_hand():
     model = torch.nn.Flatten()  # the images are the logits
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
-    split = Split(logits.reshape(3, 1, 1, 2), torch.tensor([0, 0, 1]))
+    logits = torch.tensor([[2, 0], [0, 1], [3, 0]], dtype=torch.uint8)
+    view = View(white=1, mean=0, std=1)
+    split = Split(logits.reshape(3, 1, 1, 2), torch.tensor([0, 0, 1]), view)
     loss, accuracy = evaluate(model, split)
     assert accuracy == 1 / 3
     by_hand = torch.log(1 + torch.exp(torch.tensor([-2.0, 1.0, 3.0]))).mean()
@@ -195,6 +205,91 @@ def test_seeds_of_streams_differ():
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(1, "a") == derive_seed(1, "a")
+
+
+def test_a_warm_up_rises_to_the_schedule_it_precedes():
+    factor = warmed(SCHEDULES["cosine"], 0.25)
+    rising = [factor(progress) for progress in (0, 0.125, 0.25)]
+    assert rising == pytest.approx([0.04, 0.52, 1])
+    assert [factor(progress) for progress in (0.625, 1)] == pytest.approx([0.505, 0.01])
+    plain = warmed(SCHEDULES["cosine"], 0)
+    assert plain(0.3) == SCHEDULES["cosine"](0.3)
+
+
+def test_clipping_scales_all_gradients_alike_and_never_up():
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    clip(gradients, 1.0)
+    assert [value.flatten().tolist() for value in gradients] == [
+        pytest.approx([0.6, 0]),
+        pytest.approx([0.8]),
+    ]
+    clip(gradients, 100.0)
+    assert gradients[1].item() == pytest.approx(0.8)
+
+
+def one_step(model, state, masks, data, plan, lr=0.1):
+    model.load_state_dict(apply_masks(state, masks))
+    step = stepper(model, masks, plan)
+    images, labels = next(shuffled_batches(data.train, 60, 0))
+    loss = step(images, labels, lr)
+    return loss, {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def test_pruned_weights_have_no_part_in_the_norm(data):
+    """The step of a clipped, masked network equals the one of its survivors' gradients alone."""
+    model, state, masks = setting(density=0.3)
+    plan = recipe(optimizer="sgd", grad_clip=0.01)
+    _, after = one_step(model, state, masks, data, plan)
+    before = apply_masks(state, masks)
+    moved = torch.cat([(after[key] - before[key]).flatten() for key in before])
+    assert moved.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_label_smoothing_is_torchs(data):
+    model, state, masks = setting()
+    loss, _ = one_step(model, state, masks, data, recipe(label_smoothing=0.2))
+    model.load_state_dict(state)
+    images, labels = next(shuffled_batches(data.train, 60, 0))
+    expected = F.cross_entropy(model(images), labels, label_smoothing=0.2)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_bfloat16_is_near_float32_and_leaves_float32_weights(data):
+    model, state, masks = setting()
+    exact, _ = one_step(model, state, masks, data, recipe())
+    near, after = one_step(model, state, masks, data, recipe(bf16=True))
+    assert near.item() == pytest.approx(exact.item(), rel=0.02)
+    assert near.item() != exact.item()
+    assert near.dtype == torch.float32
+    assert all(value.dtype == torch.float32 for value in after.values())
+    model.load_state_dict(state)
+    (exact_loss, _), (near_loss, _) = (evaluate(model, data.valid, bf16) for bf16 in (False, True))
+    assert near_loss == pytest.approx(exact_loss, rel=0.02)
+    assert near_loss != exact_loss
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_layout_in_memory_changes_nothing_but_the_last_bits(name):
+    """Fused optimizers take parameters and gradients to lie in memory alike."""
+    pixels = torch.randint(256, (8, 1, 12, 12), dtype=torch.uint8)
+    split = Split(pixels, torch.arange(8) % 3, View(255, 0.5, 0.25))
+    images, labels = next(shuffled_batches(split, 8, 0))
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 3),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(4, 6, 3),
+            torch.nn.Flatten(),
+            torch.nn.Linear(6 * 64, 3),
+        ).to(memory_format=layout)
+        step = stepper(model, {}, recipe(optimizer=name))
+        for _ in range(5):
+            step(images, labels, 0.01)
+        results.append([value.detach().clone() for value in model.parameters()])
+    for plain, last in zip(*results, strict=True):
+        assert torch.allclose(plain, last, atol=1e-4)
 
 
 def test_schedules_go_from_one_to_their_floor():
