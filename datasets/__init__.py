@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datasets.digits import digits
+from datasets.faces import faces
 from datasets.mnist import fashion_mnist, mnist
+from datasets.olivetti import olivetti
 from datasets.splits import DataUnavailableError, Images, Split, Splits, View, split_images
 
 __all__ = ["DATASETS", "DataUnavailableError", "Images", "Split", "Splits", "View", "load_splits"]
@@ -18,6 +20,8 @@ DATASETS: dict[str, Callable[[Path], Images]] = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "digits": digits,
+    "faces": faces,
+    "olivetti": olivetti,
 }
 VALID_SHARE = 1 / 12  # 5,000 of MNIST's 60,000 (arXiv:1803.03635, appendix G)
 

@@ -5,7 +5,8 @@ from importlib import import_module
 
 COMMANDS = {
     "run": "prune, retrain and track one network, round by round (the main entry point)",
-    "bench": "time a training step against the usual way and against the floor",
+    "prepare_faces": "make a data set of faces out of folders of photographs",
+    "bench": "time a training step against the plain way and against the floor",
     "mlproject": "write MLproject anew from the config's fields",
 }
 
@@ -16,7 +17,7 @@ def main() -> None:
     if command not in COMMANDS:
         print("usage: python -m experiments COMMAND [--help]\n")
         for name, what in COMMANDS.items():
-            print(f"  {name:<10} {what}")
+            print(f"  {name:<14} {what}")
         sys.exit(0 if command in ("-h", "--help") else 2)
     import_module(f"experiments.{command}").main(sys.argv[2:])
 

@@ -1,13 +1,16 @@
-"""MLproject: written from the config's fields, so that the two cannot drift apart."""
+"""MLproject: written from the parameters of each command, so that the two cannot drift apart."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Config, default_text
+from experiments.config import Config
+from experiments.parameters import entry_point
+from experiments.prepare_faces import FacesConfig
 
 PATH = Path(__file__).resolve().parent.parent / "MLproject"
 HEAD = """\
-# Written by `python -m experiments mlproject` from experiments/config.py: change that, not this.
+# Written by `python -m experiments mlproject` from the fields of
+# experiments/config.py and experiments/prepare_faces.py: change those, not this.
 name: weight-loss
 conda_env: conda.yaml
 
@@ -23,16 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def mlproject() -> str:
     """The text of MLproject."""
-    return HEAD + _entry_point("main", "run")
-
-
-def _entry_point(name: str, command: str) -> str:
-    lines = [f"  {name}:", "    parameters:"]
-    for parameter, field in Config.model_fields.items():
-        lines += [
-            f"      # {field.description}",
-            f'      {parameter}: {{type: string, default: "{default_text(field)}"}}',
-        ]
-    lines += ["    command: >-", f"      python -m experiments {command}"]
-    lines += [f"      --{parameter}={{{parameter}}}" for parameter in Config.model_fields]
-    return "\n".join(lines) + "\n"
+    points = [
+        entry_point(Config, "main", "run"),
+        entry_point(FacesConfig, "prepare_faces", "prepare_faces"),
+    ]
+    return HEAD + "\n".join(points)

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("pruning", "models", "datasets", "experiments")
 TRACKERS = tuple(
-    f"experiments/{name}.py" for name in ("tracking", "server", "stored_run", "leftover")
+    f"experiments/{name}.py"
+    for name in ("tracking", "server", "stored_run", "leftover", "prepare_faces")
 )
 SERVICES = {"mlflow", "optuna", "ray"}
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -1,0 +1,130 @@
+"""Contact sheets: every photograph of a class on one page or more, to see what should go.
+
+The kept crops come first, in the order of the manifest, then what was rejected, framed in red, each
+with its reason. To throw one out, write the name below it into exclude.txt.
+"""
+
+import math
+from collections.abc import Hashable, Iterator
+from functools import cache
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from datasets.alignment import SIDE
+from datasets.manifest import BOX, KEPT
+from datasets.photographs import UnreadableError, read_picture
+
+FOLDER = "contact_sheets"
+COLUMNS, ROWS = 8, 10  # of pictures on a page
+GAP, LINE, LINES, HEAD = 8, 14, 4, 34  # pixels, but LINES: lines of a caption
+LETTERS = 23  # in one of them
+TILE = SIDE + 2 * GAP, SIDE + GAP + LINES * LINE
+REJECTED = "#c01010"
+Cells = dict[Hashable, Any]  # of a row of the manifest
+
+
+def draw_contact_sheets(
+    table: pd.DataFrame, before: pd.DataFrame | None, source: Path, out: Path
+) -> None:
+    """Draw the pages of every class whose rows are not as they were `before`; remove the others."""
+    folder = out / FOLDER
+    folder.mkdir(exist_ok=True)
+    for label in sorted(set(table["label"]) | set(before["label"] if before is not None else ())):
+        rows = table[table["label"] == label]
+        was = before[before["label"] == label] if before is not None else rows[:0]
+        first = folder / page_name(label, 1)
+        if first.exists() and rows.reset_index(drop=True).equals(was.reset_index(drop=True)):
+            continue
+        for page in _pages(folder, label):
+            page.unlink()
+        if len(rows):
+            draw_class(label, rows, source, out)
+
+
+def page_name(label: str, number: int) -> str:
+    """The file of a page of a class; photographs in no class folder have pages of their own."""
+    page = f".page{number}" if number > 1 else ""
+    return f"{label or '(no class)'}{page}.jpg"
+
+
+def _pages(folder: Path, label: str) -> Iterator[Path]:
+    number = 1
+    while (path := folder / page_name(label, number)).exists():
+        yield path
+        number += 1
+
+
+def draw_class(label: str, rows: pd.DataFrame, source: Path, out: Path) -> None:
+    """Draw the pages of one class."""
+    rows = rows.sort_values("outcome", key=lambda outcomes: outcomes != KEPT, kind="stable")
+    on_page = COLUMNS * ROWS
+    pages = math.ceil(len(rows) / on_page)
+    counts = rows["outcome"].value_counts()
+    title = f"{label}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    for number in range(1, pages + 1):
+        some = rows[(number - 1) * on_page : number * on_page]
+        page = _page(some, f"{title}  (page {number} of {pages})", source, out)
+        page.save(out / FOLDER / page_name(label, number), quality=88)
+
+
+def _page(rows: pd.DataFrame, title: str, source: Path, out: Path) -> Image.Image:
+    width, height = TILE
+    columns = min(COLUMNS, max(4, len(rows)))
+    size = columns * width, HEAD + math.ceil(len(rows) / columns) * height
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((GAP, GAP), title, "black", _font(16))
+    for index, row in enumerate(rows.to_dict("records")):
+        down, across = divmod(index, columns)
+        left, top = across * width + GAP, HEAD + down * height
+        page.paste(_tile(row, source, out), (left, top))
+        colour = "black" if row["outcome"] == KEPT else REJECTED
+        for line, text in enumerate(_caption(row)):
+            draw.text((left, top + SIDE + 2 + line * LINE), text, colour, _font(11))
+    return page
+
+
+def _tile(row: Cells, source: Path, out: Path) -> Image.Image:
+    if row["outcome"] == KEPT:
+        with Image.open(out / str(row["crop"])) as crop:
+            return crop.convert("RGB")
+    tile = Image.new("RGB", (SIDE, SIDE), "#dddddd")
+    thumbnail = _thumbnail(row, source)
+    if thumbnail:
+        tile.paste(thumbnail, ((SIDE - thumbnail.width) // 2, (SIDE - thumbnail.height) // 2))
+    ImageDraw.Draw(tile).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=REJECTED, width=2)
+    return tile
+
+
+def _thumbnail(row: Cells, source: Path) -> Image.Image | None:
+    """The whole photograph, with the face in a frame if there is one."""
+    if row["outcome"] == "unreadable":
+        return None
+    try:
+        picture = read_picture(source / str(row["source"])).grey.convert("RGB")
+    except UnreadableError:  # it was readable; somebody is changing the folder
+        return None
+    thumbnail = ImageOps.contain(picture, (SIDE, SIDE))
+    box = [row[name] * thumbnail.width / picture.width for name in BOX]
+    if not math.isnan(box[0]):
+        ImageDraw.Draw(thumbnail).rectangle(box, outline=REJECTED)
+    return thumbnail
+
+
+def _caption(row: Cells) -> list[str]:
+    """The name, whose end tells most, and what became of it."""
+    kept = row["outcome"] == KEPT
+    name = wrap(str(row["source"]), LETTERS)
+    about = wrap(str(row["split"]) if kept else f"{row['outcome']}: {row['reason']}", LETTERS)
+    about = about[: LINES - min(2, len(name))]
+    return name[len(about) - LINES :] + about
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)

@@ -1,0 +1,156 @@
+"""Prepare faces: from a folder of photographs to a data set, and what became of each to MLflow.
+
+mlflow run . -e prepare_faces -P source=photographs -P out=data/my_faces
+"""
+
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import mlflow
+import pandas as pd
+import torch
+from mlflow.entities import Metric, Param
+from pydantic import Field, model_validator
+
+from datasets.contact_sheets import FOLDER as SHEETS
+from datasets.face_options import FaceOptions
+from datasets.manifest import KEPT, MANIFEST, OUTCOMES
+from datasets.prepare import EXCLUDE, prepare, read_exclude
+from experiments import parameters, server, summary, tracking
+from experiments.liveness import Interrupted, check_stop, stop_signals
+from experiments.parameters import AUTO, Parameters, as_text, one_of
+
+USER_ERROR = 2
+MOST_CLASSES = 100  # in MLflow's metrics, and in the table that is printed; files have them all
+BATCH = 1000  # metrics that MLflow takes at once
+
+
+class FacesConfig(FaceOptions, Parameters):
+    """What prepare_faces can be asked for."""
+
+    source: parameters.Path = Field(description="folder of class folders of photographs")
+    out: parameters.Path = Field(description="folder to write the data set to")
+    device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
+        AUTO, description="cpu or cuda; auto is cuda where there is one"
+    )
+
+    @model_validator(mode="after")
+    def _device_is_there(self) -> "FacesConfig":
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
+        return self
+
+    def options(self) -> FaceOptions:
+        """What decides the crops and the splits."""
+        return FaceOptions(**self.model_dump(include=set(FaceOptions.model_fields)))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare a folder from the command line; mistakes become one line and a non-zero exit."""
+    attached = server.attached_run()
+    try:
+        with stop_signals():
+            prepare_faces(parameters.parse(FacesConfig, "prepare_faces", argv))
+    except Interrupted as stop:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except tracking.ERRORS as error:
+        print(f"error: {summary.explain(error)}", file=sys.stderr)
+        if attached and server.attached_run():  # not started yet, so nobody has marked it
+            server.mark_failed(attached, error)
+        sys.exit(USER_ERROR)
+
+
+def prepare_faces(config: FacesConfig) -> pd.DataFrame:
+    """Prepare a folder, tell what became of it, and log that; the manifest.
+
+    Raises:
+        ValueError: If something asked for is wrong, missing or impossible.
+    """
+    server.check_tracking()
+    source, out = Path(config.source), Path(config.out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device if config.device == AUTO else config.device
+    with _open_run(config, device) as run_id:
+        table = prepare(source, out, config.options(), device)
+        check_stop()
+        counts = pd.crosstab(table["label"].replace("", "(no class)"), table["outcome"])
+        counts = counts.reindex(columns=[name for name in OUTCOMES if name in counts])
+        _log(run_id, counts, out)
+    print(report(table, counts, out))
+    return table
+
+
+@contextmanager
+def _open_run(config: FacesConfig, device: str) -> Iterator[str]:
+    """The run that `mlflow run` has opened, or a new one; how it ends is written into it."""
+    attached = server.attached_run()
+    if not any(os.environ.get(name) for name in tracking.CHOOSE_EXPERIMENT):
+        mlflow.set_experiment(tracking.EXPERIMENT)
+    name = f"prepare_faces {Path(config.source).name}"
+    with mlflow.start_run(run_name=None if attached else name) as run:
+        client, run_id = mlflow.MlflowClient(), run.info.run_id
+        known = client.get_run(run_id).data.params  # `mlflow run` has logged what it was given
+        asked = {name: as_text(value) for name, value in config.model_dump().items()}
+        asked["resolved_device"] = device
+        new = [Param(*param) for param in asked.items() if param[0] not in known]
+        client.log_batch(run_id, params=new)
+        try:
+            yield run_id
+        except KeyboardInterrupt:
+            mlflow.end_run("KILLED")
+            raise
+        except BaseException as error:
+            mlflow.set_tag("error", summary.explain(error))
+            raise
+
+
+def _log(run_id: str, counts: pd.DataFrame, out: Path) -> None:
+    totals = {f"outcome/{outcome}": count for outcome, count in counts.sum().items()}
+    classes = counts.index if len(counts) <= MOST_CLASSES else ()
+    for label in classes:
+        name = f"class/{metric_name(label)}"
+        totals |= {f"{name}/{outcome}": count for outcome, count in counts.loc[label].items()}
+    now = int(1000 * time.time())
+    metrics = [Metric(name, float(value), now, 0) for name, value in totals.items()]
+    for start in range(0, len(metrics), BATCH):
+        mlflow.MlflowClient().log_batch(run_id, metrics[start : start + BATCH])
+    mlflow.log_text(counts.to_csv(), "counts.csv")
+    mlflow.log_artifact(str(out / MANIFEST))
+    mlflow.log_artifacts(str(out / SHEETS), SHEETS)
+
+
+def metric_name(label: str) -> str:
+    """A class's name as MLflow allows one; different ones stay different."""
+    name = re.sub(r"[^\w. -]|^\.+", "_", label)[:100] or "_"
+    if name == label:
+        return name
+    return f"{name}-{hashlib.blake2b(label.encode(), digest_size=3).hexdigest()}"
+
+
+def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
+    """What became of the photographs, where to look, and what to do next."""
+    lines = []
+    if len(counts) <= MOST_CLASSES:
+        lines += [counts.to_string(), ""]
+    totals = ", ".join(f"{count} {name}" for name, count in counts.sum().items())
+    lines += [f"{table['source'].nunique()} photographs of {len(counts)} classes: {totals}"]
+    names = read_exclude(out) - set(table["source"])
+    unknown = sorted(name for name in names if not name.startswith("crops/"))
+    if unknown:
+        lines += [f"WARNING: {out / EXCLUDE} names what is not there: {', '.join(unknown[:5])}"]
+    lines += [
+        f"To look at them: {out / SHEETS}; to leave some out, name them in {out / EXCLUDE},",
+        "one a line, and run the same again.",
+    ]
+    classes = table.loc[table["outcome"] == KEPT, "label"].nunique()
+    if classes < 2:
+        return "\n".join([*lines, f"{classes} class(es) kept: to train, two are the least."])
+    return "\n".join([*lines, f"Next: mlflow run . -P dataset=faces -P data_root={out}"])

@@ -1,0 +1,51 @@
+"""Pictures with and without faces that ship inside our dependencies, and a folder of them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib import cbook
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def orl_root() -> Path | None:
+    """A folder with the real ORL faces in it, if this machine has one."""
+    for folder in (os.environ.get("WEIGHT_LOSS_DATA"), ROOT / "data", ROOT.parent / "shared/data"):
+        if folder and (Path(folder) / "orl_faces/s1/1.pgm").is_file():
+            return Path(folder) / "orl_faces"
+    return None
+
+
+def portrait(width: int = 256) -> Image.Image:
+    """Grace Hopper, in colour; her face is a third of the width."""
+    with cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as image:
+        return image.convert("RGB").resize((width, width * 600 // 512), Image.Resampling.BICUBIC)
+
+
+def flower() -> Image.Image:
+    """A picture without a face."""
+    from sklearn.datasets import load_sample_image
+
+    return Image.fromarray(load_sample_image("flower.jpg")).resize((200, 132))
+
+
+def scene(seed: int, width: int = 150) -> Image.Image:
+    """The portrait somewhere before a background of its own, 240x240: never twice the same."""
+    random = np.random.default_rng(seed)
+    blocks = Image.fromarray(random.integers(60, 200, (4, 4, 3), dtype=np.uint8))
+    picture = blocks.resize((240, 240), Image.Resampling.BICUBIC)
+    picture.paste(portrait(width), (int(random.integers(240 - width)), int(random.integers(60))))
+    return picture
+
+
+def folder(root: Path, **classes: int) -> Path:
+    """A folder of class folders with so many scenes each."""
+    seed = 0
+    for label, count in classes.items():
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            scene(seed).save(root / label / f"{number}.png")
+            seed += 1
+    return root

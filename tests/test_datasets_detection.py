@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.detection import Detector
+from datasets.photographs import read_picture
+from tests.portraits import flower, orl_root, portrait, scene
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector("cpu")
+
+
+def test_the_face_of_a_portrait_is_found_where_it_is(detector):
+    [[face]] = detector.find([portrait()])
+    left_eye, right_eye, nose, mouth_left, mouth_right = face.landmarks
+    assert face.confidence > 0.99
+    assert np.allclose(left_eye, (111, 96), atol=4)
+    assert np.allclose(right_eye, (155, 93), atol=4)
+    assert mouth_left[0] < nose[0] < mouth_right[0]
+    assert right_eye[1] < nose[1] < mouth_left[1]
+    left, top, right, bottom = face.box
+    assert left < left_eye[0] < right_eye[0] < right
+    assert top < left_eye[1] < mouth_left[1] < bottom
+    assert face.size == right - left
+    assert face.area == (right - left) * (bottom - top)
+
+
+def test_pictures_of_all_sizes_together_give_what_each_gives_alone(detector):
+    pictures = [portrait(), flower(), portrait(200), portrait().rotate(5), Image.new("RGB", (9, 9))]
+    together = detector.find(pictures)
+    alone = [detector.find([picture])[0] for picture in pictures]
+    assert [len(faces) for faces in together] == [1, 0, 1, 1, 0]
+    for ours, theirs in zip(together, alone, strict=True):
+        for face, other in zip(ours, theirs, strict=True):
+            assert np.allclose(face.landmarks, other.landmarks, atol=0.1)
+            assert abs(face.confidence - other.confidence) < 1e-4
+
+
+def test_the_largest_of_several_faces_comes_first(detector):
+    picture = Image.new("RGB", (400, 240), "grey")
+    picture.paste(portrait(100), (10, 20))
+    picture.paste(portrait(180), (190, 10))
+    large, small = detector.find([picture])[0]
+    assert large.area > small.area
+    assert large.box[0] > 190 > small.box[2]
+
+
+def test_a_face_can_be_scaled_to_another_size_of_its_picture(detector):
+    [[face]] = detector.find([portrait()])
+    twice = face.scaled(2, 3)
+    assert twice.landmarks[0] == (2 * face.landmarks[0][0], 3 * face.landmarks[0][1])
+    assert twice.box[3] == 3 * face.box[3]
+    assert twice.confidence == face.confidence
+
+
+def test_the_scenes_of_these_tests_show_one_face_each(detector):
+    assert [len(faces) for faces in detector.find([scene(seed) for seed in range(12)])] == [1] * 12
+
+
+@pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
+def test_every_face_of_orl_is_found(detector):
+    paths = sorted(orl_root().rglob("*.pgm"))
+    found = detector.find([read_picture(path).view for path in paths])
+    assert len(found) == 400
+    assert sum(bool(faces) and faces[0].confidence > 0.9 for faces in found) == 400
