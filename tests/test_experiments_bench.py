@@ -1,14 +1,19 @@
 import re
 
+import pytest
 import torch
 
-from experiments import bench
+from experiments import bench, bench_lenet
+from experiments.bench_tools import take_turns
+
+RATIOS = {"lenet": ["floor", "ours / floor"], "lightcnn": [], "detection": []}
 
 
-def test_the_bench_prints_times_and_ratios(capsys):
-    bench.main(["--turns", "2", "--steps", "3"])
+@pytest.mark.parametrize("what", bench.BENCHES)
+def test_the_bench_prints_times_and_ratios(capsys, what):
+    bench.main([what, "--turns", "2", "--steps", "3"])
     said = capsys.readouterr().out
-    for kind in ("ours", "usual", "floor", "usual / ours", "ours / floor"):
+    for kind in ("ours", "plain", "images/s, ours", "plain / ours", *RATIOS[what]):
         row = re.search(
             rf"^  {kind} +([\d.]+)  \( *([\d.]+) to +([\d.]+), n=2\)$", said, re.MULTILINE
         )
@@ -19,14 +24,14 @@ def test_the_bench_prints_times_and_ratios(capsys):
 def test_turns_alternate_and_the_first_is_not_counted():
     calls = []
     steps = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    times = bench.take_turns(steps, turns=2, count=2)
+    times = take_turns(steps, turns=2, count=2)
     assert calls == ["a", "a", "b", "b"] * 3
     assert {kind: len(values) for kind, values in times.items()} == {"a": 2, "b": 2}
 
 
 def test_the_floor_does_the_products_of_a_real_step():
     """Forward and backward of LeNet-300-100: three products, three for weights, two for inputs."""
-    step = bench.floor("cpu")
+    step = bench_lenet.floor("cpu")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     counts = {event.key: event.count for event in profile.key_averages()}
