@@ -4,11 +4,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from datasets import load_splits
+from datasets import Images, load_splits, split_images
 from experiments.config import config_from
 from experiments.rounds import RoundResult, plan, prune_rounds
 from experiments.training import DivergedError, derive_seed
 from models import draw_state
+from pruning.checkpoint import load_checkpoint, save_checkpoint
 from pruning.criteria import CRITERIA
 from pruning.masks import apply_masks
 from pruning.reinit import REINITS
@@ -125,6 +126,25 @@ def test_continuing_from_any_round_changes_nothing(reinit, data):
             assert straight.looks == continued.looks
             assert same(straight.network.state, continued.network.state)
             assert same(straight.network.masks, continued.network.masks)
+
+
+@pytest.mark.parametrize("reinit", REINITS)
+def test_a_lightcnn_goes_on_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
+    """Whatever the memory format of a convolution's weights, and with crops and mirror images."""
+    pixels = torch.randint(256, (40, 20, 20), generator=torch.Generator().manual_seed(0))
+    images, labels = pixels.byte(), torch.arange(40) % 2
+    raw = Images("noise", 255, images[:30], labels[:30], images[30:], labels[30:], crop=16)
+    data = split_images("noise", raw, 0.2, 0, 0, True)
+    asked = {"model": "lightcnn_9", "epochs": 2, "retrain_epochs": 1, "rounds": 2}
+    settings = config_from(asked | {"reinit": reinit, "device": "cpu"}).resolved("faces")
+    whole = run(settings, data)
+    kept = whole[1].network
+    save_checkpoint(tmp_path / "a", kept.state, kept.masks, {})
+    loaded = load_checkpoint(tmp_path / "a")
+    (rest,) = run(settings, data, after=replace(kept, state=loaded.state, masks=loaded.masks))
+    assert rest.metrics == whole[2].metrics
+    assert same(rest.network.state, whole[2].network.state)
+    assert whole[2].metrics["sparsity"] == pytest.approx(0.36, abs=1e-5)
 
 
 def test_the_seed_decides_everything(data):

@@ -17,11 +17,12 @@ from tests.test_experiments_tracking import NAME
 assert anywhere  # a fixture
 
 
-def mlflow_run(**params):
+def mlflow_run(entry_point="main", **params):
     argv = [word for name, value in params.items() for word in ("-P", f"{name}={value}")]
     bin_folder = str(Path(sys.executable).parent)
+    where = ["--entry-point", entry_point, "--experiment-name=weight-loss"]
     return subprocess.run(
-        ["mlflow", "run", str(ROOT), "--env-manager=local", "--experiment-name=weight-loss", *argv],
+        ["mlflow", "run", str(ROOT), "--env-manager=local", *where, *argv],
         env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
