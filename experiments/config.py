@@ -121,8 +121,8 @@ class Config(Parameters):
     warmup_epochs: Annotated[Amount | None, or_auto] = Field(
         None,
         description=(
-            "epochs in which the rate rises first; auto is 0 for lenet, a quarter of epochs or "
-            "retrain_epochs, whichever is less, for lightcnn"
+            "of epochs, how many the rate rises first, and so in proportion when retraining; auto "
+            "is 0 for lenet, a quarter of epochs for lightcnn"
         ),
     )
     momentum: Share = Field(0.0, description="for optimizer=sgd")
@@ -176,13 +176,11 @@ class Config(Parameters):
             raise ValueError(
                 f"rewind_epoch must be at most epochs ({self.epochs}), got {self.rewind_epoch}"
             )
-        scheduled = {"epochs"} if self._fine_tunes() else {"epochs", "retrain_epochs"}
-        for name in sorted(scheduled):
-            whole = getattr(self, name)
-            if self.warmup_epochs and whole and self.warmup_epochs >= whole:
-                raise ValueError(
-                    f"warmup_epochs must be less than {name} ({whole}), got {self.warmup_epochs:g}"
-                )
+        if self.warmup_epochs and self.epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be less than epochs ({self.epochs}), "
+                f"got {self.warmup_epochs:g}"
+            )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
         return self
@@ -207,8 +205,7 @@ class Config(Parameters):
         said = {name: value for name, value in self.model_dump().items() if value is not None}
         values = defaults | said | {"dataset": dataset, "model": model}
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
-        shortest = min(values["epochs"], values["retrain_epochs"])
-        values.setdefault("warmup_epochs", share * shortest)
+        values.setdefault("warmup_epochs", share * values["epochs"])
         end = SCHEDULES[self.schedule](1.0) if fine_tune_share is None else fine_tune_share
         values.setdefault("retrain_lr", values["lr"] * (end if self._fine_tunes() else 1.0))
         values.setdefault("output_prune_rate", self.prune_rate)

@@ -15,7 +15,7 @@ class Defaults:
     optimizer: str
     weight_decay: float
     batch_size: int
-    warmup_share: float = 0.0  # of the epochs of the shorter kind of round
+    warmup_share: float = 0.0  # of epochs
     grad_clip: float = 0.0
     label_smoothing: float = 0.0
     fine_tune_share: float | None = None  # of lr, with which keep retrains; None: where lr ends

@@ -160,7 +160,7 @@ def _recipe(config: Resolved, number: int) -> Recipe:
     where = REINITS[config.reinit].schedule if number else "start"
     done = config.rewind_epoch if where == "rewound" else 0
     whole = done + epochs
-    course = warmed(SCHEDULES[config.schedule], config.warmup_epochs / whole)
+    course = warmed(SCHEDULES[config.schedule], config.warmup_epochs / config.epochs)
 
     def lr(progress: float) -> float:
         return base if where == "final" else base * course((done + epochs * progress) / whole)

@@ -29,7 +29,7 @@ def run_name(config: Resolved) -> str:
     method = ("reinit", "model", "optimizer", "schedule")
     usual["lr"] = _auto(config, *method)["lr"]
     for name in ("retrain_lr", "warmup_epochs"):  # follow from others, which are named
-        usual[name] = _auto(config, *method, "lr", "epochs", "retrain_epochs")[name]
+        usual[name] = _auto(config, *method, "lr", "epochs")[name]
     usual["output_prune_rate"] = config.prune_rate
     extras = [
         f"{name}={value}"

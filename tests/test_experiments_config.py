@@ -72,10 +72,6 @@ MISMATCHES = [
     ({"momentum": 0.9}, "momentum is for optimizer=sgd, got 0.9 with adam"),
     ({"reinit": "rewind", "rewind_epoch": 11}, "rewind_epoch must be at most epochs (10), got 11"),
     ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs (10), got 10"),
-    (
-        {"warmup_epochs": 4, "retrain_epochs": 3},
-        "warmup_epochs must be less than retrain_epochs (3), got 4",
-    ),
 ]
 
 
@@ -83,11 +79,6 @@ MISMATCHES = [
 def test_what_does_not_go_with_the_defaults_is_told(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         config_from(values).resolved("mnist")
-
-
-def test_fine_tuning_has_no_warm_up():
-    values = {"warmup_epochs": 4, "retrain_epochs": 3, "reinit": "keep"}
-    assert config_from(values).resolved("mnist").warmup_epochs == 4
 
 
 def test_rewinding_past_the_end_of_training_is_refused():
@@ -127,7 +118,7 @@ def test_resolving_fills_in_every_auto():
 def test_photographs_come_with_a_lightcnn_and_its_recipe():
     config = parse_config(["--device", "cpu"]).resolved("faces")
     assert (config.model, config.optimizer, config.lr) == ("lightcnn_9", "adamw", 0.001)
-    assert config.warmup_epochs == min(config.epochs, config.retrain_epochs) / 4
+    assert config.warmup_epochs == config.epochs / 4
     assert config.precision == ("bf16" if has_bf16("cpu") else "float32")
     small = config_from({"model": "lenet_20", "epochs": 3}).resolved("faces")
     assert (small.model, small.epochs, small.precision) == ("lenet_20", 3, "float32")

@@ -63,6 +63,14 @@ def test_every_combination_prunes_exactly_and_never_revives(reinit, criterion, s
         assert result.metrics["sparsity"] == 1 - result.metrics["remaining_weights"] / total
 
 
+def test_the_dense_network_does_not_depend_on_what_comes_after_it(data):
+    """So that methods compared at one seed begin with the same network."""
+    ways = [{"reinit": reinit} for reinit in REINITS]
+    ways += [{"retrain_epochs": 1}, {"prune_rate": 0.5}, {"criterion": "random"}, {"rounds": 1}]
+    dense = [next(iter(run(config(warmup_epochs=1, **way), data))) for way in ways]
+    assert all(same(one.network.state, dense[0].network.state) for one in dense)
+
+
 def test_magnitude_prunes_the_smallest_of_each_layer(data):
     dense, pruned = run(config(rounds=1), data)
     for name, mask in pruned.network.masks.items():
