@@ -100,6 +100,10 @@ def _prepared(root: Path) -> Path:
             prepare(root, folder, FaceOptions(), device)
     except ValueError as error:
         raise DataUnavailableError(f"data_root: {error}") from None
+    except OSError as error:
+        raise DataUnavailableError(
+            f"{root} cannot be prepared into {folder} ({error.strerror}): run prepare_faces"
+        ) from None
     return folder
 
 
@@ -127,6 +131,8 @@ def _fill(images: np.ndarray, folder: Path, crops: Sequence[str]) -> None:
         path = folder / crops[row]
         try:
             with Image.open(path) as crop:
+                if (crop.mode, crop.size) != ("L", (SIDE, SIDE)):
+                    raise ValueError(f"{crop.mode} {crop.size}")
                 images[row] = np.asarray(crop)
         except (OSError, ValueError, SyntaxError) as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"

@@ -7,6 +7,7 @@ out, and the manifest before: `judged`. One row a photograph, or with `which_fac
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,11 +38,13 @@ LANDMARKS = tuple(
     for name in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
     for axis in "xy"
 )
+SIZES = ("width", "height")  # every row has them, but not one that is cut off
 COLUMNS = (
     *("source", "label", "outcome", "crop", "split", "confidence"),
-    *("reason", "duplicate_of", *BOX, *LANDMARKS, "width", "height"),
+    *("reason", "duplicate_of", *BOX, *LANDMARKS, *SIZES),
 )
 TEXTS = ("source", "label", "outcome", "crop", "split", "reason", "duplicate_of")
+TYPES = {name: str if name in TEXTS else int if name in SIZES else float for name in COLUMNS}
 NOT_A_NUMBER = {name: [""] for name in COLUMNS if name not in TEXTS}
 
 
@@ -169,10 +172,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises:
         DataUnavailableError: If it is not there, or damaged.
     """
-    texts = dict.fromkeys(TEXTS, str)
     try:
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=NOT_A_NUMBER)
-        table[list(COLUMNS)]
+        return parse_manifest(path.read_bytes())
     except FileNotFoundError:
         raise DataUnavailableError(f"{path} is not there: run prepare_faces first") from None
     except (ValueError, KeyError) as error:  # pandas' own errors are of these kinds
@@ -180,4 +181,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise DataUnavailableError(
             f"{path} is damaged ({reason}): delete it, and run prepare_faces again"
         ) from None
+
+
+def parse_manifest(content: bytes) -> pd.DataFrame:
+    """The same of a file's content; whatever is wrong with it is a ValueError or a KeyError."""
+    table = pd.read_csv(
+        BytesIO(content), dtype=TYPES, keep_default_na=False, na_values=NOT_A_NUMBER
+    )
+    table[list(COLUMNS)]
+    if unknown := set(table["outcome"]) - set(OUTCOMES):
+        raise ValueError(f"no outcome: {', '.join(sorted(map(str, unknown)))}")
     return table

@@ -58,7 +58,7 @@ def as_images(portraits: np.ndarray, source: str) -> Images:
     images = images[people[:, None], torch.from_numpy(order)]  # [people, 10, SIDE, SIDE]
     parts = torch.split(images, [EACH - VALID - TEST, VALID, TEST], dim=1)
     labels = [people.repeat_interleave(part.shape[1]) for part in parts]
-    train, valid, test = (part.reshape(-1, SIDE, SIDE) for part in parts)
+    train, valid, test = (part.flatten(0, 1).contiguous() for part in parts)
     return Images(
         source=source,
         white=255,

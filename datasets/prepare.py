@@ -30,7 +30,7 @@ from datasets.contact_sheets import draw_contact_sheets
 from datasets.detection import Detector
 from datasets.face_options import FaceOptions
 from datasets.findings import Facts, add_findings, findings_text, read_findings
-from datasets.manifest import KEPT, MANIFEST, judge, judged, read_manifest
+from datasets.manifest import KEPT, MANIFEST, judge, judged, parse_manifest, read_manifest
 from datasets.photographs import (
     Photograph,
     Picture,
@@ -69,11 +69,12 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
         found = _look(photographs, out, options, device)
         table = judged(found, options, read_exclude(out), _places(before))
         _write_missing_crops(table, found, photographs, out, options)
-        _write(out / MANIFEST, table.to_csv(index=False).encode())
+        content = table.to_csv(index=False).encode()
+        table = parse_manifest(content)
+        draw_contact_sheets(table, before, source, out)  # again, unless the manifest is written
+        _write(out / MANIFEST, content)
         _remove_stale_crops(table, out)
         _write(out / FINDINGS, findings_text(found))
-        table = read_manifest(out / MANIFEST)
-        draw_contact_sheets(table, before, source, out)
     return table
 
 
@@ -105,6 +106,8 @@ def _check_same(source: Path, out: Path, options: FaceOptions) -> None:
     path = out / OPTIONS
     wanted = {"source": str(source.resolve())} | options.model_dump()
     if not path.exists():
+        if (out / "crops").exists():  # those that are not in the manifest would be removed
+            raise ValueError(f"{out} has crops, but not from here: name another out")
         _write(path, json.dumps(wanted, indent=2).encode())
         return
     made = json.loads(path.read_bytes())

@@ -1,0 +1,67 @@
+"""A folder of photographs in which every outcome occurs, and ways to look at what it became."""
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+from datasets.face_options import FaceOptions
+from datasets.prepare import prepare
+from tests.portraits import flower, folder, portrait, scene
+
+
+def run(root, device="cpu", **options):
+    return prepare(root / "source", root / "out", FaceOptions(**options), device)
+
+
+def messy_folder(root: Path) -> Path:
+    """`source` in a folder, and `out`, prepared."""
+    source = folder(root / "source", ann=12, bob=10)
+    for name, content in [("empty", b""), ("text", b"no picture"), ("corrupt", half_a_picture())]:
+        (source / f"ann/{name}.jpg").write_bytes(content)
+    flower().save(source / "ann/flower.jpg")
+    portrait(40).save(source / "ann/tiny.png")
+    portrait().rotate(65).save(source / "ann/tilted.png")
+    scene(3).save(source / "ann/copy of 3.jpg", quality=50)
+    scene(15).resize((120, 120)).save(source / "bob/half of 3.png")
+    scene(50).save(source / "loose.png")
+    scene(51).save(source / "ann/unwanted.png")
+    (root / "out").mkdir()
+    exclude = "# thrown out by me\n\n  ann/unwanted.png \nann/not there.png\n"
+    (root / "out/exclude.txt").write_text(exclude, encoding="utf-8-sig")
+    run(root)
+    return root
+
+
+def half_a_picture():
+    file = BytesIO()
+    portrait().save(file, "JPEG")
+    return file.getvalue()[: file.tell() // 2]
+
+
+def copied(messy: Path, root: Path) -> Path:
+    """A copy of both in another folder, to be changed."""
+    shutil.copytree(messy / "source", root / "source")
+    shutil.copytree(messy / "out", root / "out")
+    made = json.loads((root / "out/options.json").read_text())
+    made["source"] = str((root / "source").resolve())
+    (root / "out/options.json").write_text(json.dumps(made))
+    return root
+
+
+def tree(out):
+    """The content of all files that are for somebody to see."""
+    files = (path for path in out.rglob("*") if path.is_file() and path.name[0] != ".")
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def rows(table):
+    return {row["source"]: row for row in table.to_dict("records")}
+
+
+def outcomes(table):
+    return dict(zip(table["source"], table["outcome"], strict=True))
+
+
+def splits(table):
+    return dict(zip(table["source"], table["split"], strict=True))

@@ -1,0 +1,220 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import load_splits
+from datasets.face_options import FaceOptions
+from datasets.faces import faces
+from datasets.manifest import KEPT, read_manifest
+from datasets.prepare import prepare
+from datasets.splits import DataUnavailableError
+from tests.portraits import flower, folder
+
+PARTS = {
+    "train": ("images", "labels"),
+    "valid": ("valid_images", "valid_labels"),
+    "test": ("test_images", "test_labels"),
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Three classes, the last in the alphabet without a face."""
+    root = folder(tmp_path_factory.mktemp("photographs"), bob=6, Ann=10, zoe=0)
+    flower().save(root / "zoe/flower.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(photographs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    prepare(photographs, out, FaceOptions(), "cpu")
+    return out
+
+
+@pytest.fixture
+def own(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "own")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/weight-loss"
+
+
+def tensors(images):
+    return [getattr(images, name) for names in PARTS.values() for name in names]
+
+
+def equal(one, other):
+    return all(torch.equal(*pair) for pair in zip(tensors(one), tensors(other), strict=True))
+
+
+def edit_manifest(folder, change):
+    table = read_manifest(folder / "manifest.csv")
+    change(table).to_csv(folder / "manifest.csv", index=False)
+
+
+def first_crop(folder):
+    return sorted((folder / "crops/Ann").iterdir())[0]
+
+
+def test_a_prepared_folder_is_what_its_manifest_says(prepared):
+    images = faces(prepared)
+    table = read_manifest(prepared / "manifest.csv")
+    table = table[table["outcome"] == KEPT].sort_values("crop")
+    assert images.classes == ("Ann", "bob")
+    assert (images.white, images.crop, images.mapped) == (255, 128, False)
+    for part, names in PARTS.items():
+        pixels, labels = (getattr(images, name) for name in names)
+        rows = table[table["split"] == part]
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (len(rows), 144, 144)
+        assert [images.classes[label] for label in labels] == list(rows["label"])
+        for crop, tensor in zip(rows["crop"], pixels, strict=True):
+            with Image.open(prepared / crop) as image:
+                assert np.array_equal(image, tensor)
+    assert images.labels.bincount().tolist() == [7, 4]
+    assert images.valid_labels.bincount().tolist() == [2, 1]
+    assert images.test_labels.bincount().tolist() == [1, 1]
+
+
+def test_faces_are_split_as_prepared_whatever_the_seed(prepared):
+    splits, _ = load_splits("faces", str(prepared), seed=0)
+    other, _ = load_splits("faces", str(prepared), seed=1)
+    assert splits.digest == other.digest
+    assert (len(splits.train), len(splits.valid), len(splits.test)) == (11, 3, 2)
+    assert (splits.classes, splits.class_names) == (2, ("Ann", "bob"))
+    assert splits.image_shape == (1, 128, 128)
+
+
+def test_photographs_are_prepared_into_the_cache_once(photographs, prepared, cache, capsys):
+    images = faces(photographs)
+    [made] = [path for path in cache.iterdir() if path.is_dir()]
+    assert images.source == str(made)
+    assert equal(images, faces(prepared))
+    assert f"preparing the photographs in {photographs}" in capsys.readouterr().err
+    times = {path: path.stat().st_mtime_ns for path in made.rglob("*.png")}
+    assert equal(faces(photographs), images)
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.png")} == times
+    assert not {path.name for path in photographs.iterdir()} - {"Ann", "bob", "zoe"}
+
+
+def test_photographs_that_are_added_are_found(photographs, cache, tmp_path):
+    root = shutil.copytree(photographs, tmp_path / "photographs")
+    shutil.rmtree(root / "Ann")
+    shutil.rmtree(root / "zoe")
+    with pytest.raises(DataUnavailableError, match=r"has kept faces of 1 class\(es\), and two"):
+        faces(root)
+    shutil.copytree(photographs / "Ann", root / "Ann")
+    assert faces(root).classes == ("Ann", "bob")
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(photographs, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        DataUnavailableError, match=r"cannot be prepared into .*: run prepare_faces"
+    ):
+        faces(photographs)
+
+
+@pytest.mark.parametrize("files", [None, [], ["loose.png"], ["notes/read.me"]])
+def test_what_is_no_folder_of_photographs_is_a_clear_error(tmp_path, cache, files):
+    root = tmp_path / "root"
+    for name in files or []:
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    if files == []:
+        root.mkdir()
+    with pytest.raises(DataUnavailableError, match=r"^data_root: .* (photographs|folder)"):
+        faces(root)
+
+
+def test_a_folder_that_is_not_prepared_to_the_end_is_not_taken_for_photographs(own):
+    (own / "manifest.csv").unlink()
+    with pytest.raises(DataUnavailableError, match="is not prepared to the end: run prepare_faces"):
+        faces(own)
+
+
+def test_a_damaged_manifest_is_a_clear_error(own):
+    (own / "manifest.csv").write_text("source,label\n")
+    with pytest.raises(DataUnavailableError, match=r"manifest\.csv is damaged"):
+        faces(own)
+
+
+def test_a_kept_face_without_a_part_is_a_clear_error(own):
+    edit_manifest(own, lambda table: table.replace({"split": {"test": "tset"}}))
+    with pytest.raises(DataUnavailableError, match="the split of a kept face is none of train, va"):
+        faces(own)
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_an_empty_part_is_a_clear_error(own, part):
+    other = {"train": "test", "valid": "test", "test": "train"}[part]
+    edit_manifest(own, lambda table: table.replace({"split": {part: other}}))
+    with pytest.raises(DataUnavailableError, match=f"has no {part} images: classes of three"):
+        faces(own)
+
+
+@pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
+def test_a_missing_crop_is_a_clear_error(own, monkeypatch, mapped_bytes):
+    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", mapped_bytes)
+    first_crop(own).unlink()
+    with pytest.raises(DataUnavailableError, match=r"\.png is missing: .*run prepare_faces again"):
+        faces(own)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "size", "pixel", "RGB", "P"])
+@pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
+def test_a_damaged_crop_is_a_clear_error(own, monkeypatch, damage, mapped_bytes):
+    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", mapped_bytes)
+    path = first_crop(own)
+    content = path.read_bytes()
+    if damage in ("RGB", "P"):
+        Image.new(damage, (144, 144)).save(path)
+    elif damage in ("size", "pixel"):
+        Image.new("L", (1, 1) if damage == "pixel" else (144, 128)).save(path)
+    else:
+        half = content[: len(content) // 2]
+        path.write_bytes({"empty": b"", "half": half, "text": b"no picture"}[damage])
+    with pytest.raises(DataUnavailableError, match=r"\.png is damaged: delete what is left of it"):
+        faces(own)
+    assert not list(own.glob("crops.*.bin"))
+
+
+def test_what_is_mapped_is_what_is_read(prepared, own, monkeypatch):
+    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", 0)
+    images = faces(own)
+    assert images.mapped
+    [path] = own.glob("crops.*.bin")
+    assert path.stat().st_size == 16 * 144 * 144
+    made = path.stat().st_mtime_ns
+    assert equal(images, faces(own))
+    assert path.stat().st_mtime_ns == made
+    monkeypatch.undo()
+    assert equal(images, faces(prepared))
+    assert not faces(prepared).mapped
+
+
+def test_mapped_crops_are_read_anew_when_one_changes_or_goes(own, monkeypatch):
+    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", 0)
+    before = faces(own)
+    status = first_crop(own).stat()
+    Image.new("L", (144, 144), 77).save(first_crop(own))
+    os.utime(first_crop(own), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    after = faces(own)
+    changed = [
+        (part == 77).all((1, 2)).sum()
+        for part in (after.images, after.valid_images, after.test_images)
+    ]
+    assert sum(changed) == 1
+    assert not equal(before, after)
+    edit_manifest(own, lambda table: table.drop(index=table.index[table["split"] == "train"][0]))
+    assert len(faces(own).images) == len(after.images) - 1
+    assert len(list(own.glob("crops.*.bin"))) == 1
