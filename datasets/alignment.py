@@ -6,6 +6,7 @@ the mouth. Beyond the photograph's edge the crop is black, as theirs is.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -73,3 +74,30 @@ def cut(picture: Image.Image, transform: np.ndarray) -> Image.Image:
     return region.transform(
         (SIDE, SIDE), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC
     )
+
+
+def read_crop(path: Path) -> np.ndarray:
+    """A crop as it was written: [SIDE, SIDE] uint8.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is damaged.
+    """
+    try:
+        with Image.open(path) as crop:
+            if (crop.mode, crop.size) == ("L", (SIDE, SIDE)):
+                return np.asarray(crop)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError):  # Pillow's, of pictures
+        pass
+    raise ValueError(f"{path} is damaged")
+
+
+def is_crop(path: Path) -> bool:
+    """Whether there is a crop, undamaged."""
+    try:
+        read_crop(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True

@@ -5,8 +5,9 @@ with its reason. To throw one out, write the name below it into exclude.txt.
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.alignment import SIDE
+from datasets.files import file_name, write_whole
 from datasets.manifest import BOX, KEPT
 from datasets.photographs import UnreadableError, read_picture
 
@@ -25,13 +27,21 @@ GAP, LINE, LINES, HEAD = 8, 14, 4, 34  # pixels, but LINES: lines of a caption
 LETTERS = 23  # in one of them
 TILE = SIDE + 2 * GAP, SIDE + GAP + LINES * LINE
 REJECTED = "#c01010"
+Paths = Mapping[str, Path]
 Cells = dict[Hashable, Any]  # of a row of the manifest
 
 
 def draw_contact_sheets(
-    table: pd.DataFrame, before: pd.DataFrame | None, source: Path, out: Path
+    table: pd.DataFrame, before: pd.DataFrame | None, paths: Paths, out: Path
 ) -> None:
-    """Draw the pages of every class whose rows are not as they were `before`; remove the others."""
+    """Draw the pages of every class whose rows are not as they were `before`; remove the others.
+
+    Args:
+        table: The manifest.
+        before: That of the last time, whose pages are drawn.
+        paths: Of the photographs, by source.
+        out: The folder of the data set.
+    """
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     for label in sorted(set(table["label"]) | set(before["label"] if before is not None else ())):
@@ -43,13 +53,12 @@ def draw_contact_sheets(
         for page in _pages(folder, label):
             page.unlink()
         if len(rows):
-            draw_class(label, rows, source, out)
+            draw_class(label, rows, paths, out)
 
 
 def page_name(label: str, number: int) -> str:
     """The file of a page of a class; photographs in no class folder have pages of their own."""
-    page = f".page{number}" if number > 1 else ""
-    return f"{label or '(no class)'}{page}.jpg"
+    return f"{file_name(label or '(no class)')}.{number}.jpg"
 
 
 def _pages(folder: Path, label: str) -> Iterator[Path]:
@@ -59,7 +68,7 @@ def _pages(folder: Path, label: str) -> Iterator[Path]:
         number += 1
 
 
-def draw_class(label: str, rows: pd.DataFrame, source: Path, out: Path) -> None:
+def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:
     """Draw the pages of one class."""
     rows = rows.sort_values("outcome", key=lambda outcomes: outcomes != KEPT, kind="stable")
     on_page = COLUMNS * ROWS
@@ -68,11 +77,13 @@ def draw_class(label: str, rows: pd.DataFrame, source: Path, out: Path) -> None:
     title = f"{label}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     for number in range(1, pages + 1):
         some = rows[(number - 1) * on_page : number * on_page]
-        page = _page(some, f"{title}  (page {number} of {pages})", source, out)
-        page.save(out / FOLDER / page_name(label, number), quality=88)
+        page = _page(some, f"{title}  (page {number} of {pages})", paths, out)
+        content = BytesIO()
+        page.save(content, "JPEG", quality=88)
+        write_whole(out / FOLDER / page_name(label, number), content.getvalue())
 
 
-def _page(rows: pd.DataFrame, title: str, source: Path, out: Path) -> Image.Image:
+def _page(rows: pd.DataFrame, title: str, paths: Paths, out: Path) -> Image.Image:
     width, height = TILE
     columns = min(COLUMNS, max(4, len(rows)))
     size = columns * width, HEAD + math.ceil(len(rows) / columns) * height
@@ -82,31 +93,31 @@ def _page(rows: pd.DataFrame, title: str, source: Path, out: Path) -> Image.Imag
     for index, row in enumerate(rows.to_dict("records")):
         down, across = divmod(index, columns)
         left, top = across * width + GAP, HEAD + down * height
-        page.paste(_tile(row, source, out), (left, top))
+        page.paste(_tile(row, paths, out), (left, top))
         colour = "black" if row["outcome"] == KEPT else REJECTED
         for line, text in enumerate(_caption(row)):
             draw.text((left, top + SIDE + 2 + line * LINE), text, colour, _font(11))
     return page
 
 
-def _tile(row: Cells, source: Path, out: Path) -> Image.Image:
+def _tile(row: Cells, paths: Paths, out: Path) -> Image.Image:
     if row["outcome"] == KEPT:
         with Image.open(out / str(row["crop"])) as crop:
             return crop.convert("RGB")
     tile = Image.new("RGB", (SIDE, SIDE), "#dddddd")
-    thumbnail = _thumbnail(row, source)
+    thumbnail = _thumbnail(row, paths)
     if thumbnail:
         tile.paste(thumbnail, ((SIDE - thumbnail.width) // 2, (SIDE - thumbnail.height) // 2))
     ImageDraw.Draw(tile).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=REJECTED, width=2)
     return tile
 
 
-def _thumbnail(row: Cells, source: Path) -> Image.Image | None:
+def _thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
     """The whole photograph, with the face in a frame if there is one."""
     if row["outcome"] == "unreadable":
         return None
     try:
-        picture = read_picture(source / str(row["source"])).grey.convert("RGB")
+        picture = read_picture(paths[str(row["source"])]).grey.convert("RGB")
     except UnreadableError:  # it was readable; somebody is changing the folder
         return None
     thumbnail = ImageOps.contain(picture, (SIDE, SIDE))

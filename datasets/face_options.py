@@ -23,7 +23,7 @@ class FaceOptions(BaseModel):
         True, description="turn, scale and shift eyes and mouth into place; false crops the box"
     )
     margin: float = Field(
-        0.0, ge=0, description="for align=false: share of the box to add around it"
+        0.0, ge=0, le=10, description="for align=false: share of the box to add around it"
     )
     valid_share: float = Field(0.2, gt=0, lt=1, description="share of each class to validate with")
     test_share: float = Field(0.1, gt=0, lt=1, description="share of each class to test with")

@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 
-from datasets.alignment import SIDE
+from datasets.alignment import SIDE, read_crop
 from datasets.assignment import PARTS
 from datasets.face_options import FaceOptions
 from datasets.manifest import KEPT, MANIFEST, read_manifest
@@ -130,15 +129,10 @@ def _fill(images: np.ndarray, folder: Path, crops: Sequence[str]) -> None:
     def read(row: int) -> None:
         path = folder / crops[row]
         try:
-            with Image.open(path) as crop:
-                if (crop.mode, crop.size) != ("L", (SIDE, SIDE)):
-                    raise ValueError(f"{crop.mode} {crop.size}")
-                images[row] = np.asarray(crop)
-        except (OSError, ValueError, SyntaxError) as error:
-            reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-            raise DataUnavailableError(
-                f"{path} {reason}: delete what is left of it, and run prepare_faces again"
-            ) from None
+            images[row] = read_crop(path)
+        except (FileNotFoundError, ValueError) as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+            raise DataUnavailableError(f"{path} is {reason}: run prepare_faces again") from None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(read, range(len(crops))):

@@ -6,10 +6,14 @@ One line of JSON a photograph, added as soon as it is known; the last line of se
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from datasets.detection import Face
+from datasets.photographs import HASH_SIDE
+
+Hash = Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{HASH_SIDE**2 // 4}}}$")]
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,9 @@ class Facts:
 
     source: str
     label: str
-    size: int
-    modified: int
+    stamp: tuple[int, ...]
     digest: str = ""
-    hash: str = ""
+    hashes: tuple[Hash, ...] = ()
     width: int = 0
     height: int = 0
     faces: tuple[Face, ...] = ()

@@ -18,6 +18,7 @@ from datasets.assignment import assign
 from datasets.detection import Face
 from datasets.duplicates import find_duplicates
 from datasets.face_options import FaceOptions
+from datasets.files import file_name
 from datasets.findings import Facts
 from datasets.splits import DataUnavailableError
 
@@ -83,7 +84,7 @@ def _grade(face: Face, options: FaceOptions) -> tuple[str, str]:
     if face.confidence < options.min_confidence:
         return "low_confidence", f"{face.confidence:.3f}, less than {options.min_confidence:g}"
     if face.size < options.min_size:
-        return "too_small", f"{face.size:.1f} pixels, less than {options.min_size:g}"
+        return "too_small", f"{face.size:.2f} pixels, less than {options.min_size:g}"
     return KEPT, ""
 
 
@@ -92,7 +93,7 @@ def _crop_path(facts: Facts, number: int) -> str:
     digest = hashlib.blake2b(facts.source.encode(), digest_size=4).hexdigest()
     stem = PurePosixPath(facts.source).stem[:40]
     face = f"_{number}" if number > 1 else ""
-    return f"crops/{facts.label}/{stem}-{digest}{face}.png"
+    return f"crops/{file_name(facts.label)}/{stem}-{digest}{face}.png"
 
 
 def judged(
@@ -111,8 +112,8 @@ def judged(
     for row in rows:
         if not row.label:
             _reject(row, "excluded", "lies in no class folder")
-        elif {row.source, row.crop} & set(excluded):
-            _reject(row, "excluded", "named in exclude.txt")
+        for name in sorted({row.source, row.crop} & set(excluded)):
+            _reject(row, "excluded", excluded_as(name))
     kept = {row.source for row in rows if row.outcome == KEPT}
     _reject_duplicates(rows, [facts for facts in found if facts.source in kept], places)
     _split(rows, {facts.source: facts.digest for facts in found}, options, places)
@@ -121,13 +122,18 @@ def judged(
     return pd.DataFrame(cells, columns=list(COLUMNS))
 
 
+def excluded_as(name: str) -> str:
+    """The reason of what a person has thrown out by this name."""
+    return f"exclude.txt names {name}"
+
+
 def _reject(row: Row, outcome: str, reason: str) -> None:
     row.outcome, row.reason, row.crop = outcome, reason, ""
 
 
 def _reject_duplicates(rows: list[Row], kept: list[Facts], places: dict[str, str]) -> None:
     order = sorted((facts.source for facts in kept), key=lambda source: source not in places)
-    same = find_duplicates({facts.source: facts.hash for facts in kept}, order)
+    same = find_duplicates({facts.source: facts.hashes for facts in kept}, order)
     labels = {facts.source: facts.label for facts in kept}
     for row in rows:
         first = same.get(row.source)

@@ -18,6 +18,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from datasets.files import text_of
 from datasets.splits import DataUnavailableError
 
 # Phones' .heic is named so that it is reported as unreadable, and not passed over.
@@ -28,6 +29,7 @@ SUFFIXES = (
 HASH_SIDE = 24  # bits along a side of the perceptual hash
 SHORT_SIDE = 160  # faces are looked for in pictures enlarged by a whole factor to at least this ...
 MOST_ENLARGED = 4  # ... but not by more than this
+MOST_BYTES = 1 << 29  # of a file
 MOST_PIXELS = 1_500_000  # and reduced to at most this, which bounds time and memory
 
 
@@ -42,8 +44,7 @@ class Photograph:
     source: str  # path below the folder of class folders, with "/" between its parts
     label: str
     path: Path
-    size: int  # bytes
-    modified: int  # nanoseconds
+    stamp: tuple[int, ...]  # changes when the file is touched, moved, or another in its place
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Picture:
     grey: Image.Image  # 8 bits, every pixel, to cut crops from
     view: Image.Image  # RGB, enlarged or reduced, to find faces in
     digest: str  # of the file's bytes
-    hash: str  # perceptual, HASH_SIDE**2 bits as hexadecimal digits; nearly equal pictures are near
+    hashes: tuple[str, ...]  # perceptual, of it and of its mirror image; near are nearly equal
 
 
 def find_photographs(source: Path) -> list[Photograph]:
@@ -68,10 +69,9 @@ def find_photographs(source: Path) -> list[Photograph]:
     for path in _files(source):
         relative = path.relative_to(source)
         status = path.stat() if path.exists() else path.lstat()  # a link to nothing
+        stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
         label = relative.parts[0] if len(relative.parts) > 1 else ""
-        found.append(
-            Photograph(_text(relative), _text(label), path, status.st_size, status.st_mtime_ns)
-        )
+        found.append(Photograph(text_of(relative), text_of(label), path, stamp))
     if not found:
         raise DataUnavailableError(f"{source} has no photographs ({', '.join(SUFFIXES)})")
     if not any(photograph.label for photograph in found):
@@ -82,11 +82,6 @@ def find_photographs(source: Path) -> list[Photograph]:
     return sorted(found, key=lambda photograph: photograph.source)
 
 
-def _text(path: Path | str) -> str:
-    """A path as text that can be stored, even where its name is none."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/")
-
-
 def _files(source: Path) -> Iterator[Path]:
     """Links to folders are followed, but no folder is entered a second time."""
     seen = set()
@@ -94,12 +89,8 @@ def _files(source: Path) -> Iterator[Path]:
         status = Path(folder).stat()
         seen.add((status.st_dev, status.st_ino))
         below[:] = [name for name in below if name[0] != "." and not _known(folder, name, seen)]
-        for name in names:
-            path = Path(folder, name)
-            if name[0] == "." or path.suffix.lower() not in SUFFIXES:
-                continue
-            if path.is_file() or path.is_symlink():
-                yield path
+        paths = (Path(folder, name) for name in names if name[0] != ".")
+        yield from (path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
 def _refuse(error: OSError) -> None:
@@ -118,17 +109,31 @@ def read_picture(path: Path) -> Picture:
         UnreadableError: If it is empty, damaged, too large, or not a picture.
     """
     try:
-        content = path.read_bytes()
-        if not content:
-            raise UnreadableError("the file is empty")
+        content = _content(path)
         with Image.open(BytesIO(content)) as image:
             rgb = _rgb(ImageOps.exif_transpose(image))
-        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return Picture(rgb.convert("L"), _view(rgb), digest, _hash(rgb))
+        hashes = _hash(rgb), _hash(ImageOps.mirror(rgb))
+        return Picture(rgb.convert("L"), _view(rgb), digest_of(content), hashes)
     except UnreadableError:
         raise
     except Exception as error:  # each decoder has errors of its own
         raise UnreadableError(_reason(error)) from None
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():  # to read a pipe may take for ever
+        raise UnreadableError("not a file" if path.exists() else "a link to nothing")
+    if path.stat().st_size > MOST_BYTES:
+        raise UnreadableError(f"more than {MOST_BYTES:,} bytes")
+    content = path.read_bytes()
+    if not content:
+        raise UnreadableError("the file is empty")
+    return content
+
+
+def digest_of(content: bytes) -> str:
+    """Of a file's bytes."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @contextmanager

@@ -12,36 +12,37 @@ made of that.
 """
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from datasets.alignment import align, cut, frame
+from datasets.alignment import align, cut, frame, is_crop
+from datasets.assignment import PARTS
 from datasets.contact_sheets import draw_contact_sheets
-from datasets.detection import Detector
 from datasets.face_options import FaceOptions
+from datasets.files import text_of, write_whole
 from datasets.findings import Facts, add_findings, findings_text, read_findings
+from datasets.looking import look
 from datasets.manifest import KEPT, MANIFEST, judge, judged, parse_manifest, read_manifest
 from datasets.photographs import (
     Photograph,
     Picture,
-    UnreadableError,
+    digest_of,
     find_photographs,
     quiet_decoders,
     read_picture,
 )
 
 FINDINGS, EXCLUDE, OPTIONS = "found.jsonl", "exclude.txt", "options.json"
-WINDOW = 16  # photographs in memory at once; as many again are being read meanwhile
 
 
 def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.DataFrame:
@@ -62,19 +63,22 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
     """
     if out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"out must not lie inside source, got {out}")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"source must not lie inside out, got {source}")
     photographs = find_photographs(source)
     with _sole_writer(out), quiet_decoders():
         _check_same(source, out, options)
         before = read_manifest(out / MANIFEST) if (out / MANIFEST).exists() else None
         found = _look(photographs, out, options, device)
         table = judged(found, options, read_exclude(out), _places(before))
-        _write_missing_crops(table, found, photographs, out, options)
+        paths = {photograph.source: photograph.path for photograph in photographs}
+        _write_missing_crops(table, found, paths, out, options)
         content = table.to_csv(index=False).encode()
         table = parse_manifest(content)
-        draw_contact_sheets(table, before, source, out)  # again, unless the manifest is written
-        _write(out / MANIFEST, content)
+        draw_contact_sheets(table, before, paths, out)  # again, unless the manifest is written
+        write_whole(out / MANIFEST, content)
         _remove_stale_crops(table, out)
-        _write(out / FINDINGS, findings_text(found))
+        write_whole(out / FINDINGS, findings_text(found))
     return table
 
 
@@ -97,20 +101,27 @@ def _sole_writer(out: Path) -> Iterator[None]:
 def read_exclude(out: Path) -> set[str]:
     """What a person has thrown out: sources, or crops; lines that begin with # are comments."""
     path = out / EXCLUDE
-    lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
+    try:
+        lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: save it as that") from None
     return {line.strip() for line in lines if line.strip() and line.strip()[0] != "#"}
 
 
 def _check_same(source: Path, out: Path, options: FaceOptions) -> None:
     """One folder is made of one source in one way."""
     path = out / OPTIONS
-    wanted = {"source": str(source.resolve())} | options.model_dump()
+    wanted = {"source": text_of(source.resolve())} | options.model_dump()
     if not path.exists():
-        if (out / "crops").exists():  # those that are not in the manifest would be removed
-            raise ValueError(f"{out} has crops, but not from here: name another out")
-        _write(path, json.dumps(wanted, indent=2).encode())
+        there = {entry.name for entry in out.iterdir()} - {EXCLUDE}
+        if any(name[0] != "." for name in there):  # what is not in the manifest would be removed
+            raise ValueError(f"{out} has files that are not from here: name another out")
+        write_whole(path, json.dumps(wanted, indent=2).encode())
         return
-    made = json.loads(path.read_bytes())
+    try:
+        made = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+    except ValidationError:
+        raise ValueError(f"{path} is damaged: name another out, or delete all of {out}") from None
     other = [f"{name}={made.get(name)}" for name in wanted if made.get(name) != wanted[name]]
     if other:
         raise ValueError(f"{out} was made with {', '.join(other)}: name another out, or delete it")
@@ -122,13 +133,13 @@ def _look(
     """What was found in all photographs; those that are new or changed are looked at now."""
     known = read_findings(out / FINDINGS)
     facts = {
-        photograph.source: known[photograph.source]
+        photograph.source: same
         for photograph in photographs
-        if _unchanged(photograph, known.get(photograph.source))
+        if (same := _unchanged(photograph, known.get(photograph.source)))
     }
     new = [photograph for photograph in photographs if photograph.source not in facts]
     with tqdm(total=len(new), desc="faces", unit="photo", disable=None) as bar:
-        for window in _windows(new, device):
+        for window in look(new, device):
             for one, picture in window:
                 facts[one.source] = one
                 if picture:
@@ -138,53 +149,13 @@ def _look(
     return [facts[photograph.source] for photograph in photographs]
 
 
-def _unchanged(photograph: Photograph, facts: Facts | None) -> bool:
-    """What could not be read is tried again: it may have been a matter of rights."""
-    if facts is None or facts.problem:
-        return False
-    return (photograph.size, photograph.modified) == (facts.size, facts.modified)
-
-
-def _windows(
-    photographs: Sequence[Photograph], device: str
-) -> Iterator[list[tuple[Facts, Picture | None]]]:
-    """What is found in some photographs at a time; the next ones are being read meanwhile."""
-    if not photographs:
-        return
-    detector = Detector(device)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reading = [pool.submit(_read, one) for one in photographs[:WINDOW]]
-        for start in range(0, len(photographs), WINDOW):
-            end = start + WINDOW
-            following = [pool.submit(_read, one) for one in photographs[end : end + WINDOW]]
-            read = [future.result() for future in reading]
-            yield _find(photographs[start:end], read, detector)
-            reading = following
-
-
-def _read(photograph: Photograph) -> Picture | str:
-    """The picture, or why there is none."""
-    try:
-        return read_picture(photograph.path)
-    except UnreadableError as error:
-        return str(error)
-
-
-def _find(
-    photographs: Sequence[Photograph], read: Sequence[Picture | str], detector: Detector
-) -> list[tuple[Facts, Picture | None]]:
-    found = iter(detector.find([one.view for one in read if not isinstance(one, str)]))
-    answers: list[tuple[Facts, Picture | None]] = []
-    for photograph, picture in zip(photographs, read, strict=True):
-        start = photograph.source, photograph.label, photograph.size, photograph.modified
-        if isinstance(picture, str):
-            answers.append((Facts(*start, problem=picture), None))
-        else:
-            content = picture.digest, picture.hash, *picture.grey.size
-            scale = np.divide(picture.grey.size, picture.view.size)
-            faces = tuple(face.scaled(*scale.tolist()) for face in next(found))
-            answers.append((Facts(*start, *content, faces), picture))
-    return answers
+def _unchanged(photograph: Photograph, facts: Facts | None) -> Facts | None:
+    """What is known of it, unless it has changed; what could not be read is tried again."""
+    if facts is None or facts.problem or photograph.stamp == facts.stamp:
+        return None if facts is None or facts.problem else facts
+    if photograph.path.is_file() and digest_of(photograph.path.read_bytes()) == facts.digest:
+        return replace(facts, stamp=photograph.stamp)
+    return None
 
 
 def _write_crops(facts: Facts, picture: Picture, out: Path, options: FaceOptions) -> None:
@@ -197,20 +168,20 @@ def _write_crops(facts: Facts, picture: Picture, out: Path, options: FaceOptions
 def _write_missing_crops(
     table: pd.DataFrame,
     found: Sequence[Facts],
-    photographs: Sequence[Photograph],
+    paths: Mapping[str, Path],
     out: Path,
     options: FaceOptions,
 ) -> None:
-    """Those of faces that were left out before, and those that somebody has removed."""
+    """Those of faces that were left out before, and those that somebody has removed or damaged."""
     kept = table[table["outcome"] == KEPT]
     missing = {
         source
         for source, crop in zip(kept["source"], kept["crop"], strict=True)
-        if not (out / crop).exists()
+        if not is_crop(out / crop)
     }
-    for photograph, facts in zip(photographs, found, strict=True):
-        if photograph.source in missing:
-            _write_crops(facts, read_picture(photograph.path), out, options)
+    for facts in found:
+        if facts.source in missing:
+            _write_crops(facts, read_picture(paths[facts.source]), out, options)
 
 
 def _remove_stale_crops(table: pd.DataFrame, out: Path) -> None:
@@ -219,26 +190,18 @@ def _remove_stale_crops(table: pd.DataFrame, out: Path) -> None:
         if path.is_dir():
             with suppress(OSError):  # not empty
                 path.rmdir()
-        elif path not in wanted:
+        elif path not in wanted and path.suffix in (".png", ".partial"):
             path.unlink()
 
 
 def _places(before: pd.DataFrame | None) -> dict[str, str]:
     if before is None:
         return {}
-    kept = before[before["outcome"] == KEPT]
+    kept = before[before["split"].isin(PARTS)]
     return dict(zip(kept["source"], kept["split"], strict=True))
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = BytesIO()
     image.save(content, "PNG")
-    _write(path, content.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing, whenever the process ends."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_whole(path, content.getvalue())

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from datasets.contact_sheets import FOLDER as SHEETS
 from datasets.face_options import FaceOptions
-from datasets.manifest import KEPT, MANIFEST, OUTCOMES
+from datasets.manifest import KEPT, MANIFEST, OUTCOMES, excluded_as
 from datasets.prepare import EXCLUDE, prepare, read_exclude
 from experiments import parameters, server, summary, tracking
 from experiments.liveness import Interrupted, check_stop, stop_signals
@@ -142,8 +142,8 @@ def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
         lines += [counts.to_string(), ""]
     totals = ", ".join(f"{count} {name}" for name, count in counts.sum().items())
     lines += [f"{table['source'].nunique()} photographs of {len(counts)} classes: {totals}"]
-    names = read_exclude(out) - set(table["source"])
-    unknown = sorted(name for name in names if not name.startswith("crops/"))
+    done = set(table["source"]) | set(table["reason"])
+    unknown = sorted(n for n in read_exclude(out) if not {n, excluded_as(n)} & done)
     if unknown:
         lines += [f"WARNING: {out / EXCLUDE} names what is not there: {', '.join(unknown[:5])}"]
     lines += [

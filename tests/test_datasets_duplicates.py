@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets.duplicates import LIMIT, find_duplicates
 from datasets.photographs import HASH_SIDE, read_picture
@@ -14,11 +14,11 @@ def hashed(*ones):
     bits = np.zeros(BITS, dtype=np.uint8)
     for first, number in ones:
         bits[first : first + number] = 1
-    return np.packbits(bits).tobytes().hex()
+    return (np.packbits(bits).tobytes().hex(),)
 
 
 def hash_of(path):
-    return read_picture(path).hash
+    return read_picture(path).hashes
 
 
 def test_up_to_the_limit_pictures_are_the_same_and_beyond_it_not():
@@ -54,25 +54,27 @@ def test_scenes_are_told_apart_and_their_copies_are_not(tmp_path, side, quality)
     for seed in range(6):
         scene(seed).save(tmp_path / "a.png")
         hashes[f"scene {seed}"] = hash_of(tmp_path / "a.png")
-        scene(seed).resize((side, side)).save(tmp_path / "a.jpg", quality=quality)
-        hashes[f"copy {seed}"] = hash_of(tmp_path / "a.jpg")
+        scene(seed).resize((side, side)).save(tmp_path / "a.1.jpg", quality=quality)
+        hashes[f"copy {seed}"] = hash_of(tmp_path / "a.1.jpg")
     expected = {f"copy {seed}": f"scene {seed}" for seed in range(6)}
     assert find_duplicates(hashes, sorted(hashes, reverse=True)) == expected
 
 
 @pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
 def test_of_the_orl_faces_none_is_a_duplicate_and_every_copy_is(tmp_path):
-    originals, copies, halves = {}, {}, {}
+    originals, copies, halves, mirrored = {}, {}, {}, {}
     for path in sorted(orl_root().rglob("*.pgm")):
         name = f"{path.parent.name}/{path.stem}"
         originals[name] = hash_of(path)
         with Image.open(path) as image:
-            image.save(tmp_path / "a.jpg", quality=50)
+            image.save(tmp_path / "a.1.jpg", quality=50)
+            ImageOps.mirror(image).save(tmp_path / "b.jpg", quality=75)
             image.resize((image.width // 2, image.height // 2)).save(tmp_path / "a.png")
-        copies[f"{name} q50"] = hash_of(tmp_path / "a.jpg")
+        copies[f"{name} q50"] = hash_of(tmp_path / "a.1.jpg")
+        mirrored[f"{name} mirrored"] = hash_of(tmp_path / "b.jpg")
         halves[f"{name} half"] = hash_of(tmp_path / "a.png")
     assert len(originals) == 400
     assert find_duplicates(originals, list(originals)) == {}
-    for some in (copies, halves):
+    for some in (copies, halves, mirrored):
         found = find_duplicates(originals | some, [*originals, *some])
         assert found == {name: name.rpartition(" ")[0] for name in some}

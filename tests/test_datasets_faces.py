@@ -183,7 +183,7 @@ def test_a_damaged_crop_is_a_clear_error(own, monkeypatch, damage, mapped_bytes)
     else:
         half = content[: len(content) // 2]
         path.write_bytes({"empty": b"", "half": half, "text": b"no picture"}[damage])
-    with pytest.raises(DataUnavailableError, match=r"\.png is damaged: delete what is left of it"):
+    with pytest.raises(DataUnavailableError, match=r"\.png is damaged: run prepare_faces again"):
         faces(own)
     assert not list(own.glob("crops.*.bin"))
 

@@ -20,7 +20,7 @@ def facts(source, *faces, like="", **changes):
     label = source.partition("/")[0] if "/" in source else ""
     random = np.random.default_rng(list((like or source).encode()))
     look = random.bytes(HASH_SIDE**2 // 8).hex()
-    return Facts(source, label, 1, 2, f"digest of {source}", look, 640, 480, faces, **changes)
+    return Facts(source, label, (1,), f"digest of {source}", (look,), 640, 480, faces, **changes)
 
 
 def manifest(*found, excluded=(), places=None, **options):
@@ -42,7 +42,7 @@ def splits(table):
         (facts("a/1.png", face(50)), KEPT, ""),
         (facts("a/1.png", face(20, 0.9)), KEPT, ""),
         (facts("a/1.png"), "no_face", "MTCNN found no face"),
-        (facts("a/1.png", face(19.96)), "too_small", "20.0 pixels, less than 20"),
+        (facts("a/1.png", face(19.96)), "too_small", "19.96 pixels, less than 20"),
         (facts("a/1.png", face(50, 0.8994)), "low_confidence", "0.899, less than 0.9"),
         (facts("a/1.png", face(5, 0.5)), "low_confidence", "0.500, less than 0.9"),
         (facts("a/1.png", problem="the file is empty"), "unreadable", "the file is empty"),

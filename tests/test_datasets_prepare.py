@@ -56,7 +56,7 @@ def test_every_kept_face_has_its_crop_and_there_are_no_others(messy):
 
 def test_every_class_has_its_contact_sheet(messy):
     pages = sorted(path.name for path in (messy / "out/contact_sheets").iterdir())
-    assert pages == ["(no class).jpg", "ann.jpg", "bob.jpg"]
+    assert pages == ["(no class).1.jpg", "ann.1.jpg", "bob.1.jpg"]
     for page in pages:
         with Image.open(messy / "out/contact_sheets" / page) as image:
             image.load()
@@ -68,10 +68,10 @@ def test_a_class_of_many_has_pages_which_go_when_it_has_few(tmp_path):
     for number in range(81):
         (tmp_path / f"source/b/{number}.jpg").touch()
     run(tmp_path)
-    assert sheets(tmp_path) == ["a.jpg", "b.jpg", "b.page2.jpg"]
+    assert sheets(tmp_path) == ["a.1.jpg", "b.1.jpg", "b.2.jpg"]
     (tmp_path / "source/b/80.jpg").unlink()
     run(tmp_path)
-    assert sheets(tmp_path) == ["a.jpg", "b.jpg"]
+    assert sheets(tmp_path) == ["a.1.jpg", "b.1.jpg"]
 
 
 def sheets(root):
@@ -88,10 +88,13 @@ def test_a_folder_is_made_in_one_way(own):
     assert tree(own / "out") == before
 
 
-def test_crops_of_somebody_else_are_not_touched(tmp_path):
+def test_files_of_somebody_else_are_not_touched(tmp_path):
     folder(tmp_path / "out/crops", ann=1)
-    with pytest.raises(ValueError, match="has crops, but not from here"):
-        prepare(tmp_path / "out/crops", tmp_path / "out", FaceOptions(), "cpu")
+    folder(tmp_path / "source", ann=1)
+    with pytest.raises(ValueError, match="source must not lie inside out"):
+        prepare(tmp_path / "out/crops", tmp_path / "out", FaceOptions(), NOWHERE)
+    with pytest.raises(ValueError, match="has files that are not from here"):
+        run(tmp_path, NOWHERE)
     assert (tmp_path / "out/crops/ann/0.png").exists()
 
 

@@ -61,7 +61,7 @@ def test_photographs_that_come_leave_the_places_of_the_others(own):
     assert outcomes(table)["ann/ a copy that comes first.png"] == "duplicate"
     bob = table[(table["label"] == "bob") & (table["outcome"] == KEPT)]["split"].value_counts()
     assert bob.to_dict() == {"train": 14, "valid": 4, "test": 2}
-    assert (own / "out/contact_sheets/cid.jpg").exists()
+    assert (own / "out/contact_sheets/cid.1.jpg").exists()
 
 
 def test_a_changed_photograph_is_looked_at_again(own):
@@ -74,7 +74,7 @@ def test_a_changed_photograph_is_looked_at_again(own):
     assert after["ann/5.png"]["split"] == before["split"]
     assert abs(240 - after["ann/5.png"]["right"] - before["left"]) < 6
     changed = {name for name, content in tree(own / "out").items() if old[name] != content}
-    ours = {"manifest.csv", "found.jsonl", "contact_sheets/ann.jpg"}
+    ours = {"manifest.csv", "found.jsonl", "contact_sheets/ann.1.jpg"}
     assert changed == ours | {before["crop"]}
 
 
@@ -88,7 +88,7 @@ def test_a_photograph_that_is_gone_takes_its_crop_along(own):
     assert b"ann/5.png" not in tree(own / "out")["found.jsonl"]
     gone = before.keys() - tree(own / "out").keys()
     bobs = {name for name in before if name.split("/")[1:2] == ["bob"]}
-    assert gone == bobs | {crop, "contact_sheets/bob.jpg"}
+    assert gone == bobs | {crop, "contact_sheets/bob.1.jpg"}
     assert not (own / "out/crops/bob").exists()
 
 
@@ -157,10 +157,10 @@ def test_contact_sheets_that_could_not_be_drawn_are_drawn_the_next_time(own):
     expected = tree(own / "out")
     shutil.rmtree(own / "out")
     (own / "other").rename(own / "out")
-    page = own / "out/contact_sheets/ann.jpg"
+    page = own / "out/contact_sheets/ann.1.jpg"
     page.unlink()
     (page / "in the way").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"ann\.jpg"):
+    with pytest.raises(OSError, match=r"ann\.1\.jpg"):
         run(own)
     shutil.rmtree(page)
     run(own)

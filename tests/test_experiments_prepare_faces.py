@@ -53,8 +53,8 @@ def test_mlflow_run_prepares_and_tells_what_became_of_the_photographs(anywhere, 
     assert {str(path.relative_to(logged)) for path in logged.rglob("*.*")} == {
         "manifest.csv",
         "counts.csv",
-        "contact_sheets/ada.jpg",
-        "contact_sheets/grace.jpg",
+        "contact_sheets/ada.1.jpg",
+        "contact_sheets/grace.1.jpg",
     }
     assert "11 photographs of 2 classes: 10 kept, 1 no_face" in done.stdout
     assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in done.stdout
