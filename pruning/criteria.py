@@ -29,7 +29,7 @@ def random(initial: State, trained: State, masks: Masks, seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand(mask.shape, generator=generator).to(trained[name].device)
-        for name, mask in masks.items()
+        for name, mask in sorted(masks.items())  # a checkpoint may hold them in another order
     }
 
 
