@@ -122,7 +122,7 @@ def _train_dense(config: Resolved, model: nn.Module, data: Splits) -> Training:
     if config.pretrained != NONE:
         initial = load_published(config.pretrained, initial, prunable_weights(model)[-1])
     masks = dense_masks(initial, prunable_weights(model))
-    rewinds = REINITS[config.reinit].schedule == "rewound"
+    rewinds = REINITS[config.reinit].needs_rewound
     recipe = _recipe(config, number=0)
     seed = derive_seed(config.seed, 0, "training")
     snapshot = config.rewind_epoch if rewinds else None
@@ -141,7 +141,7 @@ def _retrain(
 ) -> Training:
     number = last.round + 1
     stream = partial(derive_seed, config.seed, number)
-    memory = Memory(last.initial, last.rewound, last.state, partial(_draw, config, data))
+    memory = Memory(last.initial, last.rewound, last.state, masks, partial(_draw, config, data))
     start = REINITS[config.reinit].values(memory, stream("reinit"))
     recipe = _recipe(config, number)
     trained = yield from train(model, start, masks, data, recipe, stream("training"))

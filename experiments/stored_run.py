@@ -180,7 +180,7 @@ def _network(run_id: str, config: Resolved, number: int, folder: str) -> Network
             ) from None
 
     last = fetch(checkpoint_name(number), number)
-    rewinds = REINITS[config.reinit].schedule == "rewound"
+    rewinds = REINITS[config.reinit].needs_rewound
     return Network(
         round=number,
         state=last.state,

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pruning.masks import State
+import torch
+
+from pruning.masks import Masks, State
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,14 @@ class Memory:
     """What a restart can choose from.
 
     `initial` is the dense network before training, `rewound` the same after `rewind_epoch` epochs
-    (None where no method asks for it), `trained` the network that was just pruned; `draw` makes
-    new initial values from a seed.
+    (None where no method asks for it), `trained` the network that was just pruned, `masks` what is
+    left of it; `draw` makes new initial values from a seed.
     """
 
     initial: State
     rewound: State | None
     trained: State
+    masks: Masks
     draw: Callable[[int], State]
 
 
@@ -65,17 +68,49 @@ def rewind(memory: Memory, seed: int) -> State:
     return memory.rewound
 
 
+def sign(memory: Memory, seed: int) -> State:
+    """Survivors keep the signs of their first values, at one magnitude: the layer's deviation.
+
+    Zhou et al. 2019, arXiv:1905.01067, "constant, sign". Biases return to their first values.
+    """
+    del seed
+    signs = {
+        name: memory.initial[name].sign() * memory.initial[name].std() for name in memory.masks
+    }
+    return memory.initial | signs
+
+
+def shuffle(memory: Memory, seed: int) -> State:
+    """Survivors exchange their first values at random, within each layer.
+
+    Zhou et al. 2019, arXiv:1905.01067, "reshuffle". Biases return to their first values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = {}
+    for name, mask in sorted(memory.masks.items()):  # a checkpoint may hold them in another order
+        values = memory.initial[name].clone()
+        survivors = values[mask]
+        order = torch.randperm(len(survivors), generator=generator)
+        values[mask] = survivors[order.to(values.device)]
+        shuffled[name] = values
+    return memory.initial | shuffled
+
+
 @dataclass(frozen=True)
 class Reinit:
     """A way to restart: the values it starts from, and where its learning rate starts."""
 
     values: Callable[[Memory, int], State]
     schedule: Literal["start", "rewound", "final"]
+    needs_rewound: bool = False  # whether `Memory.rewound` must be there
 
 
 REINITS: dict[str, Reinit] = {
     "keep": Reinit(keep, schedule="final"),
     "random": Reinit(random, schedule="start"),
     "lottery": Reinit(lottery, schedule="start"),
-    "rewind": Reinit(rewind, schedule="rewound"),
+    "rewind": Reinit(rewind, schedule="rewound", needs_rewound=True),
+    "lr_rewind": Reinit(keep, schedule="rewound"),  # Renda et al. 2020, arXiv:2003.02389
+    "sign": Reinit(sign, schedule="start"),
+    "shuffle": Reinit(shuffle, schedule="start"),
 }

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,8 @@ def state_of(value):
 
 @pytest.fixture
 def memory():
-    return Memory(initial=state_of(1), rewound=state_of(2), trained=state_of(3), draw=state_of)
+    masks = {"w": torch.tensor([[True, False], [True, True]])}
+    return Memory(state_of(1), state_of(2), state_of(3), masks, draw=state_of)
 
 
 @pytest.mark.parametrize("name", REINITS)
@@ -22,7 +25,8 @@ def test_every_method_returns_a_whole_state_and_changes_nothing(name, memory):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("keep", 3), ("random", 9), ("lottery", 1), ("rewind", 2)]
+    ("name", "value"),
+    [("keep", 3), ("random", 9), ("lottery", 1), ("rewind", 2), ("lr_rewind", 3)],
 )
 def test_each_method_starts_from_its_values_biases_included(name, value, memory):
     start = REINITS[name].values(memory, 9)
@@ -32,4 +36,30 @@ def test_each_method_starts_from_its_values_biases_included(name, value, memory)
 
 def test_rewind_without_early_values_is_refused(memory):
     with pytest.raises(ValueError, match="rewind needs the values"):
-        rewind(Memory(memory.initial, None, memory.trained, memory.draw), 0)
+        rewind(replace(memory, rewound=None), 0)
+
+
+@pytest.fixture
+def drawn():
+    """A layer of a thousand weights, half of them pruned."""
+    generator = torch.Generator().manual_seed(0)
+    initial = {"w": torch.randn(20, 50, generator=generator) / 3, "b": torch.ones(20)}
+    masks = {"w": torch.rand(20, 50, generator=generator) < 0.5}
+    return Memory(initial, None, state_of(3), masks, draw=state_of)
+
+
+def test_sign_keeps_signs_at_the_deviation_of_the_layer(drawn):
+    start = REINITS["sign"].values(drawn, 0)
+    initial = drawn.initial["w"]
+    assert torch.equal(start["w"].sign(), initial.sign())
+    assert torch.allclose(start["w"].abs(), initial.std().expand(20, 50))
+    assert torch.equal(start["b"], drawn.initial["b"])
+
+
+def test_shuffle_permutes_the_first_values_of_the_survivors(drawn):
+    start = REINITS["shuffle"].values(drawn, 0)
+    mask, initial = drawn.masks["w"], drawn.initial["w"]
+    assert torch.equal(start["w"][mask].sort().values, initial[mask].sort().values)
+    assert (start["w"][mask] == initial[mask]).float().mean() < 0.05
+    assert torch.equal(start["b"], drawn.initial["b"])
+    assert not torch.equal(start["w"], REINITS["shuffle"].values(drawn, 1)["w"])
