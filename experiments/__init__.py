@@ -6,6 +6,9 @@ import os
 # on the machine makes a training step 60 times slower; this is as fast alone, and far better then.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# Runs, rounds and epochs have bars of their own; one for each small file says nothing.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 import torch
 
 # Optimizer states of weights whose gradient is zero decay into denormal numbers, which make a

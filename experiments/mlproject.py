@@ -10,7 +10,7 @@ from experiments.prepare_faces import FacesConfig
 PATH = Path(__file__).resolve().parent.parent / "MLproject"
 HEAD = """\
 # Written by `python -m experiments mlproject` from the fields of
-# experiments/config.py and experiments/prepare_faces.py: change those, not this.
+# experiments/fields.py, config.py and prepare_faces.py: change those, not this.
 name: weight-loss
 conda_env: conda.yaml
 

@@ -4,12 +4,9 @@ mlflow run . -e prepare_faces -P source=photographs -P out=data/my_faces
 """
 
 import hashlib
-import os
 import re
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +20,12 @@ from datasets.contact_sheets import FOLDER as SHEETS
 from datasets.face_options import FaceOptions
 from datasets.manifest import KEPT, MANIFEST, OUTCOMES, excluded_as
 from datasets.prepare import EXCLUDE, prepare, read_exclude
-from experiments import parameters, server, summary, tracking
-from experiments.liveness import Interrupted, check_stop, stop_signals
+from experiments import parameters, server
+from experiments.command import obey
+from experiments.held_run import held_run
+from experiments.liveness import check_stop
 from experiments.parameters import AUTO, Parameters, as_text, one_of
 
-USER_ERROR = 2
 MOST_CLASSES = 100  # in MLflow's metrics, and in the table that is printed; files have them all
 BATCH = 1000  # metrics that MLflow takes at once
 
@@ -53,19 +51,11 @@ class FacesConfig(FaceOptions, Parameters):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare a folder from the command line; mistakes become one line and a non-zero exit."""
-    attached = server.attached_run()
-    try:
-        with stop_signals():
-            prepare_faces(parameters.parse(FacesConfig, "prepare_faces", argv))
-    except Interrupted as stop:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + stop.number)
-    except tracking.ERRORS as error:
-        print(f"error: {summary.explain(error)}", file=sys.stderr)
-        if attached and server.attached_run():  # not started yet, so nobody has marked it
-            server.mark_failed(attached, error)
-        sys.exit(USER_ERROR)
+    """Prepare a folder from the command line."""
+    obey(
+        lambda: prepare_faces(parameters.parse(FacesConfig, "prepare_faces", argv)),
+        when_stopped="stopped; the same command goes on from here",
+    )
 
 
 def prepare_faces(config: FacesConfig) -> pd.DataFrame:
@@ -78,7 +68,8 @@ def prepare_faces(config: FacesConfig) -> pd.DataFrame:
     source, out = Path(config.source), Path(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
-    with _open_run(config, device) as run_id:
+    with held_run(f"prepare_faces {source.name}") as run_id:
+        _log_params(run_id, config, device)
         table = prepare(source, out, config.options(), device)
         check_stop()
         counts = pd.crosstab(table["label"].replace("", "(no class)"), table["outcome"])
@@ -88,28 +79,13 @@ def prepare_faces(config: FacesConfig) -> pd.DataFrame:
     return table
 
 
-@contextmanager
-def _open_run(config: FacesConfig, device: str) -> Iterator[str]:
-    """The run that `mlflow run` has opened, or a new one; how it ends is written into it."""
-    attached = server.attached_run()
-    if not any(os.environ.get(name) for name in tracking.CHOOSE_EXPERIMENT):
-        mlflow.set_experiment(tracking.EXPERIMENT)
-    name = f"prepare_faces {Path(config.source).name}"
-    with mlflow.start_run(run_name=None if attached else name) as run:
-        client, run_id = mlflow.MlflowClient(), run.info.run_id
-        known = client.get_run(run_id).data.params  # `mlflow run` has logged what it was given
-        asked = {name: as_text(value) for name, value in config.model_dump().items()}
-        asked["resolved_device"] = device
-        new = [Param(*param) for param in asked.items() if param[0] not in known]
-        client.log_batch(run_id, params=new)
-        try:
-            yield run_id
-        except KeyboardInterrupt:
-            mlflow.end_run("KILLED")
-            raise
-        except BaseException as error:
-            mlflow.set_tag("error", summary.explain(error))
-            raise
+def _log_params(run_id: str, config: FacesConfig, device: str) -> None:
+    client = mlflow.MlflowClient()
+    known = client.get_run(run_id).data.params  # `mlflow run` has logged what it was given
+    asked = {name: as_text(value) for name, value in config.model_dump().items()}
+    asked["resolved_device"] = device
+    new = [Param(*param) for param in asked.items() if param[0] not in known]
+    client.log_batch(run_id, params=new)
 
 
 def _log(run_id: str, counts: pd.DataFrame, out: Path) -> None:

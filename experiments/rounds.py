@@ -5,7 +5,7 @@ on nothing else: an experiment continued from a checkpoint goes on bit for bit a
 stopped.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -14,17 +14,29 @@ import torch
 from torch import nn
 
 from datasets import Splits
-from experiments.config import NONE, Resolved
+from experiments.config import Resolved
+from experiments.fields import NONE
+from experiments.gradients import flow_gradient, loss_gradient
 from experiments.schedules import SCHEDULES, warmed
 from experiments.training import DivergedError, Look, Recipe, Trained, derive_seed, evaluate, train
 from models import build_model, draw_state, prunable_weights, weight_uses
 from models.published import load_published
 from pruning import sizes
-from pruning.criteria import CRITERIA
-from pruning.masks import Masks, State, dense_masks, groups_of, plan_removals, prune
+from pruning.controls import CONTROLS
+from pruning.criteria import CRITERIA, Evidence
+from pruning.masks import (
+    Masks,
+    State,
+    dense_masks,
+    groups_of,
+    in_steps,
+    plan_removals,
+    prune,
+)
 from pruning.reinit import REINITS, Memory
 
-Plan = list[dict[tuple[str, ...], int]]
+Removals = dict[tuple[str, ...], int]
+Plan = list[Removals]
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class Network:
     state: State
     masks: Masks
     initial: State  # the dense network before training
-    rewound: State | None  # the dense network after rewind_epoch epochs, if reinit asks for it
+    dense: State  # and after it
+    rewound: State | None  # after rewind_epoch epochs, if it was trained for so many
 
     def to(self, device: str) -> "Network":
         """The same on a device of torch's."""
@@ -48,6 +61,7 @@ class Network:
             state=move(self.state),
             masks=move(self.masks),
             initial=move(self.initial),
+            dense=move(self.dense),
             rewound=None if self.rewound is None else move(self.rewound),
         )
 
@@ -60,6 +74,14 @@ class RoundResult:
     metrics: dict[str, float]
     looks: tuple[Look, ...]
     seconds: dict[str, float]  # `round_seconds`, and of these `train_seconds` in training steps
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A run that another one branches off: its dense round, and the network of each round."""
+
+    dense: RoundResult
+    network: Callable[[int], Network]
 
 
 def plan(config: Resolved, data: Splits) -> Plan:
@@ -79,13 +101,14 @@ def plan(config: Resolved, data: Splits) -> Plan:
 
 
 def prune_rounds(
-    config: Resolved, data: Splits, after: Network | None = None
+    config: Resolved, data: Splits, after: Network | None = None, trunk: Trunk | None = None
 ) -> Iterator[Look | RoundResult]:
     """Train the dense network, then prune and retrain; yields looks, and each round as it ends.
 
     Args:
         config: Resolved (`Config.resolved`).
         after: Continue after this network instead of beginning with a new one.
+        trunk: Take its dense network instead of training one; with masks=shared its masks too.
 
     Raises:
         DivergedError: If the loss is not finite; the message names the round and what to change.
@@ -97,11 +120,19 @@ def prune_rounds(
     network = after and after.to(config.device)
     for number in range(after.round + 1 if after else 0, len(removals) + 1):
         began = perf_counter()
+        if network is None and trunk:
+            network = trunk.dense.network.to(config.device)
+            yield trunk.dense
+            continue
         if network is None:
             training = _train_dense(config, model, data)
+        elif config.masks == "shared":
+            assert trunk
+            training = _retrain(config, model, data, *_shared(config, trunk, number), number)
         else:
-            masks = _next_masks(config, network, removals[number - 1])
-            training = _retrain(config, model, data, network, masks)
+            source, count = _source(config, network, removals[:number])
+            masks = _next_masks(config, model, data, source, count, number)
+            training = _retrain(config, model, data, source, masks, number)
         try:
             network, trained = yield from training
         except DivergedError as error:
@@ -122,30 +153,65 @@ def _train_dense(config: Resolved, model: nn.Module, data: Splits) -> Training:
     if config.pretrained != NONE:
         initial = load_published(config.pretrained, initial, prunable_weights(model)[-1])
     masks = dense_masks(initial, prunable_weights(model))
-    rewinds = REINITS[config.reinit].needs_rewound
     recipe = _recipe(config, number=0)
     seed = derive_seed(config.seed, 0, "training")
-    snapshot = config.rewind_epoch if rewinds else None
-    trained = yield from train(model, initial, masks, data, recipe, seed, snapshot)
-    return Network(0, trained.state, masks, initial, trained.snapshot), trained
+    trained = yield from train(model, initial, masks, data, recipe, seed, config.rewind_epoch)
+    dense = trained.state
+    return Network(0, dense, masks, initial, dense, trained.snapshot), trained
 
 
-def _next_masks(config: Resolved, last: Network, removals: dict[tuple[str, ...], int]) -> Masks:
-    criterion = CRITERIA[config.criterion]
-    seed = derive_seed(config.seed, last.round + 1, "criterion")
-    return prune(criterion(last.initial, last.state, last.masks, seed), last.masks, removals)
+def _source(config: Resolved, last: Network, removals: Plan) -> tuple[Network, Removals]:
+    """The network that the next round prunes, and how many weights it then loses where."""
+    if config.pruning == "iterative":
+        return last, removals[-1]
+    dense = replace(last, round=0, state=last.dense, masks=dense_masks(last.dense, last.masks))
+    return dense, {names: sum(count[names] for count in removals) for names in removals[-1]}
+
+
+def _next_masks(
+    config: Resolved,
+    model: nn.Module,
+    data: Splits,
+    source: Network,
+    removals: Mapping[tuple[str, ...], int],
+    number: int,
+) -> Masks:
+    criterion, control = CRITERIA[config.criterion], CONTROLS[config.control]
+    evidence = Evidence(
+        source.initial,
+        source.state,
+        source.masks,
+        loss_gradient=partial(loss_gradient, model, data.train),
+        flow_gradient=partial(flow_gradient, model, data.image_shape),
+    )
+    seed = derive_seed(config.seed, number, "criterion")
+    masks = source.masks
+    survivors = {names: sum(int(masks[name].sum()) for name in names) for names in removals}
+    for some in in_steps(removals, survivors, criterion.steps):
+        scores = criterion.scores(replace(evidence, masks=masks), seed)
+        masks = prune(control.scores(scores), masks, some)
+    return control.masks(masks, source.masks, derive_seed(config.seed, number, "control"))
+
+
+def _shared(config: Resolved, trunk: Trunk, number: int) -> tuple[Network, Masks]:
+    """The trunk's network of the round before, and the masks that the trunk has pruned it to."""
+    source = trunk.network(number - 1).to(config.device)
+    masks = trunk.network(number).to(config.device).masks
+    whole = dense_masks(source.dense, masks)
+    # A seed without the round: masks that lie in each other are so after a permutation too.
+    return source, CONTROLS[config.control].masks(masks, whole, derive_seed(config.seed, "control"))
 
 
 def _retrain(
-    config: Resolved, model: nn.Module, data: Splits, last: Network, masks: Masks
+    config: Resolved, model: nn.Module, data: Splits, source: Network, masks: Masks, number: int
 ) -> Training:
-    number = last.round + 1
     stream = partial(derive_seed, config.seed, number)
-    memory = Memory(last.initial, last.rewound, last.state, masks, partial(_draw, config, data))
+    draw = partial(_draw, config, data)
+    memory = Memory(source.initial, source.rewound, source.state, masks, draw)
     start = REINITS[config.reinit].values(memory, stream("reinit"))
     recipe = _recipe(config, number)
     trained = yield from train(model, start, masks, data, recipe, stream("training"))
-    return replace(last, round=number, state=trained.state, masks=masks), trained
+    return replace(source, round=number, state=trained.state, masks=masks), trained
 
 
 def _draw(config: Resolved, data: Splits, seed: int) -> State:
@@ -191,6 +257,7 @@ def _measure(
     parameters = sum(value.numel() for value in model.parameters())
     model.load_state_dict(trained.best_state)
     _, early_stop_accuracy = evaluate(model, data.test, bf16)
+    (best,) = (look for look in trained.looks if look.iteration == trained.best_iteration)
     model.load_state_dict(network.state)
     test_loss, test_accuracy = evaluate(model, data.test, bf16)
     return {
@@ -200,6 +267,7 @@ def _measure(
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
         "early_stop_iteration": trained.best_iteration,
+        "early_stop_valid_accuracy": best.valid_accuracy,
         "early_stop_test_accuracy": early_stop_accuracy,
         "sparsity": sizes.sparsity(masks),
         "remaining_weights": sizes.remaining_weights(masks),

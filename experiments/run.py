@@ -1,84 +1,93 @@
 """Run: config, data, rounds, log. `mlflow run . -P reinit=lottery` comes down to this file."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from datasets import load_splits
+from datasets import Splits, load_splits
 from experiments import server, summary, tracking
-from experiments.config import NONE, Config, Resolved, parse_config
+from experiments.command import obey
+from experiments.config import Config, Resolved, parse_config
 from experiments.environment import environment
-from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals
+from experiments.fields import NONE
+from experiments.liveness import check_stop, sole_worker
 from experiments.rounds import RoundResult, plan, prune_rounds
 from experiments.stored_run import StoredRun, find_run
 from experiments.training import Look, derive_seed
+from experiments.trunk import open_trunk
 
-USER_ERROR = 2
+Tell = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one experiment from the command line; mistakes become one line and a non-zero exit."""
-    attached = server.attached_run()
-    try:
-        with stop_signals():
-            experiment(parse_config(argv))
-    except Interrupted as stop:
-        sys.exit(128 + stop.number)
-    except (*tracking.ERRORS, MemoryError, RuntimeError) as error:
-        if not isinstance(error, tracking.ERRORS) and "memory" not in summary.explain(error):
-            raise  # a mistake of ours, to be seen in full
-        print(f"error: {summary.explain(error)}", file=sys.stderr)
-        if attached and server.attached_run():  # not started yet, so nobody has marked it
-            server.mark_failed(attached, error)
-        sys.exit(USER_ERROR)
+    """Run one experiment from the command line."""
+    obey(lambda: experiment(parse_config(argv)))
 
 
-def experiment(asked: Config) -> str:
+def experiment(asked: Config, parent: str | None = None, tell: Tell | None = None) -> str:
     """Run, or resume, what was asked for; the id of its run.
+
+    Args:
+        parent: Run that it is nested under.
+        tell: Told a line as each round ends, instead of the terminal being told everything.
 
     Raises:
         ValueError: If something asked for is wrong, missing or impossible.
     """
     server.check_tracking()
     if asked.resume == NONE:
-        return _experiment(asked, None)
+        return _experiment(asked, None, parent, tell)
     with sole_worker(asked.resume):  # before it is read, so that nobody adds to it meanwhile
-        return _experiment(asked, find_run(asked))
+        return _experiment(asked, find_run(asked), parent, tell)
 
 
-def _experiment(asked: Config, stored: StoredRun | None) -> str:
+def _experiment(
+    asked: Config, stored: StoredRun | None, parent: str | None, tell: Tell | None
+) -> str:
     wanted = stored.config if stored else asked
     wanted.resolved(wanted.dataset)  # tells what does not go together before anything is read
-    seed = derive_seed(wanted.seed, "split")
-    raw = wanted.pretrained != NONE  # published networks know pixels in [0, 1]
-    data, why = load_splits(
-        wanted.dataset, wanted.data_root, seed, wanted.train_limit, standardise=not raw
-    )
+    data, why = load_data(wanted)
     config = wanted.resolved(data.name)
     data = data.to(config.device)
     last = len(plan(config, data))
+    say = tell or print_line
     if not stored and asked.dataset != config.dataset:
         loud = "" if config.dataset == "mnist" else "WARNING: "
         say(f"{loud}dataset={asked.dataset} is {config.dataset} here ({why})")
     if stored:
-        compare_with_start(stored, data.digest, config.device)
+        for warning in compare_with_start(stored, data.digest, config.device):
+            say(warning)
         why = stored.tags.get("dataset_why", why)
-    with tracking.open_run(config, asked, data, why, last, stored) as run, resume_hint(run.run_id):
+    with (
+        open_trunk(config, last, data.digest, stored.network if stored else None) as trunk,
+        tracking.open_run(config, asked, data, why, last, stored, parent) as run,
+        resume_hint(run.run_id, say),
+    ):
         say(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
-        events = prune_rounds(config, data, run.network)
-        for result in with_progress(events, config, dense=run.network is None):
+        events = prune_rounds(config, data, run.network, trunk)
+        for result in with_progress(events, config, run.network is None, shown=tell is None):
             run.log_round(result)
             say(summary.round_line(run.history.rounds[-1], last))
         run.finish()
         rounds, _ = run.history.frames()
-    say(f"\n{summary.table(rounds)}\n\nTo look at it: {server.ui_command()}")
+    if not tell:
+        say(f"\n{summary.table(rounds)}\n\nTo look at it: {server.ui_command()}")
     return run.run_id
 
 
+def load_data(config: Config) -> tuple[Splits, str]:
+    """The data of an experiment, and in words why it is these."""
+    raw = config.pretrained != NONE  # published networks know pixels in [0, 1]
+    seed = derive_seed(config.seed, "split")
+    return load_splits(
+        config.dataset, config.data_root, seed, config.train_limit, standardise=not raw
+    )
+
+
 @contextmanager
-def resume_hint(run_id: str) -> Iterator[None]:
+def resume_hint(run_id: str, say: Tell) -> Iterator[None]:
     """Say how to go on after something that will not happen again of itself."""
     try:
         yield
@@ -90,13 +99,14 @@ def resume_hint(run_id: str) -> Iterator[None]:
 
 
 def with_progress(
-    events: Iterator[Look | RoundResult], config: Resolved, dense: bool
+    events: Iterator[Look | RoundResult], config: Resolved, dense: bool, shown: bool
 ) -> Iterator[RoundResult]:
     """The rounds among `events`; a progress bar each shows the looks, if there is a terminal."""
     while True:
         epochs = config.epochs if dense else config.retrain_epochs
         name = "training" if dense else "retraining"
-        with tqdm(total=epochs, desc=name, disable=None, leave=False, unit="epoch") as bar:
+        hide = None if shown else True
+        with tqdm(total=epochs, desc=name, disable=hide, leave=False, unit="epoch") as bar:
             for event in events:
                 check_stop()
                 if isinstance(event, RoundResult):
@@ -113,8 +123,8 @@ def with_progress(
         dense = False
 
 
-def compare_with_start(stored: StoredRun, digest: str, device: str) -> None:
-    """Refuse other data than the run began with; say if its end may differ in the last bits.
+def compare_with_start(stored: StoredRun, digest: str, device: str) -> Iterator[str]:
+    """Refuse other data than the run began with; yields why its end may differ in the last bits.
 
     Raises:
         ValueError: If the data are not those the run began with.
@@ -126,13 +136,13 @@ def compare_with_start(stored: StoredRun, digest: str, device: str) -> None:
         )
     for name, value in environment(device).items():
         if value != stored.tags.get(name):
-            say(
+            yield (
                 f"warning: {name} is {value}, the run began with {stored.tags.get(name)}: "
                 "it may not end bit for bit as it would have"
             )
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line for the person who waits, at once."""
     tqdm.write(text)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Stored runs: an interrupted experiment read back from MLflow, to be continued in place."""
+"""Stored runs: an experiment read back from MLflow, to be continued in place or branched off."""
 
 import json
 import math
@@ -27,7 +27,6 @@ from experiments.tables import (
     place_of,
 )
 from pruning.checkpoint import Checkpoint, load_checkpoint
-from pruning.reinit import REINITS
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
 
@@ -61,21 +60,31 @@ def find_run(asked: Config) -> StoredRun:
             different parameters.
     """
     run_id = asked.resume
-    try:
-        run = mlflow.get_run(run_id)
-    except MlflowException:
-        raise ValueError(f"resume: {mlflow.get_tracking_uri()} has no run {run_id}") from None
+    run = get_run(run_id, "resume")
     _check_free(run)
     with tempfile.TemporaryDirectory() as folder:
-        config = _stored_config(run, folder)
+        config = stored_config(run, "resume", folder)
         _check_same(asked, config)
         moved = {name: getattr(asked, name) for name in MOVABLE if _said(asked, name)}
         config = config_from({**config.model_dump(), **moved}).resolved(config.dataset)
-        history = _history(run, config)
+        history = history_of(run, config, "resume")
         network = None
         if history.rounds:
-            network = _network(run_id, config, int(history.rounds[-1]["round"]), folder)
+            number = int(history.rounds[-1]["round"])
+            network = network_of(run_id, config, "resume", folder, number)
     return StoredRun(run_id, config, run.data.tags, history, network)
+
+
+def get_run(run_id: str, asked_as: str) -> MlflowRun:
+    """A run; `asked_as` is the parameter that named it, here and below.
+
+    Raises:
+        ValueError: If there is no such run.
+    """
+    try:
+        return mlflow.get_run(run_id)
+    except MlflowException:
+        raise ValueError(f"{asked_as}: {mlflow.get_tracking_uri()} has no run {run_id}") from None
 
 
 def _check_free(run: MlflowRun) -> None:
@@ -93,22 +102,27 @@ def _check_free(run: MlflowRun) -> None:
         )
 
 
-def _stored_config(run: MlflowRun, folder: str) -> Resolved:
+def stored_config(run: MlflowRun, asked_as: str, folder: str) -> Resolved:
+    """The config that a run was started with; `folder` is for files that are read.
+
+    Raises:
+        ValueError: If the run has none, or a damaged one.
+    """
     try:
         path = mlflow.artifacts.download_artifacts(
             run_id=run.info.run_id, artifact_path="config.json", dst_path=folder
         )
     except (MlflowException, OSError):
         raise ValueError(
-            f"resume: run {run.info.run_id} has no config.json: it is no Weight Loss run, or it "
-            "ended before it began; start it anew"
+            f"{asked_as}: run {run.info.run_id} has no config.json: it is no Weight Loss "
+            "run, or it ended before it began; start it anew"
         ) from None
     try:
         config = config_from(json.loads(Path(path).read_text()))
         return config.resolved(config.dataset)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"resume: config.json of run {run.info.run_id} is damaged: {error}"
+            f"{asked_as}: config.json of run {run.info.run_id} is damaged: {error}"
         ) from None
 
 
@@ -131,8 +145,12 @@ def _check_same(asked: Config, stored: Config) -> None:
         )
 
 
-def _history(run: MlflowRun, config: Resolved) -> History:
-    """The complete rounds; other metrics than ours, and rounds cut short, are left out."""
+def history_of(run: MlflowRun, config: Resolved, asked_as: str) -> History:
+    """The complete rounds; other metrics than ours, and rounds cut short, are left out.
+
+    Raises:
+        ValueError: If metrics of a complete round are missing.
+    """
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
     needed, client = {"round", *ROUND_METRICS}, mlflow.MlflowClient()
@@ -150,7 +168,7 @@ def _history(run: MlflowRun, config: Resolved) -> History:
     rounds = [{"round": n} | by_round[n] for n in sorted(by_round) if COMPLETE in by_round[n]]
     complete = {row["round"] for row in rounds}
     if complete != set(range(len(rounds))) or any(not row.keys() >= needed for row in rounds):
-        raise ValueError(f"resume: metrics of run {run.info.run_id} are missing; start it anew")
+        raise ValueError(f"{asked_as}: metrics of run {run.info.run_id} are missing; start it anew")
     epochs = []
     for step, row in sorted(by_step.items()):
         number, epoch = place_of(config, step)
@@ -159,7 +177,13 @@ def _history(run: MlflowRun, config: Resolved) -> History:
     return History(rounds, epochs, frozenset(by_step))
 
 
-def _network(run_id: str, config: Resolved, number: int, folder: str) -> Network:
+def network_of(run_id: str, config: Resolved, asked_as: str, folder: str, number: int) -> Network:
+    """The network of a complete round.
+
+    Raises:
+        ValueError: If one of its checkpoints is missing, damaged or not of this run.
+    """
+
     def fetch(name: str, of_round: int = 0) -> Checkpoint:
         path = f"checkpoints/{name}.safetensors"
         expected = {"what": name, "round": of_round, "config": config.settings()}
@@ -175,16 +199,16 @@ def _network(run_id: str, config: Resolved, number: int, folder: str) -> Network
             return found
         except (MlflowException, OSError, ValueError) as error:
             raise ValueError(
-                f"resume: {path} of run {run_id} is missing or damaged, so it cannot be "
+                f"{asked_as}: {path} of run {run_id} is missing or damaged, so it cannot be "
                 f"continued; start it anew ({error})"
             ) from None
 
     last = fetch(checkpoint_name(number), number)
-    rewinds = REINITS[config.reinit].needs_rewound
     return Network(
         round=number,
         state=last.state,
         masks=last.masks,
         initial=fetch(INITIAL).state,
-        rewound=fetch(REWOUND).state if rewinds else None,
+        dense=last.state if number == 0 else fetch(checkpoint_name(0)).state,
+        rewound=fetch(REWOUND).state if config.rewind_epoch <= config.epochs else None,
     )

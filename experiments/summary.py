@@ -7,6 +7,7 @@ import pandas as pd
 
 from experiments.config import Config, Resolved
 
+UNNAMED = ("device", "data_root", "resume", "branch_of")  # they do not change a result
 HEADLINES = (
     "valid_accuracy",
     "test_loss",
@@ -34,7 +35,7 @@ def run_name(config: Resolved) -> str:
     extras = [
         f"{name}={value}"
         for name, value in config.model_dump().items()
-        if value != usual[name] and name not in (*said, "device", "data_root", "resume")
+        if value != usual[name] and name not in (*said, *UNNAMED)
     ]
     words = [config.reinit, config.dataset, config.model, how_far, *extras, f"seed {config.seed}"]
     return " ".join(words)

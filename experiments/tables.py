@@ -13,6 +13,7 @@ from experiments.training import Look
 
 Row = dict[str, float]
 
+SECONDS = ("round_seconds", "train_seconds")
 ROUND_METRICS = (
     "train_loss",
     "valid_loss",
@@ -20,16 +21,16 @@ ROUND_METRICS = (
     "test_loss",
     "test_accuracy",
     "early_stop_iteration",
+    "early_stop_valid_accuracy",
     "early_stop_test_accuracy",
     "sparsity",
     "remaining_weights",
     "compression_ratio",
     "theoretical_speedup",
     "checkpoint_bytes",
-    "round_seconds",
-    "train_seconds",
+    *SECONDS,
 )
-EPOCH_METRICS = ("train_loss", "valid_loss", "valid_accuracy")
+EPOCH_METRICS = ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
 LAYER_PREFIX, EPOCH_PREFIX = "layer_sparsity/", "epoch/"
 COMPLETE = "checkpoint_bytes"  # a round that has this metric is complete
 

@@ -1,5 +1,4 @@
-"""Tracking: what an experiment leaves in MLflow. Only this file, server.py,
-stored_run.py and leftover.py know MLflow.
+"""Tracking: what an experiment leaves in MLflow.
 
 A round is complete once its row of metrics is logged, in one transaction; its checkpoint and its
 epochs' metrics are there by then. Steps of a run's metrics count rounds; steps of
@@ -7,40 +6,32 @@ epochs' metrics are there by then. Steps of a run's metrics count rounds; steps 
 """
 
 import hashlib
-import os
 import re
-import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 import torch
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from datasets import Splits
-from experiments import leftover, plots, summary
-from experiments.config import NONE, Config, Resolved
+from experiments import plots, summary
+from experiments.config import Config, Resolved
 from experiments.environment import environment, release
-from experiments.liveness import Interrupted, check_stop, heartbeat, lock_name, sole_worker
+from experiments.fields import NONE, Method
+from experiments.fingerprint import FINGERPRINT, fingerprint
+from experiments.held_run import held_run
 from experiments.parameters import as_text
 from experiments.rounds import Network, RoundResult
-from experiments.server import attached_run, impatient
 from experiments.stored_run import INITIAL, REWOUND, StoredRun, checkpoint_name
 from experiments.tables import EPOCH_METRICS, EPOCH_PREFIX, History, Row, epoch_rows
 from models import build_model
 from models.serving import FromPixels
 from pruning.checkpoint import save_checkpoint
-
-EXPERIMENT = "weight-loss"
-CHOOSE_EXPERIMENT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
-ERRORS = (ValueError, OSError, MlflowException)  # what a user can meet, told on one line
-_DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
 class Run:
@@ -150,85 +141,35 @@ class Run:
 
 @contextmanager
 def open_run(
-    config: Resolved, asked: Config, data: Splits, why: str, last: int, stored: StoredRun | None
+    config: Resolved,
+    asked: Config,
+    data: Splits,
+    why: str,
+    last: int,
+    stored: StoredRun | None,
+    parent: str | None = None,
 ) -> Iterator[Run]:
     """The run to log to: the one `mlflow run` has opened, a new one, or `stored` continued.
-
-    On the way out the run is marked FINISHED; KILLED if it was interrupted; FAILED, with the
-    reason in the tag `error`, on any other exception.
 
     Args:
         config: Resolved; `asked` is the same as it was asked for, with "auto" in it.
         why: Why it is this data set, in words.
         last: Number of the last round.
+        parent: Run that a new one is nested under.
     """
-    attached = attached_run()
-    status, tags = "FAILED", {}
-    with ExitStack() as held:
-        try:
-            run_id = _start(config, stored)
-            if not stored:  # who resumes holds it already
-                held.enter_context(sole_worker(run_id))
-            elif attached and attached != run_id:
-                leftover.label(attached, run_id)
-                held.callback(leftover.delete_when_closed, attached)
-            run = Run(run_id, config, data, why, last)
-            with heartbeat(lambda: _beat(run_id)):
-                if stored:
-                    run.history, run.network = stored.history, stored.network
-                else:
-                    _describe(run, asked)
-                yield run
-                check_stop()
-            status = "FINISHED"
-        except KeyboardInterrupt as stop:
-            name = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"
-            status, tags = "KILLED", {"interrupted": name}
-            raise
-        except BaseException as error:
-            tags = {"error": summary.explain(error)}
-            raise
-        finally:
-            _close(status, tags)
-
-
-def _start(config: Resolved, stored: StoredRun | None) -> str:
-    if stored:
-        os.environ.pop("MLFLOW_RUN_ID", None)
-        mlflow.start_run(run_id=stored.run_id)
-        for tag in {"error", "interrupted"} & set(stored.tags):
-            mlflow.delete_tag(tag)
-        return stored.run_id
-    attached = attached_run()
-    if not any(os.environ.get(name) for name in CHOOSE_EXPERIMENT):
-        mlflow.set_experiment(EXPERIMENT)
-    started = mlflow.start_run(run_name=None if attached else summary.run_name(config))
-    return str(started.info.run_id)
-
-
-def _close(status: str, tags: dict[str, str]) -> None:
-    """Write how the run ended; a server that is lost by then must not hide why."""
-    active = mlflow.active_run()
-    if active is None:
-        return
-    try:
-        with impatient():
-            mlflow.end_run(status)
-            for tag in tags.items():
-                mlflow.MlflowClient().set_tag(active.info.run_id, *tag)
-    except (MlflowException, OSError) as error:
-        if status == "FINISHED":
-            raise
-        why = summary.explain(error)
-        print(f"run {active.info.run_id} could not be marked {status}: {why}", file=sys.stderr)
+    with held_run(summary.run_name(config), stored.run_id if stored else NONE, parent) as run_id:
+        run = Run(run_id, config, data, why, last)
+        if stored:
+            run.history, run.network = stored.history, stored.network
+        else:
+            _describe(run, asked)
+        yield run
 
 
 def _describe(run: Run, asked: Config) -> None:
     """Say what the run is: name, params, tags, data."""
     config, data, client = run.config, run.data, run.client
-    known = client.get_run(run.run_id)
-    if _DEFAULT_NAME.fullmatch(known.info.run_name):
-        client.update_run(run.run_id, name=summary.run_name(config))
+    known = client.get_run(run.run_id).data.params
     resolved = config.model_dump()
     # What was asked; `mlflow run` has logged these already, and they may not change.
     params = {name: as_text(value) for name, value in asked.model_dump().items()}
@@ -237,7 +178,7 @@ def _describe(run: Run, asked: Config) -> None:
         for name, text in params.items()
         if text == "auto"
     }
-    new = [Param(name, text) for name, text in params.items() if name not in known.data.params]
+    new = [Param(name, text) for name, text in params.items() if name not in known]
     tags = [
         RunTag(name, value) for name, value in (_tags(run) | environment(config.device)).items()
     ]
@@ -259,8 +200,9 @@ def _describe(run: Run, asked: Config) -> None:
 
 def _tags(run: Run) -> dict[str, str]:
     config = run.config
-    chosen = ("reinit", "dataset", "model", "criterion", "scope", "device", "precision")
+    chosen = (*Method.model_fields, "masks", "dataset", "model", "scope", "device", "precision")
     tags = {name: str(getattr(config, name)) for name in chosen} | {
+        FINGERPRINT: fingerprint(config, run.data.digest),
         "dataset_why": run.why,
         "dataset_source": run.data.source,
         "dataset_digest": run.data.digest,
@@ -270,9 +212,3 @@ def _tags(run: Run) -> dict[str, str]:
         with Path(config.pretrained).open("rb") as file:
             tags["pretrained_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return tags
-
-
-def _beat(run_id: str) -> None:
-    tags = {"host": socket.gethostname(), "lock": lock_name(run_id), "heartbeat": f"{time.time()}"}
-    with suppress(MlflowException):  # a lost server shows when a round is logged
-        mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])

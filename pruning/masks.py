@@ -8,6 +8,7 @@ one layer each for layerwise pruning, all layers together for global pruning.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -146,6 +147,39 @@ def plan_removals(
                 f"{target_sparsity}: raise prune_rate (and output_prune_rate) or lower the target"
             )
     return plan
+
+
+def in_steps(
+    removals: Mapping[tuple[str, ...], int], survivors: Mapping[tuple[str, ...], int], steps: int
+) -> list[dict[tuple[str, ...], int]]:
+    """Spread the removals of a round over steps, each taking about the same share of what is left.
+
+    After step k of n a group has `survivors * (left / survivors) ** (k / n)` weights, rounded, as
+    in Tanaka et al. 2020, arXiv:2006.05467; a group that loses everything keeps one weight until
+    the last step. Steps that would remove nothing are left out, so that there may be fewer.
+
+    Args:
+        removals: How many weights each group loses in the round.
+        survivors: How many weights each of these groups has before it.
+
+    Returns:
+        Removals for each step, with all groups in each; for every group they add up to `removals`.
+
+    Raises:
+        ValueError: If `steps` is less than 1, or a group has fewer survivors than it must lose.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    taken = {}
+    for names, count in removals.items():
+        before = survivors[names]
+        if not 0 <= count <= before:
+            raise ValueError(f"removals must be from 0 to the {before} survivors, got {count}")
+        share = max(before - count, 1) / max(before, 1)
+        kept = [round(before * share ** (k / steps)) for k in range(steps)] + [before - count]
+        taken[names] = [more - less for more, less in pairwise(kept)]
+    spread = [{names: taken[names][k] for names in taken} for k in range(steps)]
+    return [step for step in spread if any(step.values())]
 
 
 def _share_out(total: int, full: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:

@@ -102,14 +102,13 @@ class Reinit:
 
     values: Callable[[Memory, int], State]
     schedule: Literal["start", "rewound", "final"]
-    needs_rewound: bool = False  # whether `Memory.rewound` must be there
 
 
 REINITS: dict[str, Reinit] = {
     "keep": Reinit(keep, schedule="final"),
     "random": Reinit(random, schedule="start"),
     "lottery": Reinit(lottery, schedule="start"),
-    "rewind": Reinit(rewind, schedule="rewound", needs_rewound=True),
+    "rewind": Reinit(rewind, schedule="rewound"),
     "lr_rewind": Reinit(keep, schedule="rewound"),  # Renda et al. 2020, arXiv:2003.02389
     "sign": Reinit(sign, schedule="start"),
     "shuffle": Reinit(shuffle, schedule="start"),

@@ -10,11 +10,14 @@ from experiments.mlproject import mlproject
 from experiments.parameters import as_text, default_text
 from experiments.recipes import RECIPES
 from models import MODELS
+from pruning.controls import CONTROLS
+from pruning.criteria import CRITERIA
+from pruning.reinit import REINITS
 
 ROOT = Path(__file__).parent.parent
 
 MISTAKES = [
-    ("reinit", "lotery", "reinit must be one of keep, random, lottery, rewind, got lotery"),
+    ("reinit", "lotery", f"reinit must be one of {', '.join(REINITS)}, got lotery"),
     (
         "dataset",
         "cifar",
@@ -24,7 +27,11 @@ MISTAKES = [
     ("model", "lenet_999999999999999999999", "model is larger than any memory, got lenet_999"),
     ("seed", "1\nx", "seed must be a valid integer"),
     ("model", "lenet_0", "model lenet wants layer sizes such as lenet_300_100, got lenet_0"),
-    ("criterion", "x", "criterion must be one of magnitude, random, got x"),
+    ("criterion", "x", f"criterion must be one of {', '.join(CRITERIA)}, got x"),
+    ("control", "x", f"control must be one of {', '.join(CONTROLS)}, got x"),
+    ("pruning", "x", "pruning must be one of iterative, one_shot, got x"),
+    ("branch_of", "x", "branch_of must be the id of a run, 32 hexadecimal digits, got x"),
+    ("masks", "shared", "masks=shared needs branch_of, the run whose masks are taken"),
     ("scope", "x", "scope must be one of layer, global, got x"),
     ("prune_rate", "0", "prune_rate must be greater than 0, got 0"),
     ("prune_rate", "1", "prune_rate must be less than 1, got 1"),
@@ -71,6 +78,18 @@ def test_an_unknown_flag_is_named():
 MISMATCHES = [
     ({"momentum": 0.9}, "momentum is for optimizer=sgd, got 0.9 with adam"),
     ({"reinit": "rewind", "rewind_epoch": 11}, "rewind_epoch must be at most epochs (10), got 11"),
+    (
+        {"reinit": "lr_rewind", "rewind_epoch": 11},
+        "rewind_epoch must be at most epochs (10), got 11",
+    ),
+    (
+        {"masks": "shared", "branch_of": "0" * 32, "control": "inverted"},
+        "masks=shared takes the masks of another run, so control=inverted",
+    ),
+    (
+        {"masks": "shared", "branch_of": "0" * 32, "pruning": "one_shot"},
+        "pruning=one_shot, which choose others, do not go with it",
+    ),
     ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs (10), got 10"),
 ]
 

@@ -6,10 +6,12 @@ import torch
 
 from datasets import Images, load_splits, split_images
 from experiments.config import config_from
-from experiments.rounds import RoundResult, plan, prune_rounds
+from experiments.fields import PRUNINGS
+from experiments.rounds import RoundResult, Trunk, plan, prune_rounds
 from experiments.training import DivergedError, derive_seed
 from models import draw_state
 from pruning.checkpoint import load_checkpoint, save_checkpoint
+from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
 from pruning.masks import apply_masks
 from pruning.reinit import REINITS
@@ -25,21 +27,29 @@ def config(**changes):
     return config_from(quick | changes).resolved("digits")
 
 
-def run(settings, data, after=None):
-    return [
-        event for event in prune_rounds(settings, data, after) if isinstance(event, RoundResult)
-    ]
+def run(settings, data, after=None, trunk=None):
+    events = prune_rounds(settings, data, after, trunk)
+    return [event for event in events if isinstance(event, RoundResult)]
+
+
+def as_trunk(results):
+    return Trunk(results[0], lambda number: results[number].network)
 
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+ARMS = [{"reinit": reinit, "criterion": criterion} for reinit in REINITS for criterion in CRITERIA]
+ARMS += [{"reinit": reinit, "control": control} for reinit in REINITS for control in CONTROLS]
+ARMS += [{"reinit": reinit, "pruning": "one_shot"} for reinit in REINITS]
+ARMS += [{"criterion": criterion, "pruning": "one_shot"} for criterion in CRITERIA]
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("reinit", REINITS)
-def test_every_combination_prunes_exactly_and_never_revives(reinit, criterion, scope, data):
-    results = run(config(reinit=reinit, criterion=criterion, scope=scope), data)
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: "-".join(arm.values()))
+def test_every_arm_prunes_exactly_and_never_revives(arm, scope, data):
+    results = run(config(scope=scope, **arm), data)
     assert [result.network.round for result in results] == [0, 1, 2, 3]
     remaining = [result.metrics["remaining_weights"] for result in results]
     total = 64 * 30 + 30 * 20 + 20 * 10
@@ -54,7 +64,8 @@ def test_every_combination_prunes_exactly_and_never_revives(reinit, criterion, s
         for _ in range(3):
             expected.append(expected[-1] - round(0.2 * expected[-1]))
     assert remaining == expected
-    for before, after in pairwise(results):
+    nested = CONTROLS[arm.get("control", "none")].nested and arm.get("pruning") != "one_shot"
+    for before, after in pairwise(results if nested else results[:2]):
         for name, mask in after.network.masks.items():
             assert not (mask & ~before.network.masks[name]).any()
     for result in results:
@@ -124,8 +135,9 @@ def test_rewinding_to_the_start_is_the_lottery(data):
 
 
 @pytest.mark.parametrize("reinit", REINITS)
-def test_continuing_from_any_round_changes_nothing(reinit, data):
-    settings = config(reinit=reinit, criterion="random", schedule="cosine")
+@pytest.mark.parametrize("pruning", PRUNINGS)
+def test_continuing_from_any_round_changes_nothing(reinit, pruning, data):
+    settings = config(reinit=reinit, pruning=pruning, criterion="random", schedule="cosine")
     whole = run(settings, data)
     for cut in range(3):
         rest = run(settings, data, after=whole[cut].network)
@@ -196,3 +208,82 @@ def test_divergence_names_the_round_and_the_knob(data):
         run(config(lr=1e30), data)
     with pytest.raises(DivergedError, match=r"of round 1: lower retrain_lr, got 1e\+30"):
         run(config(retrain_lr=1e30), data)
+
+
+def test_one_shot_prunes_the_dense_network_in_every_round(data):
+    dense, *later = run(config(pruning="one_shot"), data)
+    for result in later:
+        for name, mask in result.network.masks.items():
+            sizes = dense.network.state[name].abs()
+            assert sizes[~mask].max() <= sizes[mask].min()
+
+
+def test_one_shot_fine_tunes_the_values_of_the_dense_network(data):
+    dense, *later = frozen_start("keep", data, pruning="one_shot")
+    for result in later:
+        assert same(result.network.state, apply_masks(dense.network.state, result.network.masks))
+
+
+def test_inverted_prunes_the_largest_of_each_layer(data):
+    dense, pruned = run(config(rounds=1, control="inverted"), data)
+    for name, mask in pruned.network.masks.items():
+        sizes = dense.network.state[name].abs()
+        assert sizes[~mask].min() >= sizes[mask].max()
+
+
+def test_a_branch_of_a_dense_network_is_as_if_it_had_trained_it_itself(data):
+    trunk = run(config(reinit="keep"), data)
+    alone = run(config(reinit="random"), data)
+    branched = run(config(reinit="random"), data, trunk=as_trunk(trunk))
+    for a, b in zip(alone, branched, strict=True):
+        assert a.metrics == b.metrics
+        assert same(a.network.state, b.network.state)
+
+
+SHARED = {"masks": "shared", "branch_of": "0" * 32}
+
+
+@pytest.mark.parametrize("reinit", REINITS)
+def test_shared_masks_are_those_of_the_trunk_in_every_round(reinit, data):
+    trunk = run(config(reinit="lottery"), data)
+    results = run(config(reinit=reinit, **SHARED), data, trunk=as_trunk(trunk))
+    for theirs, mine in zip(trunk, results, strict=True):
+        assert same(theirs.network.masks, mine.network.masks)
+    assert same(results[0].network.state, trunk[0].network.state)
+
+
+def test_sharing_the_masks_of_the_same_method_changes_nothing(data):
+    trunk = run(config(reinit="lottery"), data)
+    results = run(config(reinit="lottery", **SHARED), data, trunk=as_trunk(trunk))
+    assert [a.metrics for a in trunk] == [b.metrics for b in results]
+
+
+def test_keep_on_shared_masks_goes_on_from_the_trunks_values(data):
+    trunk = run(config(reinit="lottery"), data)
+    settings = config(reinit="keep", retrain_lr=1e-300, **SHARED)
+    _, *later = run(settings, data, trunk=as_trunk(trunk))
+    for before, result in zip(trunk, later, strict=False):
+        start = apply_masks(before.network.state, result.network.masks)
+        assert same(result.network.state, start)
+
+
+@pytest.mark.parametrize("control", ["shuffled_mask", "random_mask"])
+def test_controls_of_shared_masks_keep_the_layers_counts_and_lie_in_each_other(control, data):
+    trunk = run(config(reinit="lottery", scope="global"), data)
+    settings = config(reinit="lottery", scope="global", control=control, **SHARED)
+    results = run(settings, data, trunk=as_trunk(trunk))
+    for theirs, mine in zip(trunk[1:], results[1:], strict=True):
+        for name, mask in mine.network.masks.items():
+            assert mask.sum() == theirs.network.masks[name].sum()
+            assert not torch.equal(mask, theirs.network.masks[name])
+    for before, after in pairwise(results):
+        for name, mask in after.network.masks.items():
+            assert not (mask & ~before.network.masks[name]).any()
+
+
+def test_the_looks_tell_the_test_accuracy_where_an_epoch_ends(data):
+    result = run(config(rounds=1, eval_every=2), data)[1]
+    assert result.looks[-1].test_accuracy == result.metrics["test_accuracy"]
+    inner = [look.test_accuracy for look in result.looks if not look.ends_epoch]
+    assert inner
+    assert all(value != value for value in inner)

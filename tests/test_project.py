@@ -42,7 +42,7 @@ def test_mlflow_run_leaves_one_complete_run(anywhere):
     assert run.info.run_name == NAME.replace("lottery", "keep")
     assert run.data.params["resolved_retrain_lr"] == "0.0001"  # where cosine ends
     assert run.data.metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
-    assert len(files(run.info.run_id)) == 4
+    assert len(files(run.info.run_id)) == 5
     assert "To look at it: mlflow ui --backend-store-uri sqlite:" in done.stdout
 
 

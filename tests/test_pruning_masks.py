@@ -8,6 +8,7 @@ from pruning.masks import (
     dense_masks,
     drop_lowest,
     groups_of,
+    in_steps,
     plan_removals,
     prune,
 )
@@ -145,3 +146,47 @@ def test_plan_refuses_a_rate_that_removes_nothing():
 def test_plan_refuses_a_target_out_of_reach():
     with pytest.raises(ValueError, match=f"within {MOST_ROUNDS} rounds"):
         plan_removals({"w": 10**9}, [Group(("w",), 1e-4)], 0.99, 0)
+
+
+def test_steps_take_the_same_share_each():
+    steps = in_steps({("w",): 875}, {("w",): 1000}, 3)
+    assert steps == [{("w",): 500}, {("w",): 250}, {("w",): 125}]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_steps_add_up_for_every_group(steps):
+    removals = {("a", "b"): 20_001, ("c",): 3, ("d",): 0, ("e",): 5, ("f",): 0}
+    survivors = {("a", "b"): 100_000, ("c",): 10, ("d",): 10, ("e",): 5, ("f",): 0}
+    spread = in_steps(removals, survivors, steps)
+    assert len(spread) == steps
+    assert all(step.keys() == removals.keys() for step in spread)
+    assert all(count >= 0 for step in spread for count in step.values())
+    assert {names: sum(step[names] for step in spread) for names in removals} == removals
+
+
+def test_one_step_is_the_whole_round():
+    assert in_steps({("w",): 4}, {("w",): 5}, 1) == [{("w",): 4}]
+
+
+def test_steps_that_would_remove_nothing_are_left_out():
+    assert in_steps({("v",): 1, ("w",): 2}, {("v",): 4, ("w",): 10}, 100) == [
+        {("v",): 0, ("w",): 1},
+        {("v",): 1, ("w",): 0},
+        {("v",): 0, ("w",): 1},
+    ]
+    assert in_steps({("w",): 0}, {("w",): 10}, 100) == []
+
+
+def test_a_group_that_loses_everything_keeps_a_weight_until_the_last_step():
+    assert in_steps({("w",): 8}, {("w",): 8}, 3) == [{("w",): 4}, {("w",): 2}, {("w",): 2}]
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+def test_steps_refuse_removals_out_of_range(count):
+    with pytest.raises(ValueError, match=f"5 survivors, got {count}"):
+        in_steps({("w",): count}, {("w",): 5}, 3)
+
+
+def test_steps_refuse_to_be_none():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        in_steps({("w",): 1}, {("w",): 5}, 0)

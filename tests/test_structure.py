@@ -9,7 +9,10 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("pruning", "models", "datasets", "experiments")
 TRACKERS = tuple(
     f"experiments/{name}.py"
-    for name in ("tracking", "server", "stored_run", "leftover", "prepare_faces")
+    for name in (
+        *("tracking", "held_run", "server", "stored_run", "leftover", "prepare_faces"),
+        *("report", "comparison/store"),
+    )
 )
 SERVICES = {"mlflow", "optuna", "ray"}
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -26,7 +29,7 @@ def imports(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_arrows_point_one_way(path):
-    folder = path.parent.name
+    folder = path.relative_to(ROOT).parts[0]
     found = set(imports(path))
     if folder != "experiments":
         assert not found & ((set(FOLDERS) | SERVICES) - {folder})

@@ -1,0 +1,45 @@
+"""Fingerprint: are two experiments the same, so that one need not be done again?
+
+They are if the settings, the data, the device's kind and the code that decides the result are the
+same; where the data lie, who runs it and how it is shown have no part in it.
+"""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from experiments.config import Resolved
+from experiments.environment import release
+
+FINGERPRINT = "fingerprint"  # the tag of a run
+ROOT = Path(__file__).resolve().parent.parent
+# Of experiments/, what rounds.py works with; what the config's files do is in the settings.
+DECIDING = ("rounds", "training", "optimizers", "schedules", "gradients")
+VERSIONS = ("torch", "numpy")
+
+
+def fingerprint(config: Resolved, data_digest: str) -> str:
+    """32 hexadecimal digits that two experiments share if their results are to be the same."""
+    said = config.settings() | {
+        "device": config.device,
+        "data": data_digest,
+        "code": code_digest(),
+        "versions": [release(name) for name in VERSIONS],
+    }
+    return _digest(json.dumps(said, sort_keys=True).encode())
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that decides results, committed or not."""
+    files = [ROOT / "experiments" / f"{name}.py" for name in DECIDING]
+    for folder in ("pruning", "models", "datasets"):
+        files += sorted((ROOT / folder).rglob("*.py"))
+    return _digest(
+        b"".join(path.relative_to(ROOT).as_posix().encode() + path.read_bytes() for path in files)
+    )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,91 @@
+"""Trunk: a stored run that another one branches off, with its dense network and its masks.
+
+With masks=shared every round retrains the trunk's mask of that round from another start: the
+control of the lottery ticket in Frankle & Carbin 2019, arXiv:1803.03635.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+
+from experiments.config import Resolved
+from experiments.fields import NONE
+from experiments.parameters import as_text
+from experiments.rounds import Network, RoundResult, Trunk
+from experiments.stored_run import get_run, history_of, network_of, stored_config
+from experiments.tables import COMPLETE, EPOCH_METRICS, SECONDS, History
+from experiments.training import Look
+
+OF_MASKS = {"scope", "prune_rate", "output_prune_rate", "target_sparsity", "rounds"}
+
+
+@contextmanager
+def open_trunk(
+    config: Resolved, rounds: int, digest: str, after: Network | None
+) -> Iterator[Trunk | None]:
+    """The run that `config` branches off, if it does; its networks are read as they are needed.
+
+    Args:
+        rounds: How many rounds after the dense one will be asked for.
+        digest: Of the data.
+        after: The network that is continued after, if one is.
+
+    Raises:
+        ValueError: If the run is not there, did not get far enough, or was made with parameters or
+            data that do not go with `config`.
+    """
+    if config.branch_of == NONE or (after and config.masks == "own"):
+        yield None
+        return
+    run = get_run(config.branch_of, "branch_of")
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = stored_config(run, "branch_of", folder)
+        _check_branch(config, theirs, digest == run.data.tags.get("dataset_digest"))
+        history = history_of(run, theirs, "branch_of")
+        needed = rounds if config.masks == "shared" else 0
+        if len(history.rounds) <= needed:
+            raise ValueError(
+                f"branch_of: run {config.branch_of} has {len(history.rounds)} complete rounds, "
+                f"{needed + 1} are needed: resume it first"
+            )
+        fetch = partial(network_of, config.branch_of, theirs, "branch_of", folder)
+        network = lru_cache(maxsize=2)(fetch)
+        yield Trunk(_dense_result(history, network(0)), network)
+
+
+def _check_branch(config: Resolved, trunk: Resolved, same_data: bool) -> None:
+    mine, theirs = config.settings(), trunk.settings()
+    matter = set(config.dense_settings())
+    if config.masks == "shared":
+        matter |= OF_MASKS
+    different = [
+        f"{name} (here {as_text(mine[name])}, there {as_text(theirs[name])})"
+        for name in mine
+        if name in matter and mine[name] != theirs[name]
+    ]
+    if not same_data:
+        different.append("the data")
+    if different:
+        raise ValueError(
+            f"branch_of: run {config.branch_of} does not go with what is asked for: "
+            f"{', '.join(different)}"
+        )
+
+
+def _dense_result(history: History, network: Network) -> RoundResult:
+    """The dense round as it was when it ended."""
+    row = history.rounds[0]
+    apart = ("round", COMPLETE, *SECONDS)
+    looks = tuple(
+        Look(
+            epoch=int(epoch["epoch"]),
+            iteration=0,  # not kept, and wanted by nobody
+            ends_epoch=True,
+            **{name: epoch[name] for name in EPOCH_METRICS},
+        )
+        for epoch in history.epochs
+        if epoch["round"] == 0
+    )
+    metrics = {name: value for name, value in row.items() if name not in apart}
+    return RoundResult(network, metrics, looks, {name: row[name] for name in SECONDS})
