@@ -5,6 +5,8 @@ from importlib import import_module
 
 COMMANDS = {
     "run": "prune, retrain and track one network, round by round (the main entry point)",
+    "compare": "compare methods over several seeds, with statistics, figures and a page",
+    "report": "make the page of a comparison anew",
     "prepare_faces": "make a data set of faces out of folders of photographs",
     "bench": "time a training step against the plain way and against the floor",
     "mlproject": "write MLproject anew from the config's fields",

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.comparison.arms import CompareConfig
 from experiments.config import Config
 from experiments.parameters import entry_point
 from experiments.prepare_faces import FacesConfig
+from experiments.report import ReportConfig
 
 PATH = Path(__file__).resolve().parent.parent / "MLproject"
 HEAD = """\
@@ -28,6 +30,8 @@ def mlproject() -> str:
     """The text of MLproject."""
     points = [
         entry_point(Config, "main", "run"),
+        entry_point(CompareConfig, "compare", "compare"),
+        entry_point(ReportConfig, "report", "report"),
         entry_point(FacesConfig, "prepare_faces", "prepare_faces"),
     ]
     return HEAD + "\n".join(points)

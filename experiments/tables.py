@@ -33,6 +33,7 @@ ROUND_METRICS = (
 EPOCH_METRICS = ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
 LAYER_PREFIX, EPOCH_PREFIX = "layer_sparsity/", "epoch/"
 COMPLETE = "checkpoint_bytes"  # a round that has this metric is complete
+WHOLE = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights", COMPLETE)
 
 
 @dataclass
@@ -72,6 +73,5 @@ def place_of(config: Resolved, step: int) -> tuple[int, int]:
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
-    whole = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights", COMPLETE)
     frame = pd.DataFrame(rows)
-    return frame.astype({name: int for name in whole if name in frame})
+    return frame.astype({name: int for name in WHOLE if name in frame})

@@ -14,7 +14,7 @@ from experiments.fields import NONE
 from experiments.parameters import as_text
 from experiments.rounds import Network, RoundResult, Trunk
 from experiments.stored_run import get_run, history_of, network_of, stored_config
-from experiments.tables import COMPLETE, EPOCH_METRICS, SECONDS, History
+from experiments.tables import COMPLETE, EPOCH_METRICS, SECONDS, WHOLE, History
 from experiments.training import Look
 
 OF_MASKS = {"scope", "prune_rate", "output_prune_rate", "target_sparsity", "rounds"}
@@ -87,5 +87,9 @@ def _dense_result(history: History, network: Network) -> RoundResult:
         for epoch in history.epochs
         if epoch["round"] == 0
     )
-    metrics = {name: value for name, value in row.items() if name not in apart}
+    metrics = {
+        name: int(value) if name in WHOLE else value
+        for name, value in row.items()
+        if name not in apart
+    }
     return RoundResult(network, metrics, looks, {name: row[name] for name in SECONDS})

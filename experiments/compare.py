@@ -1,0 +1,87 @@
+"""Compare: several methods, several seeds, and what can be said about them.
+
+mlflow run . -e compare -P reinits=keep,random,lottery -P seeds=5
+
+A comparison is a run with one nested run for each method and seed. The dense network of a seed is
+trained once: the first arm of a seed leads, and the others branch off its run. Experiments that
+were done before are found by their fingerprint and not done again, interrupted ones are resumed.
+"""
+
+from collections.abc import Sequence
+
+from experiments import report, server
+from experiments.command import obey
+from experiments.comparison import store
+from experiments.comparison.arms import CompareConfig, arms_of, seeds_of
+from experiments.comparison.schedule import Facts, do_arms
+from experiments.held_run import held_run
+from experiments.parameters import parse
+from experiments.rounds import plan
+from experiments.run import load_data, print_line
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare from the command line."""
+    obey(
+        lambda: compare(parse(CompareConfig, "compare", argv)),
+        when_stopped="stopped; the same command goes on from here",
+    )
+
+
+def compare(config: CompareConfig) -> str:
+    """Do what was asked for, report it, and return the id of the comparison's run.
+
+    Raises:
+        ValueError: If something asked for is wrong, missing or impossible, or no arm succeeded.
+    """
+    server.check_tracking()
+    facts = look_ahead(config)
+    shown = config.shown_round or facts.rounds
+    if shown > facts.rounds:
+        raise ValueError(f"shown_round must be at most {facts.rounds}, the last, got {shown}")
+    with held_run(store.comparison_name(config, facts.resolved)) as run_id:
+        store.describe(run_id, config, facts.resolved)
+        outcomes = do_arms(config, facts, run_id, print_line)
+        made = store.record(
+            config,
+            facts.resolved,
+            outcomes,
+            shown_round=shown,
+            image_shape=list(facts.image_shape),
+            images=facts.images,
+            data_source=facts.source,
+        )
+        store.log_record(run_id, made)
+        if not any(outcome.run_id for outcome in outcomes.values()):
+            raise ValueError(f"every arm failed; {store.explain_failures(outcomes)[0]}")
+        folder = report.make(run_id, made)
+    print_line(f"\n{report.text(folder)}\n\nTo look at the runs: {server.ui_command()}")
+    for line in store.explain_failures(outcomes):
+        print_line(f"WARNING: failed: {line}")
+    return run_id
+
+
+def look_ahead(config: CompareConfig) -> Facts:
+    """Read the data of every seed once, and see what the arms come to.
+
+    Raises:
+        ValueError: As `load_data` and `plan`.
+    """
+    arms, digests = arms_of(config), {}
+    dataset = config.dataset
+    for seed in seeds_of(config.seeds):
+        asked = config.config_of(arms[0].method, seed, dataset=dataset)
+        data, why = load_data(asked)
+        if dataset != data.name:
+            print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
+        dataset, digests[seed] = data.name, data.digest
+    resolved = asked.resolved(dataset)
+    return Facts(
+        dataset=dataset,
+        digests=digests,
+        resolved=resolved,
+        rounds=len(plan(resolved, data)),
+        image_shape=data.image_shape,
+        images={part: len(getattr(data, part)) for part in ("train", "valid", "test")},
+        source=data.source,
+    )

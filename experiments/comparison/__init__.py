@@ -1,0 +1,1 @@
+"""Comparison: several methods over several seeds, in numbers, pictures and one page."""

@@ -1,0 +1,266 @@
+"""Figures: what does a comparison look like?
+
+Numbers come from statistics.py, what all pictures share from drawing.py; each `draw_*` returns a
+`Figure`, and reads or writes no file. Means and intervals are over seeds.
+
+To add one: a `draw_*`, its caption in `CAPTIONS`, and its line in `draw_all`.
+"""
+
+import re
+from collections.abc import Mapping
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments import plots
+from experiments.comparison.drawing import (
+    INK as INK,
+)
+from experiments.comparison.drawing import (
+    add_legend,
+    draw_dense_level,
+    draw_rounds,
+    in_ink,
+    look_closely,
+    new_figure,
+    remaining_axis,
+    styles,
+)
+from experiments.comparison.statistics import methods_of, overlap, pixels, spread, view
+from pruning.masks import Masks
+
+BARS = "Mean over the seeds named in the legend; bars are its 95% Student interval"
+DENSE_LINE = "the dashed line and the faint band are the dense network's."
+CAPTIONS = {
+    "accuracy": "Test accuracy at the end of each round against the share of weights that remain, "
+    f"the dense network on the left. {BARS} (methods of one round stand side by side, to be told "
+    f"apart); {DENSE_LINE}",
+    "early_stop": "Iteration of minimum validation loss (lower is faster) against the share of "
+    f"weights that remain; on the log scale equal distances are equal ratios. {BARS}; {DENSE_LINE}",
+    "epochs": "Test accuracy against retraining epoch at the chosen sparsity. Mean over the seeds "
+    "named in the legend; bands are its 95% Student interval; the dashed line and the faint band "
+    "are the dense network's at the end of its training.",
+    "tradeoff": "Test accuracy against compression ratio (parameters) and against theoretical "
+    f"speed-up (multiply-adds). {BARS}; {DENSE_LINE}",
+    "layers": "Share of each layer's weights that is pruned after each round, mean over all seeds; "
+    "the first layer is dark and wide, the last light and thin. The scale is logarithmic in what "
+    "remains.",
+    "overlap": "Jaccard index of the masks of every two arms (method and seed) at the chosen "
+    "sparsity: the weights that both keep over those that either keeps; 1 is the same mask. One "
+    "mask each, no interval; the line in the colour bar is what random masks with as many weights "
+    "in each layer would give.",
+    "pixels": "Share of each input pixel's first-layer weights that survive at the chosen "
+    "sparsity, mean over all seeds of a method; no interval is shown.",
+}
+
+
+@in_ink
+def draw_accuracy(rounds: pd.DataFrame) -> Figure:
+    """Test accuracy against remaining weights, the dense network on the left."""
+    figure, (axes,) = new_figure("Test accuracy against remaining weights")
+    drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining", 100)
+    note = look_closely(axes, drawn)
+    axes.set_ylabel("test accuracy (%)")
+    remaining_axis(axes, rounds)
+    add_legend(figure, rounds, note)
+    return figure
+
+
+@in_ink
+def draw_early_stop(rounds: pd.DataFrame) -> Figure:
+    """Iteration of minimum validation loss against remaining weights."""
+    figure, (axes,) = new_figure("How fast: iteration of minimum validation loss")
+    drawn = draw_rounds(axes, rounds, "early_stop_iteration", "remaining", 1)
+    ticks = [digit * 10**power for power in range(8) for digit in (1, 2, 3, 5, 7)]
+    axes.set(yscale="log", ylabel="early-stop iteration (log scale)")
+    axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_ylim(drawn["mean"].min() / 1.5, drawn["mean"].max() * 1.5)
+    axes.minorticks_off()
+    remaining_axis(axes, rounds)
+    add_legend(figure, rounds)
+    return figure
+
+
+@in_ink
+def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) -> Figure:
+    """Test accuracy against retraining epoch in one round, and a close-up where one is needed."""
+    rows = rounds[rounds["round"] == shown_round]
+    table = spread(epochs[epochs["round"] == shown_round], ["method", "epoch"], "test_accuracy")
+    table = (100 * table[["mean", "low", "high"]]).reset_index()
+    late = table[table["epoch"] > table["epoch"].max() / 2]
+    close = view(late["mean"], late["low"], late["high"])
+    two = close[1] - close[0] < 0.4 * (table["mean"].max() - table["mean"].min())
+    share = f"{100 * (1 - rows['sparsity'].mean()):.3g}%"
+    title = f"Retraining with {share} of the weights (round {shown_round})"
+    figure, panels = new_figure(title, 1 + two, height=4.4)
+    for axes in panels:
+        draw_dense_level(axes, rounds, "test_accuracy", 100)
+        for method, look in styles(methods_of(rounds)).items():
+            own = table[table["method"] == method]
+            line = {"color": look.colour, "ls": look.dashes, "marker": look.marker, "ms": 4}
+            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **line)
+            axes.fill_between(
+                own["epoch"], own["low"], own["high"], color=look.colour, alpha=0.18, lw=0
+            )
+        axes.set_xlabel("retraining epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lowest, highest = table["mean"].min(), min(max(table["mean"].max(), close[1]), 100)
+    panels[0].set_ylim(lowest - (highest - lowest) / 12, highest + (highest - lowest) / 25)
+    panels[0].set_ylabel("test accuracy (%)")
+    if two:
+        panels[1].set_ylim(*close)
+        panels[1].set_title("the same, close up")
+    add_legend(figure, rounds, shown_round=shown_round)
+    return figure
+
+
+@in_ink
+def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
+    """Test accuracy against compression ratio and against theoretical speed-up."""
+    figure, panels = new_figure("Accuracy against size, and against work", 2, sharey=True)
+    sizes = {
+        "compression_ratio": "compression ratio",
+        "theoretical_speedup": "theoretical speed-up",
+    }
+    for axes, (name, label) in zip(panels, sizes.items(), strict=True):
+        drawn = draw_rounds(axes, rounds, "test_accuracy", name, 100)
+        largest = drawn["x"].max()
+        powers = range(0, int(np.log2(largest)) + 2, 1 if largest < 64 else 2)
+        ticks = [2**power for power in powers]
+        axes.set(xscale="log", xlabel=f"{label} (log scale)")
+        axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])  # noqa: RUF001
+        axes.set_xlim(0.9, max(1.15 * largest, 2.1))
+        axes.minorticks_off()
+        note = look_closely(axes, drawn)
+    panels[0].set_ylabel("test accuracy (%)")
+    add_legend(figure, rounds, note)
+    return figure
+
+
+@in_ink
+def draw_layers(rounds: pd.DataFrame) -> Figure:
+    """Pruned share of each layer against round, a panel for each method if they differ."""
+    columns = plots.layer_columns(rounds)
+    left = 100 * (1 - rounds.groupby(["round", "method"])[list(columns.values())].mean())
+    by_round = left.groupby("round")
+    same = float((by_round.max() - by_round.min()).to_numpy().max()) < 0.1
+    methods = methods_of(rounds)[: 1 if same else None]
+    figure, panels = new_figure("Pruned weights, layer by layer", len(methods), sharey=True)
+    shades = colormaps["viridis"](np.linspace(0.3, 0.88, len(columns)))
+    widths = np.linspace(5, 1.5, len(columns))  # lines that coincide show as stripes
+    floor = left.to_numpy()[left > 0].min() / 2  # where an emptied layer is drawn
+    ticks = [100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
+    for axes, method in zip(panels, methods, strict=True):
+        own = by_round.mean() if same else left.xs(method, level="method")
+        for shade, width, (layer, name) in zip(shades, widths, columns.items(), strict=True):
+            axes.plot(own.index, own[name].clip(lower=floor), color=shade, lw=width, label=layer)
+        axes.set_title("the same for all methods" if same else method)
+        axes.set(yscale="log", xlabel="round")
+        axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
+        axes.set_ylim(115, floor)
+        axes.minorticks_off()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels[::3]:
+        axes.set_ylabel("pruned weights (%)")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=min(5, len(columns)))
+    return figure
+
+
+@in_ink
+def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
+    """How far the masks of any two arms agree, and how far random ones would."""
+    jaccard, expected = overlap(masks)
+    below = np.tri(len(masks), k=-1, dtype=bool)
+    shown = np.where(below, jaccard, np.nan)[1:, :-1]
+    chance, most = float(expected.to_numpy()[below].mean()), float(np.nanmax(shown))
+    names = [f"{method} {seed}" for method, seed in masks]
+    figure, (axes,) = new_figure("Overlap of masks (Jaccard index), by method and seed", height=5)
+    picture = axes.pcolormesh(shown, cmap="cividis", vmin=0, vmax=max(most, chance))
+    size = float(np.clip(100 / len(names), 5, 9))
+    axes.set_xticks(np.arange(len(names) - 1) + 0.5, names[:-1], rotation=90, fontsize=size)
+    axes.set_yticks(np.arange(len(names) - 1) + 0.5, names[1:], fontsize=size)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    for (row, column), value in np.ndenumerate(shown if len(names) <= 15 else shown[:0]):
+        if not np.isnan(value):
+            colour = "#ffffff" if value < 0.6 * most else "#111111"
+            spot = (column + 0.5, row + 0.5, f"{value:.2f}")
+            axes.text(*spot, color=colour, ha="center", va="center", fontsize=size - 0.5)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8)
+    bar.ax.axhline(chance, color="#ffffff", lw=2)
+    bar.set_ticks([0, chance, most], labels=["0", f"random masks: {chance:.2f}", f"{most:.2f}"])
+    bar.ax.tick_params(color=INK, labelcolor=INK)
+    return figure
+
+
+@in_ink
+def draw_pixels(
+    masks: Mapping[tuple[str, int], Masks], image_shape: tuple[int, ...]
+) -> Figure | None:
+    """What the first layer still looks at; None where it is not fully connected to the pixels."""
+    shares = pixels(masks, image_shape)
+    if not shares:
+        return None
+    first = next(iter(shares.values()))
+    if all(np.array_equal(share, first) for share in shares.values()):
+        shares = {"the same for all methods": first}
+    figure, panels = new_figure("Input pixels that are still used", len(shares), height=2.8)
+    for axes, (method, share) in zip(panels, shares.items(), strict=True):
+        highest = max(other.max() for other in shares.values())
+        picture = axes.imshow(100 * share, cmap="cividis", vmin=0, vmax=100 * highest)
+        axes.set(xticks=[], yticks=[], title=method)
+        axes.spines[:].set_visible(False)
+    figure.set_layout_engine("compressed")
+    bar = figure.colorbar(picture, ax=panels, label="surviving weights of a pixel (%)", aspect=30)
+    bar.ax.tick_params(color=INK, labelcolor=INK)
+    return figure
+
+
+def draw_all(
+    rounds: pd.DataFrame,
+    epochs: pd.DataFrame,
+    masks: Mapping[tuple[str, int], Masks],
+    image_shape: tuple[int, ...],
+    shown_round: int,
+) -> dict[str, Figure]:
+    """The figures that apply, by name, in the order in which a reader wants them."""
+    figures = {
+        "accuracy": draw_accuracy(rounds),
+        "early_stop": draw_early_stop(rounds),
+        "epochs": draw_epochs(epochs, rounds, shown_round)
+        if (epochs["round"] == shown_round).any()
+        else None,
+        "tradeoff": draw_tradeoff(rounds),
+        "layers": draw_layers(rounds),
+        "overlap": draw_overlap(masks) if len(masks) > 1 else None,
+        "pixels": draw_pixels(masks, image_shape) if masks else None,
+    }
+    return {name: figure for name, figure in figures.items() if figure}
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an `<svg>` element for an HTML page: as wide as its place, its text as text.
+
+    The same figure gives the same characters. Nothing in it depends on installed fonts.
+    """
+    title, file = figure.get_label(), StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    text = file.getvalue()
+    for pattern, new in (
+        (r"^.*?(?=<svg)", ""),  # the XML prolog
+        (r"<metadata>.*?</metadata>\s*", ""),
+        (r"<defs>\s*<style.*?</style>\s*</defs>\s*", ""),  # it would hold for the whole page
+        (r'<svg ([^>]*?)width="\S+" height="\S+"', r'<svg \1width="100%" role="img"'),
+        (r'<g id="[^"]*">', "<g>"),  # ids of several figures of one page would clash
+        (r"font-family: [^;\"]*sans-serif", "font-family: sans-serif"),
+    ):
+        text = re.sub(pattern, new, text, flags=re.DOTALL)
+    return text

@@ -1,0 +1,241 @@
+"""Statistics: which differences between methods would other seeds show too?
+
+Everything is computed from `rounds`, one row per method, seed and round (round 0 is the dense
+network, the same for all methods of a seed), and comes back as a table in the order in which the
+methods appear. The seeds are the sample: intervals are Student's, of the mean over seeds, at
+`CONFIDENCE`; methods are compared within each seed, because arms of one seed share a dense network.
+What one seed cannot tell is NaN. p-values are not corrected for the number of comparisons.
+
+To add a metric: a column of `rounds`, and its name in `METRICS`.
+"""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats  # type: ignore[import-untyped]
+
+from experiments.plots import pixel_use
+from pruning.masks import Masks
+
+METRICS = ("test_accuracy", "early_stop_iteration", "early_stop_test_accuracy", "valid_accuracy")
+SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
+SPREAD = ["mean", "std", "low", "high"]
+CONFIDENCE = 0.95
+DENSE = "dense"  # the other side of a difference to the same seed's round 0
+RULE = (
+    "the winning ticket is the network with the fewest remaining weights whose validation "
+    "accuracy, averaged over the seeds, is at least that of the dense networks of the same seeds"
+)
+ROUNDING = 1e-12  # differences of accuracies are multiples of one image's share, far above this
+
+
+def spread(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
+    """How `metric` varies within each group of rows.
+
+    Returns:
+        One row a group, in order of appearance: `n`, `mean`, `std` (of a sample, ddof = 1), and
+        `low` and `high`, the ends of the mean's two-sided Student interval. Where n = 1, the last
+        three are NaN; a group with a NaN in it has NaN throughout.
+    """
+    groups = rows.groupby(by, sort=False)[metric]
+    mean, std, n = groups.mean(skipna=False), groups.std(skipna=False), groups.size()
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * std / np.sqrt(n)
+    return pd.DataFrame({"n": n, "mean": mean, "std": std, "low": mean - half, "high": mean + half})
+
+
+def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
+    """What each method reached in each round: the table `summary.csv`.
+
+    Returns:
+        One row per method and round: `method`, `reinit`, `criterion`, `control`, `round`, the mean
+        of each of `SIZES`, `n` (seeds), and of each metric `_mean`, `_std`, `_low`, `_high` (see
+        `spread`).
+    """
+    rows, by = rounds.sort_values("round", kind="stable"), ["method", "round"]
+    groups = rows.groupby(by, sort=False)
+    parts = [groups[["reinit", "criterion", "control"]].first(), groups[SIZES].mean()]
+    parts.append(groups.size().rename("n").to_frame())
+    parts += [spread(rows, by, name)[SPREAD].add_prefix(f"{name}_") for name in METRICS]
+    table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
+    first = ["method", "reinit", "criterion", "control", "round"]
+    return table[first + [name for name in table if name not in first]]
+
+
+def dense_spread(rounds: pd.DataFrame, metric: str) -> pd.Series:
+    """`spread` of the dense networks, each seed's counted once however many methods share it."""
+    dense = rounds[rounds["round"] == 0].drop_duplicates("seed")
+    return spread(dense, ["round"], metric).iloc[0]
+
+
+def differences(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Every two methods, and each method and the dense network, seed by seed: `differences.csv`.
+
+    Returns:
+        One row per metric, round from 1, and pair: `metric`, `round`, `sparsity` (the round's
+        mean), `method`, `other`, then the fields of `Paired`. The other may be `DENSE`. A pair that
+        shares no seed in a round is there with n = 0.
+    """
+    methods = methods_of(rounds)
+    sparsity = rounds.groupby("round")["sparsity"].mean().drop(0, errors="ignore")
+    pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
+    rows: list[dict[str, Any]] = []
+    for metric in METRICS:
+        values = rounds.pivot(index="seed", columns=["method", "round"], values=metric)
+        for number in sparsity.index:
+            for method, other in pairs:
+                against = (method, 0) if other == DENSE else (other, number)
+                result = paired(_column(values, (method, number)), _column(values, against))
+                place = {"metric": metric, "round": number, "sparsity": sparsity[number]}
+                rows.append(place | {"method": method, "other": other} | result._asdict())
+    names = ["metric", "round", "sparsity", "method", "other", *Paired._fields]
+    return pd.DataFrame(rows, columns=names)
+
+
+class Paired(NamedTuple):
+    """A mean difference over `n` seeds, its interval, and the p-value of "no difference"."""
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired(first: pd.Series, second: pd.Series) -> Paired:
+    """Two-sided paired t-test of two columns, over the seeds (their index) that both have.
+
+    With n < 2 the interval and the p-value are NaN. Where all differences are equal, the interval
+    is that one value, and the p-value is NaN: t would be division by a spread of zero, and a few
+    equal seeds do not prove that there is none.
+    """
+    both = pd.concat([first, second], axis="columns", keys=["first", "second"]).dropna()
+    change = (both["first"] - both["second"]).to_numpy(dtype=float)
+    n = len(change)
+    if n == 0:
+        return Paired(0, *[float("nan")] * 4)
+    mean = float(change.mean())
+    if n == 1:
+        return Paired(n, mean, *[float("nan")] * 3)
+    if np.ptp(change) <= ROUNDING:
+        return Paired(n, mean, mean, mean, float("nan"))
+    test = stats.ttest_rel(both["first"], both["second"])
+    low, high = test.confidence_interval(CONFIDENCE)
+    return Paired(n, mean, float(low), float(high), float(test.pvalue))
+
+
+def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Each method's smallest network that still matches the dense one, by `RULE`: `tickets.csv`.
+
+    Validation data alone choose it; what it reaches on test data is then reported.
+
+    Returns:
+        One row a method: `method`, `n` (seeds), `round`, `remaining` (share of the weights),
+        `valid_accuracy`, `test_accuracy` with its interval `test_low` to `test_high`,
+        `early_stop_iteration`, and the same seeds' dense means as `dense_...`. Where no round
+        qualifies, `round` is <NA>, what belongs to it is NaN, and the dense means are over all
+        seeds of the method.
+    """
+    shared = ("valid_accuracy", "test_accuracy", "early_stop_iteration")
+    rows = []
+    for method in methods_of(rounds):
+        own = rounds[rounds["method"] == method]
+        dense = own[own["round"] == 0].set_index("seed")
+        ticket = _smallest_match(own, dense)
+        if not ticket.empty:
+            dense = dense.loc[ticket["seed"]]
+        test = spread(ticket, ["method"], "test_accuracy").reindex([method]).iloc[0]
+        rows.append(
+            {"method": method, "n": len(dense), "round": ticket["round"].min()}
+            | {"remaining": 1 - ticket["sparsity"].mean()}
+            | {name: ticket[name].mean() for name in shared}
+            | {"test_low": test["low"], "test_high": test["high"]}
+            | {f"dense_{name}": dense[name].mean() for name in shared}
+        )
+    return pd.DataFrame(rows).astype({"round": "Int64"})
+
+
+def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
+    """One method's rows of the ticket's round; none where no round qualifies."""
+    gain = own["valid_accuracy"] - own["seed"].map(dense["valid_accuracy"])
+    means = own.assign(gain=gain).groupby("round")[["gain", "sparsity"]].mean()
+    enough = means[(means.index > 0) & (means["gain"] >= -ROUNDING)]
+    return own.iloc[:0] if enough.empty else own[own["round"] == enough["sparsity"].idxmax()]
+
+
+def view(middle: pd.Series, low: pd.Series, high: pd.Series) -> tuple[float, float]:
+    """The range of accuracies (%) worth showing, so that one collapse does not flatten all else.
+
+    It reaches four times as far below the best mean as the better half of the means does, and at
+    least 1 point; further where that spares little. Intervals do not widen it by more than a third.
+    """
+    means = np.sort(middle.to_numpy(dtype=float))
+    best = means[-1]
+    reach = max(4 * (best - means[len(means) // 2]), 1.0)
+    bottom = max(means[0], best - reach) if means[0] < best - 1.5 * reach else means[0]
+    room = max(best - bottom, 0.5) / 3
+    ends = max(low.min(), bottom - room), min(high.max(), best + room)
+    bottom, top = np.fmin(bottom, ends[0]), np.fmax(best, ends[1])
+    return float(bottom - room / 8), float(top + room / 8)
+
+
+class Overlap(NamedTuple):
+    """Jaccard indices of masks, and what chance alone gives; both [arms, arms], by (method, seed).
+
+    The index of two masks is the number of weights that survive in both, over the number that
+    survive in either: 1 for equal masks.
+    """
+
+    jaccard: pd.DataFrame
+    expected: pd.DataFrame
+
+
+def overlap(masks: Mapping[tuple[str, int], Masks]) -> Overlap:
+    """How far any two arms agree about which weights to keep, over all prunable weights.
+
+    `expected` is that of masks drawn at random with as many survivors in each layer: two that keep
+    a and b of a layer's n weights share a * b / n of them on average (a ratio of expectations,
+    which is exact enough for layers of more than a few weights). NaN where both masks are empty.
+    """
+    arms = pd.MultiIndex.from_tuples(masks, names=["method", "seed"])
+    counts = np.array([[int(m.sum()) for m in mask.values()] for mask in masks.values()])
+    sizes = np.array([mask.numel() for mask in next(iter(masks.values())).values()])
+    kept = counts.sum(axis=1)
+    shared = np.array(
+        [[sum(int((a[x] & b[x]).sum()) for x in a) for b in masks.values()] for a in masks.values()]
+    )
+    chance = counts / sizes @ counts.T
+
+    def index(both: Any) -> pd.DataFrame:
+        either = kept[:, None] + kept[None, :] - both
+        with np.errstate(invalid="ignore"):
+            return pd.DataFrame(both / either, index=arms, columns=arms)
+
+    return Overlap(index(shared), index(chance))
+
+
+def pixels(
+    masks: Mapping[tuple[str, int], Masks], image_shape: tuple[int, ...]
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Share of a pixel's weights that survive, mean over a method's seeds, [height, width].
+
+    Empty where the first layer is not fully connected to the pixels (see `plots.pixel_use`).
+    """
+    shares: dict[str, list[Any]] = {}
+    for (method, _), mask in masks.items():
+        shares.setdefault(method, []).append(pixel_use(mask, image_shape))
+    if any(share is None for several in shares.values() for share in several):
+        return {}
+    return {method: np.mean(several, axis=0) for method, several in shares.items()}
+
+
+def methods_of(rows: pd.DataFrame) -> list[str]:
+    """The methods, in order of appearance."""
+    return [str(method) for method in rows["method"].unique()]
+
+
+def _column(values: pd.DataFrame, name: tuple[str, int]) -> pd.Series:
+    """A column of a pivoted table; all NaN where no seed of a method reached the round."""
+    return values[name] if name in values else pd.Series(np.nan, index=values.index)

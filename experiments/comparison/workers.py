@@ -1,0 +1,141 @@
+"""Workers: experiments in processes of their own, several at a time.
+
+On a CPU each gets its share of the threads, since two networks as small as LeNet-300-100 train
+faster side by side than one after the other. A worker that dies costs the experiment it was at; one
+whose parent dies stops, and its experiment can be resumed.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from queue import Empty
+from typing import Any
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
+
+from experiments import summary
+from experiments.config import Config
+from experiments.held_run import ERRORS
+from experiments.liveness import check_stop, stop_signals
+from experiments.run import Tell, experiment
+
+POLL_SECONDS = 0.2
+ORPHAN_SECONDS = 0.5  # between looks whether the parent still lives
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an experiment: its run, or else the reason why there is none."""
+
+    run_id: str | None
+    reason: str = ""
+
+
+@dataclass
+class Workers:
+    """Processes at work; `start` and `wait` are for one thread."""
+
+    pool: ProcessPool
+    messages: "Queue[tuple[str, str]]"
+    count: int
+    at_work: dict[str, "Future[Outcome]"] = field(default_factory=dict)
+
+    @property
+    def free(self) -> bool:
+        """Whether a process has nothing to do."""
+        return len(self.at_work) < self.count
+
+    def start(self, name: str, config: Config, parent: str) -> None:
+        """Begin an experiment, nested under the run `parent`; `name` tells it from others."""
+        self.at_work[name] = self.pool.schedule(_work, args=(name, config, parent))
+
+    def wait(self, tell: Tell) -> dict[str, Outcome]:
+        """Wait until an experiment ends; tells what those at work say meanwhile."""
+        done: set[Future[Outcome]] = set()
+        while not done:
+            check_stop()
+            done, _ = wait(self.at_work.values(), timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            self.pass_on(tell)
+        ended = {name: future for name, future in self.at_work.items() if future in done}
+        for name in ended:
+            del self.at_work[name]
+        return {name: _outcome(future) for name, future in ended.items()}
+
+    def pass_on(self, tell: Tell) -> None:
+        """Tell what the experiments at work have said since."""
+        while True:
+            try:
+                name, line = self.messages.get_nowait()
+            except Empty:
+                return
+            tell(f"{name}: {line}")
+
+
+@contextmanager
+def open_workers(count: int) -> Iterator[Workers]:
+    """`count` processes that share the machine's threads; stopped on the way out."""
+    context = get_context("spawn")  # torch's threads do not survive a fork
+    messages: Queue[tuple[str, str]] = context.Queue()
+    threads = max(1, torch.get_num_threads() // count)
+    pool = ProcessPool(
+        max_workers=count,
+        context=context,
+        initializer=_begin,
+        initargs=(messages, threads, os.getpid()),
+    )
+    try:
+        yield Workers(pool, messages, count)
+        pool.close()  # type: ignore[no-untyped-call]
+    finally:
+        pool.stop()  # type: ignore[no-untyped-call]
+        pool.join()
+
+
+def _outcome(future: "Future[Outcome]") -> Outcome:
+    try:
+        return future.result()
+    except ProcessExpired as error:
+        return Outcome(None, f"its process died (exit code {error.exitcode})")
+
+
+_process: dict[str, Any] = {}  # of a worker: where to send what it has to say
+
+
+def _begin(messages: "Queue[tuple[str, str]]", threads: int, parent: int) -> None:
+    torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
+    _process["messages"] = messages
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="orphan watch").start()
+
+
+def _work(name: str, config: Config, parent: str) -> Outcome:
+    def tell(line: str) -> None:
+        _process["messages"].put((name, line))
+
+    try:
+        with stop_signals():
+            return Outcome(experiment(config, parent, tell))
+    except KeyboardInterrupt:
+        return Outcome(None, "it was stopped")
+    except (*ERRORS, MemoryError) as error:
+        return Outcome(None, summary.explain(error))
+    except Exception as error:  # a mistake of ours costs this experiment, and is seen in full
+        traceback.print_exc(file=sys.stderr)
+        return Outcome(None, f"{type(error).__name__}: {summary.explain(error)}")
