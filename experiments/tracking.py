@@ -15,8 +15,10 @@ from pathlib import Path
 
 import mlflow
 import torch
+from mlflow.data.dataset import Dataset
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from datasets import Splits
 from experiments import plots, summary
@@ -191,11 +193,23 @@ def _describe(run: Run, asked: Config) -> None:
             name=f"{data.name}-{context}",
             digest=data.digest,
         )
-        mlflow.log_input(dataset, context=context)
+        _log_input(dataset, context)
     if data.class_names:
         mlflow.log_text("".join(f"{name}\n" for name in data.class_names), "classes.txt")
     # Last, because a run that has it can be resumed, and is not described again.
     mlflow.log_dict(resolved | {"resume": NONE}, "config.json")
+
+
+def _log_input(dataset: Dataset, context: str) -> None:
+    """Log a data set, which another run may be the first to log at this very moment."""
+    for pause in (0.1, 0.5, None):
+        try:
+            mlflow.log_input(dataset, context=context)
+            return
+        except MlflowException as error:  # MLflow looks for it and then inserts it
+            if pause is None or "unique constraint" not in str(error).lower():
+                raise
+            time.sleep(pause)
 
 
 def _tags(run: Run) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from experiments.config import Config, config_from
 from experiments.run import experiment, main
 from experiments.training import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import QUICK, command
+from tests.conftest import QUICK, ROOT, command
 
 ROUND_METRICS = {
     "train_loss",
@@ -216,3 +217,22 @@ def test_an_unreachable_server_is_one_line(store, monkeypatch):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: the tracking server http://127.0.0.1:9 does not answer")
     assert "Traceback" not in done.stderr
+
+
+def test_runs_that_begin_together_may_log_the_same_data(store):
+    """MLflow looks for a data set and then inserts it, and so refuses the second at once."""
+    code = "import sys; from experiments.run import main; main(sys.argv[1:])"
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *command(rounds=1, epochs=1, reinit=reinit)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for reinit in ("keep", "random", "lottery", "sign")
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0, 0], errors
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {len(run.inputs.dataset_inputs) for run in runs} == {3}
