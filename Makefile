@@ -5,7 +5,7 @@ REINIT ?= lottery
 ARGS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup lottery test check bench clean
+.PHONY: setup lottery compare test check bench clean
 
 setup: .venv/.installed
 
@@ -19,6 +19,9 @@ setup: .venv/.installed
 
 lottery: setup
 	mlflow run . --env-manager=local --experiment-name $(EXPERIMENT) -P reinit=$(REINIT) $(ARGS)
+
+compare: setup
+	mlflow run . -e compare --env-manager=local --experiment-name $(EXPERIMENT) $(ARGS)
 
 test: setup
 	pytest

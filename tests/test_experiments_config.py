@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from experiments.comparison.arms import Arms
 from experiments.config import Config, config_from, has_bf16, parse_config
 from experiments.mlproject import mlproject
 from experiments.parameters import as_text, default_text
@@ -176,4 +177,6 @@ def test_the_readme_lists_every_parameter_with_its_default():
     rows = re.findall(
         r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    assert dict(rows) == {name: default_text(field) for name, field in Config.model_fields.items()}
+    fields = Arms.model_fields | Config.model_fields
+    assert dict(rows) == {name: default_text(field) for name, field in fields.items()}
+    assert len(rows) == len(Config.model_fields) + len(Arms.model_fields)

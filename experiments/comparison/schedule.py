@@ -106,7 +106,10 @@ def do_arms(config: CompareConfig, facts: Facts, parent: str, tell: Tell) -> Out
 def leaders_of(config: CompareConfig, arms: list[Arm]) -> dict[int, Arm]:
     """By seed, the experiment whose dense network the others take (masks too, where shared)."""
     if config.masks == "own":
-        return {arm.seed: arm for arm in reversed(arms)}
+        first: dict[int, Arm] = {}
+        for arm in arms:
+            first.setdefault(arm.seed, arm)
+        return first
     trunks = {arm.seed: trunk_of(config, arm.seed) for arm in arms}
     same = {arm.seed: arm for arm in arms if arm.method == trunks[arm.seed].method}
     return trunks | same  # an arm that is its own trunk is done once
