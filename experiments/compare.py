@@ -14,10 +14,11 @@ from experiments.command import obey
 from experiments.comparison import store
 from experiments.comparison.arms import CompareConfig, arms_of, seeds_of
 from experiments.comparison.schedule import Facts, do_arms
+from experiments.data import load_data
 from experiments.held_run import held_run
 from experiments.parameters import parse
 from experiments.rounds import plan
-from experiments.run import load_data, print_line
+from experiments.run import print_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:

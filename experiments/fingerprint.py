@@ -11,17 +11,27 @@ from pathlib import Path
 
 from experiments.config import Resolved
 from experiments.environment import release
+from experiments.fields import NONE
 
 FINGERPRINT = "fingerprint"  # the tag of a run
 ROOT = Path(__file__).resolve().parent.parent
 # Of experiments/, what rounds.py works with; what the config's files do is in the settings.
-DECIDING = ("rounds", "training", "optimizers", "schedules", "gradients")
+DECIDING = (
+    *("__init__", "data", "gradients", "optimizers", "rounds", "schedules", "training", "trunk"),
+)
 VERSIONS = ("torch", "numpy")
 
 
-def fingerprint(config: Resolved, data_digest: str) -> str:
-    """32 hexadecimal digits that two experiments share if their results are to be the same."""
+def fingerprint(config: Resolved, data_digest: str, threads: int) -> str:
+    """32 hexadecimal digits that two experiments share if their results are to be the same.
+
+    Args:
+        data_digest: Of the splits (`Splits.digest`).
+        threads: Of the process; they decide in which order sums are taken.
+    """
     said = config.settings() | {
+        "pretrained": pretrained_digest(config),
+        "threads": threads,
         "device": config.device,
         "data": data_digest,
         "code": code_digest(),
@@ -39,6 +49,14 @@ def code_digest() -> str:
     return _digest(
         b"".join(path.relative_to(ROOT).as_posix().encode() + path.read_bytes() for path in files)
     )
+
+
+def pretrained_digest(config: Resolved) -> str:
+    """SHA-256 of the file of published values, or "none"."""
+    if config.pretrained == NONE:
+        return NONE
+    with Path(config.pretrained).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: bytes) -> str:

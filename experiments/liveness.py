@@ -8,7 +8,8 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
@@ -93,6 +94,17 @@ def sole_worker(run_id: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def at_work(run_id: str, tags: Mapping[str, str]) -> bool:
+    """Whether a living process works on a run that is RUNNING, as its tags and its lock tell."""
+    if tags.get("lock") != lock_name(run_id):
+        return time.time() - float(tags.get("heartbeat", 0)) < DEAD_AFTER_SECONDS
+    try:
+        with sole_worker(run_id):
+            return False
+    except ValueError:
+        return True
 
 
 @contextmanager

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from datasets import Splits, load_splits
 from experiments import server, summary, tracking
 from experiments.command import obey
 from experiments.config import Config, Resolved, parse_config
+from experiments.data import load_data
 from experiments.environment import environment
 from experiments.fields import NONE
 from experiments.liveness import check_stop, sole_worker
 from experiments.rounds import RoundResult, plan, prune_rounds
 from experiments.stored_run import StoredRun, find_run
-from experiments.training import Look, derive_seed
+from experiments.training import Look
 from experiments.trunk import open_trunk
 
 Tell = Callable[[str], None]
@@ -75,15 +75,6 @@ def _experiment(
     if not tell:
         say(f"\n{summary.table(rounds)}\n\nTo look at it: {server.ui_command()}")
     return run.run_id
-
-
-def load_data(config: Config) -> tuple[Splits, str]:
-    """The data of an experiment, and in words why it is these."""
-    raw = config.pretrained != NONE  # published networks know pixels in [0, 1]
-    seed = derive_seed(config.seed, "split")
-    return load_splits(
-        config.dataset, config.data_root, seed, config.train_limit, standardise=not raw
-    )
 
 
 @contextmanager

@@ -5,7 +5,6 @@ epochs' metrics are there by then. Steps of a run's metrics count rounds; steps 
 `epoch/...` metrics count epochs through all rounds.
 """
 
-import hashlib
 import re
 import tempfile
 import time
@@ -25,7 +24,7 @@ from experiments import plots, summary
 from experiments.config import Config, Resolved
 from experiments.environment import environment, release
 from experiments.fields import NONE, Method
-from experiments.fingerprint import FINGERPRINT, fingerprint
+from experiments.fingerprint import FINGERPRINT, code_digest, fingerprint, pretrained_digest
 from experiments.held_run import held_run
 from experiments.parameters import as_text
 from experiments.rounds import Network, RoundResult
@@ -196,8 +195,11 @@ def _describe(run: Run, asked: Config) -> None:
         _log_input(dataset, context)
     if data.class_names:
         mlflow.log_text("".join(f"{name}\n" for name in data.class_names), "classes.txt")
-    # Last, because a run that has it can be resumed, and is not described again.
+    # Late, because a run that has it can be resumed, and is not described again.
     mlflow.log_dict(resolved | {"resume": NONE}, "config.json")
+    # Last, because a run that is found by it must have a config.
+    mark = fingerprint(config, data.digest, torch.get_num_threads())
+    client.set_tag(run.run_id, FINGERPRINT, mark)
 
 
 def _log_input(dataset: Dataset, context: str) -> None:
@@ -215,14 +217,11 @@ def _log_input(dataset: Dataset, context: str) -> None:
 def _tags(run: Run) -> dict[str, str]:
     config = run.config
     chosen = (*Method.model_fields, "masks", "dataset", "model", "scope", "device", "precision")
-    tags = {name: str(getattr(config, name)) for name in chosen} | {
-        FINGERPRINT: fingerprint(config, run.data.digest),
+    return {name: str(getattr(config, name)) for name in chosen} | {
+        "code": code_digest(),
+        "pretrained_sha256": pretrained_digest(config),
         "dataset_why": run.why,
         "dataset_source": run.data.source,
         "dataset_digest": run.data.digest,
         "rounds_planned": str(run.last),
     }
-    if config.pretrained != NONE:
-        with Path(config.pretrained).open("rb") as file:
-            tags["pretrained_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return tags

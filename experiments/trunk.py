@@ -5,12 +5,14 @@ control of the lottery ticket in Frankle & Carbin 2019, arXiv:1803.03635.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 
 from experiments.config import Resolved
+from experiments.environment import environment
 from experiments.fields import NONE
+from experiments.fingerprint import code_digest, pretrained_digest
 from experiments.parameters import as_text
 from experiments.rounds import Network, RoundResult, Trunk
 from experiments.stored_run import get_run, history_of, network_of, stored_config
@@ -41,7 +43,7 @@ def open_trunk(
     run = get_run(config.branch_of, "branch_of")
     with tempfile.TemporaryDirectory() as folder:
         theirs = stored_config(run, "branch_of", folder)
-        _check_branch(config, theirs, digest == run.data.tags.get("dataset_digest"))
+        _check_branch(config, theirs, digest, run.data.tags)
         history = history_of(run, theirs, "branch_of")
         needed = rounds if config.masks == "shared" else 0
         if len(history.rounds) <= needed:
@@ -54,7 +56,7 @@ def open_trunk(
         yield Trunk(_dense_result(history, network(0)), network)
 
 
-def _check_branch(config: Resolved, trunk: Resolved, same_data: bool) -> None:
+def _check_branch(config: Resolved, trunk: Resolved, digest: str, tags: Mapping[str, str]) -> None:
     mine, theirs = config.settings(), trunk.settings()
     matter = set(config.dense_settings())
     if config.masks == "shared":
@@ -64,8 +66,12 @@ def _check_branch(config: Resolved, trunk: Resolved, same_data: bool) -> None:
         for name in mine
         if name in matter and mine[name] != theirs[name]
     ]
-    if not same_data:
-        different.append("the data")
+    here = {"dataset_digest": digest, "pretrained_sha256": pretrained_digest(config)}
+    if config.masks == "own":  # then it must be as if it had trained the dense network itself
+        told = environment(config.device)
+        here |= {"code": code_digest(), "device": config.device}
+        here |= {name: told[name] for name in ("threads", "version.torch", "version.numpy")}
+    different += [name for name, value in here.items() if tags.get(name) != value]
     if different:
         raise ValueError(
             f"branch_of: run {config.branch_of} does not go with what is asked for: "

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from experiments.comparison.arms import CompareConfig, arms_of, seeds_of, trunk_of
-from experiments.comparison.schedule import leaders_of
+from experiments.comparison.schedule import trunks_of
 from experiments.parameters import checked, parse
 
 
@@ -46,6 +46,11 @@ def test_a_mistake_is_told_before_anything_starts(name, value, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_trunk_that_cannot_be_trained_is_refused():
+    with pytest.raises(ValueError, match="rewind_epoch must be at most"):
+        config(masks="shared", trunk="rewind", rewind_epoch=20, epochs=5)
+
+
 @pytest.mark.parametrize(
     "values",
     [{"criterion": "magnitude,random"}, {"pruning": "one_shot"}, {"control": "none,inverted"}],
@@ -83,22 +88,13 @@ def test_a_label_names_what_differs_between_methods_and_nothing_else():
     assert only == "keep"
 
 
-def test_the_first_arm_of_a_seed_leads():
-    asked = config(reinits="random,keep", seeds="2")
-    leaders = leaders_of(asked, arms_of(asked))
-    assert {seed: arm.name for seed, arm in leaders.items()} == {
-        0: "random, seed 0",
-        1: "random, seed 1",
-    }
-
-
-def test_the_trunk_leads_where_masks_are_shared_and_may_be_an_arm_itself():
+def test_the_trunk_may_be_an_arm_itself():
     asked = config(reinits="random,lottery", seeds="1", masks="shared")
-    assert leaders_of(asked, arms_of(asked))[0].name == "lottery, seed 0"
+    assert trunks_of(asked, arms_of(asked))[0].name == "lottery, seed 0"
     apart = config(reinits="random", seeds="1", masks="shared", trunk="keep")
-    assert leaders_of(apart, arms_of(apart))[0] == trunk_of(apart, 0)
+    assert trunks_of(apart, arms_of(apart))[0] == trunk_of(apart, 0)
     controls = config(reinits="lottery", control="shuffled_mask", seeds="1", masks="shared")
-    assert leaders_of(controls, arms_of(controls))[0].label == "trunk (lottery)"
+    assert trunks_of(controls, arms_of(controls))[0].label == "trunk (lottery)"
 
 
 def test_all_of_the_main_parameters_can_be_given():

@@ -22,6 +22,7 @@ def arms(methods=METHODS, seeds=2, rounds=3, fc1=None):
             "reinit": method.split()[0],
             "criterion": "magnitude",
             "control": "none",
+            "pruning": "iterative",
             "seed": seed,
             "round": number,
             "sparsity": 1 - 0.8**number,

@@ -46,6 +46,7 @@ def rounds_of(test, valid=None, stop=None, control=None, reinit=None):
                 "reinit": (reinit or {}).get(method, method.split()[0]),
                 "criterion": "magnitude",
                 "control": (control or {}).get(method, "none"),
+                "pruning": "one_shot" if "one_shot" in method else "iterative",
                 "seed": seed,
             }
             for number, reached, checked, when in (
@@ -121,7 +122,8 @@ def test_of_one_seed_nothing_is_said_about_spread():
 def test_equal_differences_leave_nothing_to_test():
     gap = Difference(0.01, 0.01, 0.01, NAN, 3)
     assert compared("a", "b", gap, POINTS) == (
-        "a is 1.00 points above b (the same in all 3 seeds, which leaves nothing to test)."
+        "Between a and b there is no difference that 3 seeds could show: +1.00 points "
+        "(the same in all 3 seeds, which leaves nothing to test)."
     )
     assert compared("a", "b", Difference(0.0, 0.0, 0.0, NAN, 3), POINTS) == (
         "a and b are equal here (the same in all 3 seeds, which leaves nothing to test)."
@@ -156,7 +158,8 @@ def test_a_winning_ticket_is_told_with_what_it_was_chosen_by():
         rounds_of(APART, valid={"lottery": (0.95, 0.94, 0.95), "random": (0.9,) * 3})
     )
     assert winning_tickets(tables.tickets, tables.summary) == [
-        "lottery still matches the dense network with 50% of the weights, the fewest tried: "
+        "The smallest network of lottery that matches the dense one has 50% of the weights, the "
+        "fewest tried: "
         "94.67% against 94.00% on validation images. On test images it has 97.00% (95% interval "
         "94.52% to 99.48%, n = 3), the dense network 95.00%.",
         "random never matches the dense network on validation images, from 50% of the weights "
@@ -214,6 +217,27 @@ def test_a_control_that_does_as_well_is_worded_with_care():
     )
 
 
+def test_a_control_is_held_against_the_arm_that_prunes_alike():
+    accuracies = {
+        "lottery": (0.96, 0.97, 0.98),
+        "lottery one_shot": (0.90, 0.92, 0.91),
+        "lottery shuffled_mask one_shot": (0.91, 0.91, 0.90),
+    }
+    tables = tables_of(rounds_of(accuracies, control={list(accuracies)[2]: "shuffled_mask"}))
+    (said,) = controls(tables.summary, tables.differences, 1)
+    assert said.startswith(
+        "Between lottery shuffled_mask one_shot and lottery one_shot there is no difference"
+    )
+
+
+def test_equal_differences_are_no_proof_that_a_mask_matters():
+    alike = {"lottery": (0.96, 0.96, 0.96), "lottery shuffled_mask": (0.95, 0.95, 0.95)}
+    tables = tables_of(rounds_of(alike, control=CONTROL))
+    (said,) = controls(tables.summary, tables.differences, 1)
+    assert "it does matter" not in said
+    assert "give no sign" in said
+
+
 def test_a_control_alone_says_nothing():
     tables = tables_of(
         rounds_of(
@@ -242,15 +266,16 @@ def test_in_short_names_the_best_its_rivals_and_the_smallest_tickets():
     assert in_short(tables_of(rounds_of(three, valid=valid))) == [
         "With 50% of the weights, lottery is the most accurate on average, with 97.00% on test "
         "images; the dense networks have 95.00%.",
-        "3 seeds show its lead over random and cannot tell it from keep (95% intervals).",
-        "Fewest weights that still match the dense network on validation images: lottery 50%, "
+        "3 seeds show its lead over random and cannot tell it from keep (95% intervals, not "
+        "corrected for choosing the best of 3).",
+        "The smallest networks that match the dense one on validation images: lottery 50%, "
         "random none, keep none.",
     ]
 
 
 def test_in_short_one_seed_claims_no_lead():
     said = in_short(tables_of(rounds_of({"lottery": (0.97,), "random": (0.94,)})))
-    assert said[1] == "One seed cannot tell whether that is more than chance."
+    assert said[1] == "No two seeds tell whether that is more than chance."
 
 
 def test_findings_leave_out_headings_with_nothing_to_say():

@@ -240,6 +240,7 @@ def test_a_dead_worker_costs_its_experiment_and_no_other(store):
         outcomes |= workers.wait(lines.append)
     assert outcomes["a"].run_id is None
     assert outcomes["a"].reason.startswith("its process died")
+    assert outcomes["a"].died
     assert mlflow.get_run(outcomes["b"].run_id).info.status == "FINISHED"
     assert not children("spawn_main")
 
@@ -251,30 +252,59 @@ def children(word):
     return [pid for pid, line in lines.items() if word in line]
 
 
-def test_an_arm_that_fails_is_told_and_the_others_go_on(again, capfd):
-    _, run_id = again
+def test_an_arm_that_cannot_be_resumed_is_done_anew(again, capfd):
+    folder, run_id = again
     arm = arms(mlflow.get_run(run_id))["random", "1"]
-    client = mlflow.MlflowClient()
-    client.set_terminated(arm.info.run_id, "FAILED")
-    checkpoint = Path(
-        arm.info.artifact_uri.removeprefix("file://"), "checkpoints/initial.safetensors"
-    )
+    mlflow.MlflowClient().set_terminated(arm.info.run_id, "FAILED")
+    artifacts = Path(arm.info.artifact_uri.removeprefix("file://"))
+    checkpoint = artifacts / "checkpoints/initial.safetensors"
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[:100])
     try:
-        run, new = compare()
+        _, new = compare()
     finally:
         checkpoint.write_bytes(content)
     out = capfd.readouterr().out
-    assert "WARNING: failed: random, seed 1: resume: checkpoints/initial.safetensors" in out
-    assert run.info.status == "FINISHED"
-    table = pd.read_csv(new / "comparison.csv")
-    assert table.groupby("method")["seed"].nunique().to_dict() == {
-        "keep": 2,
-        "random": 1,
-        "lottery": 2,
-    }
-    assert "initial.safetensors" in (new / "report.html").read_text()
+    assert "random, seed 1: done anew, since an earlier run is of no use" in out
+    assert out.count("done before") == 5
+    assert same(folder, new)
+
+
+def test_a_finished_arm_leads_and_its_dense_network_is_taken(store, capfd):
+    _, first = compare(reinits="lottery", seeds="0,")
+    (lottery,) = pd.read_csv(first / "comparison.csv")["run_id"].unique()
+    run, _ = compare(reinits="keep,lottery", seeds="0,")
+    assert arms(run)["keep", "0"].data.params["branch_of"] == lottery
+
+
+def test_an_experiment_that_another_process_works_on_is_waited_for(again, capfd):
+    folder, run_id = again
+    arm = arms(mlflow.get_run(run_id))["keep", "0"]
+    client = mlflow.MlflowClient()
+    client.set_terminated(arm.info.run_id, "RUNNING")
+    code = f"""
+import time
+from experiments.liveness import sole_worker
+with sole_worker("{arm.info.run_id}"):
+    print("held", flush=True)
+    time.sleep(8)
+    import mlflow
+    mlflow.MlflowClient().set_terminated("{arm.info.run_id}", "FINISHED")
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "held\n"
+    _, new = compare()
+    assert other.wait(timeout=30) == 0
+    other.stdout.close()
+    out = capfd.readouterr().out
+    assert "keep, seed 0: another process is at work on it; waiting for that" in out
+    assert out.count("done before") == 6
+    assert same(folder, new)
 
 
 def test_a_comparison_of_which_nothing_succeeds_fails_in_one_line(store, capsys):

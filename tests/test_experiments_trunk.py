@@ -59,7 +59,7 @@ def client_rounds(run):
 
 MISMATCHES = [
     ({"branch_of": "0" * 32}, "branch_of: .* has no run 0000"),
-    ({"seed": 1}, r"does not go with what is asked for: seed \(here 1, there 0\), the data"),
+    ({"seed": 1}, r"does not go with what is asked for: seed \(here 1, there 0\), dataset_digest"),
     ({"epochs": 3}, r"epochs \(here 3, there 2\)"),
     ({"lr": 0.02, "masks": "shared"}, r"lr \(here 0.02, there 0.01\)"),
     ({"prune_rate": 0.3, "masks": "shared"}, r"prune_rate \(here 0.3, there 0.2\)"),
@@ -87,14 +87,15 @@ def test_a_trunk_without_its_checkpoint_is_refused(trunk):
 
 
 def test_the_fingerprint_follows_what_decides_the_result():
-    def of(digest="d", **changes):
-        return fingerprint(config_from(QUICK | changes).resolved("digits"), digest)
+    def of(digest="d", threads=1, **changes):
+        return fingerprint(config_from(QUICK | changes).resolved("digits"), digest, threads)
 
     assert of() == of(data_root="elsewhere") == of(branch_of="1" * 32)
     assert of() == of(output_prune_rate=0.2)  # what "auto" is
     different = [
         of(),
         of("other data"),
+        of(threads=2),
         of(seed=1),
         of(reinit="keep"),
         of(control="inverted"),

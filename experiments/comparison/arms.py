@@ -120,8 +120,13 @@ class CompareConfig(Common, Arms):
                 "masks=shared retrains the masks of one trunk: it goes with one criterion and "
                 f"pruning=iterative, got criterion={self.criterion}, pruning={self.pruning}"
             )
-        for arm in arms_of(self):
-            self.config_of(arm.method, arm.seed)  # what does not go together is told now
+        arms = arms_of(self)  # what does not go together is told now
+        for method in {arm.label: arm.method for arm in arms}.values():
+            self.config_of(method, arms[0].seed)
+        for seed in seeds_of(self.seeds):
+            self.config_of(arms[0].method, seed)
+        if self.masks == "shared":
+            self.config_of(trunk_of(self, arms[0].seed).method, arms[0].seed)
         return self
 
     def common(self) -> dict[str, Any]:

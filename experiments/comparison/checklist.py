@@ -77,9 +77,10 @@ def named(evidence: Evidence) -> Item:
 
 def reproducible(evidence: Evidence) -> Item:
     """Enough to do it again."""
-    commit = evidence.environment.get("git_commit", "unknown")
+    commits = evidence.environment.get("git_commit", "unknown").split(", ")
+    commit = listed([name[:12] for name in commits])
     dirty = evidence.environment.get("git_dirty", "unknown")
-    clean = commit != "unknown" and dirty == "false"
+    clean = len(commits) == 1 and commit != "unknown" and dirty == "false"
     state = (
         ""
         if dirty == "false"
@@ -92,7 +93,7 @@ def reproducible(evidence: Evidence) -> Item:
     return Item(
         "All hyperparameters, the source code, libraries and hardware given",
         "yes" if clean else "partly",
-        f"Command, settings, versions and processor are below; commit {commit[:12]}{state}.",
+        f"Command, settings, versions and processor are below; commit {commit}{state}.",
     )
 
 
@@ -174,7 +175,7 @@ def top5(evidence: Evidence) -> Item:
     return Item(
         "Top-1 accuracy, and top-5 where there are many classes",
         "partly",
-        "Top-1 is reported; top-5 is not measured. With few classes it would say little.",
+        "Top-1 is reported; top-5 is not measured.",
     )
 
 
@@ -260,8 +261,9 @@ def modest(evidence: Evidence) -> Item:
     del evidence
     return Item(
         "Claims no wider than the experiments",
-        "yes",
-        "The sentences above speak of this data set, this network and these seeds only.",
+        "partly",
+        "The sentences above speak of this data set, this network and these seeds only. What is "
+        "concluded from them is the reader's.",
     )
 
 

@@ -30,14 +30,16 @@ def _rivals(differences: pd.DataFrame, number: int, best: str, others: list[str]
     gaps = {name: difference(differences, POINTS.metric, number, best, name) for name in others}
     known = {name: gap for name, gap in gaps.items() if gap is not None and gap.n > 1}
     if not known:
-        return ["One seed cannot tell whether that is more than chance."] if others else []
+        return ["No two seeds tell whether that is more than chance."] if others else []
     ahead = [name for name, gap in known.items() if gap.shows]
     level = [name for name in known if name not in ahead]
     counts = sorted({gap.n for gap in known.values()})
     seeds = listed([str(count) for count in counts], "or") + " seeds"
     shown = [f"show its lead over {listed(ahead)}"] if ahead else []
     shown += [f"cannot tell it from {listed(level)}"] if level else []
-    return [f"{seeds} {listed(shown)} (95% intervals)."]
+    count = len(others) + 1
+    chosen = f", not corrected for choosing the best of {count}" if count > 2 else ""
+    return [f"{seeds} {listed(shown)} (95% intervals{chosen})."]
 
 
 def _smallest_tickets(tickets: pd.DataFrame) -> str:
@@ -46,4 +48,4 @@ def _smallest_tickets(tickets: pd.DataFrame) -> str:
         for _, row in tickets.iterrows()
     ]
     kept = ", ".join(found)
-    return f"Fewest weights that still match the dense network on validation images: {kept}."
+    return f"The smallest networks that match the dense one on validation images: {kept}."

@@ -59,10 +59,18 @@ def methods_table(rounds: pd.DataFrame) -> Table:
             Cell(SCHEDULES[REINITS[str(arm.reinit)].schedule]),
             Cell(str(arm.criterion)),
             Cell(str(arm.control)),
+            Cell(str(arm.pruning)),
         )
         for arm in rounds.drop_duplicates("method").itertuples()
     ]
-    heads = ("method", "where survivors restart", "learning rate", "criterion", "control")
+    heads = (
+        "method",
+        "where survivors restart",
+        "learning rate",
+        "criterion",
+        "control",
+        "pruning",
+    )
     return Table("Methods", heads, tuple(rows))
 
 

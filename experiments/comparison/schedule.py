@@ -1,10 +1,12 @@
 """Schedule: in which order are the experiments of a comparison done, and which need not be?
 
-The first arm of a seed leads, or with masks=shared the trunk: the others of that seed wait for it
-and branch off its run. What was done before is found by its fingerprint.
+One experiment of each seed leads, or with masks=shared the trunk: the others of that seed wait for
+it and branch off its run. What was done before is found by its fingerprint; what was interrupted
+is resumed; what another process is at work on is waited for.
 """
 
 import os
+import time
 from dataclasses import dataclass, field
 
 from experiments.comparison import store
@@ -12,9 +14,12 @@ from experiments.comparison.arms import Arm, CompareConfig, arms_of, trunk_of
 from experiments.comparison.workers import Outcome, Workers, open_workers
 from experiments.config import Config, Resolved, config_from
 from experiments.fields import NONE
+from experiments.liveness import check_stop
 from experiments.run import Tell
+from experiments.stored_run import find_run
 
 Outcomes = dict[Arm, Outcome]
+ELSEWHERE_SECONDS = 2.0  # between looks whether another process is done
 
 
 @dataclass(frozen=True)
@@ -32,87 +37,126 @@ class Facts:
 
 @dataclass
 class Schedule:
-    """The experiments of a comparison, those done and those to do."""
+    """The experiments of a comparison: those that wait, those at work, and what became of them."""
 
     config: CompareConfig
     facts: Facts
     parent: str
-    leaders: dict[int, Arm]
-    waiting: list[Arm]
+    tell: Tell
+    workers: Workers
+    total: int = 0
+    leaders: dict[int, Arm] = field(default_factory=dict)
+    waiting: list[Arm] = field(default_factory=list)
     outcomes: Outcomes = field(default_factory=dict)
+    elsewhere: set[Arm] = field(default_factory=set)
 
-    def next(self) -> Arm | None:
-        """An experiment that nothing keeps waiting, if there is one; it no longer waits then."""
-        for arm in self.waiting:
+    def plan(self, arms: list[Arm]) -> None:
+        """Recall what was done before, and line up the rest, leaders first."""
+        if self.config.masks == "own":
+            done = [arm for arm in arms if self._is_done(arm)]
+            # A finished arm leads rather than the first, which would train the dense network anew.
+            self.leaders = {arm.seed: arm for arm in reversed([*done, *arms])}
+        else:
+            self.leaders = trunks_of(self.config, arms)
+        self.waiting = list(dict.fromkeys([*(self.leaders[arm.seed] for arm in arms), *arms]))
+        self.total = len(self.waiting)
+
+    def begin_ready(self) -> None:
+        """Begin what nothing keeps waiting, as long as a worker is free."""
+        for arm in list(self.waiting):
             leader = self.leaders[arm.seed]
-            if arm == leader or leader in self.outcomes:
-                self.waiting.remove(arm)
-                return arm
-        return None
+            if self.workers.free and (arm == leader or leader in self.outcomes):
+                self._begin(arm)
 
-    def config_of(self, arm: Arm) -> Config:
-        """The config of an experiment; it branches off its leader, if that has left a run."""
-        leader = self.leaders[arm.seed]
+    def end(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
+        """Note what became of an experiment."""
+        if outcome.died:
+            store.close_dead(self.parent, outcome.reason)
+        self.outcomes[arm] = outcome
+        what = f"failed: {outcome.reason}" if outcome.reason else how
+        self.tell(f"{arm.name}: {what} ({len(self.outcomes)} of {self.total})")
+
+    def _begin(self, arm: Arm) -> None:
+        """Do an experiment, or see that it is done, or cannot be, or is being done elsewhere."""
+        leader, config = self.leaders[arm.seed], self._config_of(arm)
+        if config is None:
+            self.waiting.remove(arm)
+            reason = f"its trunk failed: {self.outcomes[leader].reason}"
+            self.end(arm, Outcome(None, reason))
+            return
+        found = self._find(arm, config)
+        if found and store.is_at_work(found):
+            if arm not in self.elsewhere:
+                self.tell(f"{arm.name}: another process is at work on it; waiting for that")
+            self.elsewhere.add(arm)
+            return
+        self.waiting.remove(arm)
+        if found:
+            store.adopt(found, self.parent)
+        if found and store.is_finished(found):
+            self.end(arm, Outcome(found.info.run_id), "done before")
+        else:
+            self.workers.start(arm.name, self._resumed(arm, config, found), self.parent)
+
+    def _config_of(self, arm: Arm) -> Config | None:
+        """The config of an experiment, branching off its leader; None without a trunk it needs."""
+        leader = self.leaders.get(arm.seed, arm)
         masks, branch = "own", NONE
         if arm != leader:
             masks = self.config.masks
             branch = self.outcomes[leader].run_id or NONE
+        if masks == "shared" and branch == NONE:
+            return None
         more = {"dataset": self.facts.dataset, "masks": masks, "branch_of": branch}
         return self.config.config_of(arm.method, arm.seed, **more)
 
-    def begin(self, arm: Arm, workers: Workers) -> Outcome | None:
-        """What became of an experiment at once; None where it is being worked on now."""
-        leader = self.leaders[arm.seed]
-        if self.config.masks == "shared" and arm != leader and not self.outcomes[leader].run_id:
-            return Outcome(None, f"its trunk failed: {self.outcomes[leader].reason}")
-        config = self.config_of(arm)
-        found = store.find_arm(config.resolved(self.facts.dataset), self.facts.digests[arm.seed])
-        if found:
-            store.adopt(found, self.parent)
-            if store.is_finished(found):
-                return Outcome(found.info.run_id)
-            moved = {"resume": found.info.run_id, "data_root": config.data_root}
-            config = config_from(moved)  # the rest is the run's own
-        workers.start(arm.name, config, self.parent)
-        return None
+    def _is_done(self, arm: Arm) -> bool:
+        config = self._config_of(arm)
+        found = config and self._find(arm, config)
+        return bool(found and store.is_finished(found))
+
+    def _find(self, arm: Arm, config: Config) -> store.Found | None:
+        """The run of the same experiment, if there is one."""
+        resolved = config.resolved(self.facts.dataset)
+        return store.find_arm(resolved, self.facts.digests[arm.seed])
+
+    def _resumed(self, arm: Arm, config: Config, found: store.Found | None) -> Config:
+        """The config that goes on with a run, if there is one that can be gone on with."""
+        if not found:
+            return config
+        moved = {"resume": found.info.run_id, "data_root": config.data_root}
+        resumed = config_from(moved)  # the rest is the run's own
+        try:
+            find_run(resumed)
+        except ValueError as error:
+            self.tell(f"{arm.name}: done anew, since an earlier run is of no use ({error})")
+            return config
+        return resumed
 
 
 def do_arms(config: CompareConfig, facts: Facts, parent: str, tell: Tell) -> Outcomes:
     """What became of every arm: found done already, or done now."""
     arms = arms_of(config)
-    leaders = leaders_of(config, arms)
-    todo = list(dict.fromkeys([*leaders.values(), *arms]))
-    schedule = Schedule(config, facts, parent, leaders, todo)
-    by_name, total = {arm.name: arm for arm in todo}, len(todo)
-
-    def ended(arm: Arm, outcome: Outcome, how: str) -> None:
-        schedule.outcomes[arm] = outcome
-        what = f"failed: {outcome.reason}" if outcome.reason else how
-        tell(f"{arm.name}: {what} ({len(schedule.outcomes)} of {total})")
-
-    with open_workers(_count(config, total, facts.resolved.device)) as workers:
-        tell(f"{total} experiments, {workers.count} at a time")
+    with open_workers(_count(config, len(arms), facts.resolved.device)) as workers:
+        schedule = Schedule(config, facts, parent, tell, workers)
+        schedule.plan(arms)
+        by_name = {arm.name: arm for arm in schedule.waiting}
+        tell(f"{schedule.total} experiments, {workers.count} at a time")
         while schedule.waiting or workers.at_work:
-            while workers.free and (arm := schedule.next()):
-                found = schedule.begin(arm, workers)
-                if found:
-                    ended(arm, found, "done before")
+            schedule.begin_ready()
             if workers.at_work:
                 for name, outcome in workers.wait(tell).items():
-                    ended(by_name[name], outcome, "done")
+                    schedule.end(by_name[name], outcome)
+            elif schedule.waiting:  # all of them for other processes
+                check_stop()
+                time.sleep(ELSEWHERE_SECONDS)
     return {arm: schedule.outcomes[arm] for arm in arms}
 
 
-def leaders_of(config: CompareConfig, arms: list[Arm]) -> dict[int, Arm]:
-    """By seed, the experiment whose dense network the others take (masks too, where shared)."""
-    if config.masks == "own":
-        first: dict[int, Arm] = {}
-        for arm in arms:
-            first.setdefault(arm.seed, arm)
-        return first
+def trunks_of(config: CompareConfig, arms: list[Arm]) -> dict[int, Arm]:
+    """By seed, the experiment whose masks are shared; an arm, where one is just that."""
     trunks = {arm.seed: trunk_of(config, arm.seed) for arm in arms}
-    same = {arm.seed: arm for arm in arms if arm.method == trunks[arm.seed].method}
-    return trunks | same  # an arm that is its own trunk is done once
+    return trunks | {arm.seed: arm for arm in arms if arm.method == trunks[arm.seed].method}
 
 
 def _count(config: CompareConfig, experiments: int, device: str) -> int:

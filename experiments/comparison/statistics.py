@@ -21,13 +21,15 @@ from experiments.plots import pixel_use
 from pruning.masks import Masks
 
 METRICS = ("test_accuracy", "early_stop_iteration", "early_stop_test_accuracy", "valid_accuracy")
+METHOD = ["reinit", "criterion", "control", "pruning"]
 SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
 SPREAD = ["mean", "std", "low", "high"]
 CONFIDENCE = 0.95
 DENSE = "dense"  # the other side of a difference to the same seed's round 0
 RULE = (
     "the winning ticket is the network with the fewest remaining weights whose validation "
-    "accuracy, averaged over the seeds, is at least that of the dense networks of the same seeds"
+    "accuracy, averaged over all seeds of the method, is at least that of the dense networks of "
+    "the same seeds; larger ones need not be"
 )
 ROUNDING = 1e-12  # differences of accuracies are multiples of one image's share, far above this
 
@@ -50,17 +52,16 @@ def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
     """What each method reached in each round: the table `summary.csv`.
 
     Returns:
-        One row per method and round: `method`, `reinit`, `criterion`, `control`, `round`, the mean
-        of each of `SIZES`, `n` (seeds), and of each metric `_mean`, `_std`, `_low`, `_high` (see
-        `spread`).
+        One row per method and round: `method`, `METHOD`, `round`, the mean of each of `SIZES`, `n`
+        (seeds), and of each metric `_mean`, `_std`, `_low`, `_high` (see `spread`).
     """
     rows, by = rounds.sort_values("round", kind="stable"), ["method", "round"]
     groups = rows.groupby(by, sort=False)
-    parts = [groups[["reinit", "criterion", "control"]].first(), groups[SIZES].mean()]
+    parts = [groups[METHOD].first(), groups[SIZES].mean()]
     parts.append(groups.size().rename("n").to_frame())
     parts += [spread(rows, by, name)[SPREAD].add_prefix(f"{name}_") for name in METRICS]
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
-    first = ["method", "reinit", "criterion", "control", "round"]
+    first = ["method", *METHOD, "round"]
     return table[first + [name for name in table if name not in first]]
 
 
@@ -127,7 +128,7 @@ def paired(first: pd.Series, second: pd.Series) -> Paired:
 
 
 def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Each method's smallest network that still matches the dense one, by `RULE`: `tickets.csv`.
+    """Each method's smallest network that matches the dense one, by `RULE`: `tickets.csv`.
 
     Validation data alone choose it; what it reaches on test data is then reported.
 
@@ -160,7 +161,8 @@ def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
 def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
     """One method's rows of the ticket's round; none where no round qualifies."""
     gain = own["valid_accuracy"] - own["seed"].map(dense["valid_accuracy"])
-    means = own.assign(gain=gain).groupby("round")[["gain", "sparsity"]].mean()
+    groups = own.assign(gain=gain).groupby("round")[["gain", "sparsity"]]
+    means = groups.mean()[groups.size() == own["seed"].nunique()]
     enough = means[(means.index > 0) & (means["gain"] >= -ROUNDING)]
     return own.iloc[:0] if enough.empty else own[own["round"] == enough["sparsity"].idxmax()]
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
@@ -21,17 +22,19 @@ from mlflow.exceptions import MlflowException
 from experiments import summary
 from experiments.comparison.arms import Arm, CompareConfig, arms_of
 from experiments.comparison.statistics import METRICS
-from experiments.comparison.workers import Outcome
+from experiments.comparison.workers import THREADS, Outcome
 from experiments.config import Resolved
 from experiments.environment import environment
 from experiments.fingerprint import FINGERPRINT, fingerprint
-from experiments.liveness import sole_worker
+from experiments.liveness import at_work, lock_name
 from experiments.parameters import as_text
 from experiments.stored_run import checkpoint_name, get_run
 from pruning.checkpoint import load_checkpoint
 from pruning.masks import Masks
 
+Found = MlflowRun  # what others see of MLflow
 FILE = "comparison.json"
+COMPARISON = "comparison"  # the tag `kind` of its run
 PARENT = "mlflow.parentRunId"
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 
@@ -55,17 +58,17 @@ def describe(run_id: str, config: CompareConfig, resolved: Resolved) -> None:
     known = client.get_run(run_id).data.params  # `mlflow run` has logged these
     params = {name: as_text(value) for name, value in config.model_dump().items()}
     new = [Param(name, text) for name, text in params.items() if name not in known]
-    tags = {"dataset": resolved.dataset, "model": resolved.model, "kind": "comparison"}
+    tags = {"dataset": resolved.dataset, "model": resolved.model, "kind": COMPARISON}
     client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in tags.items()])
 
 
-def find_arm(config: Resolved, digest: str) -> MlflowRun | None:
+def find_arm(config: Resolved, digest: str) -> Found | None:
     """The run of the same experiment, if there is one; finished ones before others."""
     active = mlflow.active_run()
     assert active
     found = mlflow.search_runs(
         [active.info.experiment_id],
-        filter_string=f"tags.{FINGERPRINT} = '{fingerprint(config, digest)}'",
+        filter_string=f"tags.{FINGERPRINT} = '{fingerprint(config, digest, THREADS)}'",
         output_format="list",
     )
     finished = [run for run in found if is_finished(run)]
@@ -89,13 +92,33 @@ def adopt(run: MlflowRun, parent: str) -> None:
         former = None
     if former and is_finished(former):
         return
+    if former and former.data.tags.get("kind") != COMPARISON:
+        return
     if former and former.info.status == "RUNNING":
-        try:
-            with sole_worker(old):  # otherwise it is still at work
-                client.set_terminated(old, "KILLED")
-        except ValueError:
+        if at_work(old, former.data.tags):
             return
+        client.set_terminated(old, "KILLED")
     client.set_tag(run.info.run_id, PARENT, parent)
+
+
+def is_at_work(run: MlflowRun) -> bool:
+    """Whether a living process works on a run."""
+    return run.info.status == "RUNNING" and at_work(run.info.run_id, run.data.tags)
+
+
+def close_dead(parent: str, reason: str) -> None:
+    """Mark the runs nested under `parent` FAILED whose process on this machine has died."""
+    active, client = mlflow.active_run(), mlflow.MlflowClient()
+    assert active
+    for run in mlflow.search_runs(
+        [active.info.experiment_id],
+        filter_string=f"tags.`{PARENT}` = '{parent}' AND attributes.status = 'RUNNING'",
+        output_format="list",
+    ):
+        run_id, tags = run.info.run_id, run.data.tags
+        if tags.get("lock") == lock_name(run_id) and not at_work(run_id, tags):
+            client.set_tag(run_id, "error", reason)
+            client.set_terminated(run_id, "FAILED")
 
 
 def record(
@@ -110,11 +133,11 @@ def record(
 
 
 def log_record(run_id: str, made: Record) -> None:
-    """Keep the record, and mark the arms' runs as the methods that they are."""
+    """Keep the record, and mark the arms' runs as the methods that they are, if nobody has."""
     client = mlflow.MlflowClient()
     client.log_dict(run_id, asdict(made), FILE)
     for arm in made.arms:
-        if arm["run_id"]:
+        if arm["run_id"] and "method" not in client.get_run(arm["run_id"]).data.tags:
             client.set_tag(arm["run_id"], "method", arm["label"])
 
 
@@ -185,8 +208,8 @@ def _file(arm: Mapping[str, Any], name: str, folder: str) -> str:
         )
     except (MlflowException, OSError):
         raise ValueError(
-            f"{name} of run {arm['run_id']} ({arm['label']}, seed {arm['seed']}) is gone: start "
-            "the comparison again"
+            f"{name} of run {arm['run_id']} ({arm['label']}, seed {arm['seed']}) is gone: delete "
+            "what is left of that run, and start the comparison again"
         ) from None
 
 
@@ -198,11 +221,17 @@ def name_of(run_id: str) -> str:
 def links(made: Record) -> dict[str, str]:
     """Where the UI shows each arm's run; without a server, where `mlflow ui` would."""
     uri = mlflow.get_tracking_uri()
-    base = uri.rstrip("/") if uri.startswith("http") else UI
+    base = without_login(uri) if uri.startswith("http") else UI
     return {
         run_id: f"{base}/#/experiments/{mlflow.get_run(run_id).info.experiment_id}/runs/{run_id}"
         for run_id in _run_ids(made)
     }
+
+
+def without_login(uri: str) -> str:
+    """An address without the name and the password that it may hold."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def environment_of(made: Record) -> dict[str, str]:

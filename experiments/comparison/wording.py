@@ -24,8 +24,11 @@ class Difference:
 
     @property
     def shows(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves 0 out; never where all seeds agree to the last digit.
+
+        A few equal differences do not prove that there is no spread.
+        """
+        return not np.isnan(self.p_value) and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Workers: experiments in processes of their own, several at a time.
 
-On a CPU each gets its share of the threads, since two networks as small as LeNet-300-100 train
-faster side by side than one after the other. A worker that dies costs the experiment it was at; one
-whose parent dies stops, and its experiment can be resumed.
+Each has one thread: two networks train faster side by side than one after the other, and the
+results do not depend on how many are at work. A worker that dies costs the experiment it was at;
+one whose parent dies stops, and its experiment can be resumed.
 """
 
 import os
@@ -30,6 +30,7 @@ from experiments.held_run import ERRORS
 from experiments.liveness import check_stop, stop_signals
 from experiments.run import Tell, experiment
 
+THREADS = 1
 POLL_SECONDS = 0.2
 ORPHAN_SECONDS = 0.5  # between looks whether the parent still lives
 
@@ -40,6 +41,7 @@ class Outcome:
 
     run_id: str | None
     reason: str = ""
+    died: bool = False  # its process did, so that nobody has closed its run
 
 
 @dataclass
@@ -84,15 +86,14 @@ class Workers:
 
 @contextmanager
 def open_workers(count: int) -> Iterator[Workers]:
-    """`count` processes that share the machine's threads; stopped on the way out."""
+    """`count` processes, stopped on the way out."""
     context = get_context("spawn")  # torch's threads do not survive a fork
     messages: Queue[tuple[str, str]] = context.Queue()
-    threads = max(1, torch.get_num_threads() // count)
     pool = ProcessPool(
         max_workers=count,
         context=context,
         initializer=_begin,
-        initargs=(messages, threads, os.getpid()),
+        initargs=(messages, os.getpid()),
     )
     try:
         yield Workers(pool, messages, count)
@@ -106,14 +107,14 @@ def _outcome(future: "Future[Outcome]") -> Outcome:
     try:
         return future.result()
     except ProcessExpired as error:
-        return Outcome(None, f"its process died (exit code {error.exitcode})")
+        return Outcome(None, f"its process died (exit code {error.exitcode})", died=True)
 
 
 _process: dict[str, Any] = {}  # of a worker: where to send what it has to say
 
 
-def _begin(messages: "Queue[tuple[str, str]]", threads: int, parent: int) -> None:
-    torch.set_num_threads(threads)
+def _begin(messages: "Queue[tuple[str, str]]", parent: int) -> None:
+    torch.set_num_threads(THREADS)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
     _process["messages"] = messages
 
