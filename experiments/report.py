@@ -18,7 +18,7 @@ from experiments import leftover, parameters, server
 from experiments.command import obey
 from experiments.comparison import figures, store
 from experiments.comparison.arms import CompareConfig
-from experiments.comparison.page import Comparison, Failure, page
+from experiments.comparison.page import Comparison, Failure, draw, page
 from experiments.comparison.statistics import differences, summarise, winning_tickets
 from experiments.fields import NONE, run_id
 from experiments.parameters import AUTO, Parameters, as_text, default_text, parse
@@ -137,14 +137,7 @@ def _setting(made: store.Record, config: CompareConfig, asked: dict[str, str]) -
 
 def _write_figures(comparison: Comparison, folder: Path) -> None:
     folder.mkdir()
-    drawn = figures.draw_all(
-        comparison.rounds,
-        comparison.epochs,
-        comparison.masks,
-        comparison.image_shape,
-        comparison.shown_round,
-    )
-    for name, figure in drawn.items():
+    for name, figure in draw(comparison).items():
         (folder / f"{name}.svg").write_text(figures.to_svg(figure), encoding="utf-8")
         figure.savefig(folder / f"{name}.png", facecolor="white")
 

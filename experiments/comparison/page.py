@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from experiments.comparison import figures, page_tables
 from experiments.comparison.checklist import Evidence, checklist
@@ -181,18 +182,22 @@ def last_iteration(setting: Mapping[str, str], images: Mapping[str, int]) -> int
     return int(epochs) * math.ceil(images["train"] / int(batch))
 
 
-def pictures(comparison: Comparison) -> list[Picture]:
-    """The figures, in the page's own ink."""
-    drawn = figures.draw_all(
+def draw(comparison: Comparison) -> dict[str, Figure]:
+    """The figures that apply, by name, in reading order."""
+    return figures.draw_all(
         comparison.rounds,
         comparison.epochs,
         comparison.masks,
         comparison.image_shape,
         comparison.shown_round,
     )
+
+
+def pictures(comparison: Comparison) -> list[Picture]:
+    """The figures, in the page's own ink."""
     return [
         _picture(name, figures.to_svg(figure), figures.CAPTIONS[name])
-        for name, figure in drawn.items()
+        for name, figure in draw(comparison).items()
     ]
 
 
