@@ -71,7 +71,11 @@ def _check_branch(config: Resolved, trunk: Resolved, digest: str, tags: Mapping[
         told = environment(config.device)
         here |= {"code": code_digest(), "device": config.device}
         here |= {name: told[name] for name in ("threads", "version.torch", "version.numpy")}
-    different += [name for name, value in here.items() if tags.get(name) != value]
+    different += [
+        f"{name} (here {value}, there {tags.get(name)})"
+        for name, value in here.items()
+        if tags.get(name) != value
+    ]
     if different:
         raise ValueError(
             f"branch_of: run {config.branch_of} does not go with what is asked for: "
