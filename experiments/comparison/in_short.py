@@ -32,10 +32,12 @@ def _rivals(differences: pd.DataFrame, number: int, best: str, others: list[str]
     if not known:
         return ["No two seeds tell whether that is more than chance."] if others else []
     ahead = [name for name, gap in known.items() if gap.shows]
-    level = [name for name in known if name not in ahead]
+    same = [name for name, gap in known.items() if gap.same and gap.value]
+    level = [name for name in known if name not in (*ahead, *same)]
     counts = sorted({gap.n for gap in known.values()})
     seeds = listed([str(count) for count in counts], "or") + " seeds"
     shown = [f"show its lead over {listed(ahead)}"] if ahead else []
+    shown += [f"put it equally far above {listed(same)}"] if same else []
     shown += [f"cannot tell it from {listed(level)}"] if level else []
     count = len(others) + 1
     chosen = f", not corrected for choosing the best of {count}" if count > 2 else ""

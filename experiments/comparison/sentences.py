@@ -169,7 +169,11 @@ def _sooner(
         return compared(method, other, gap, ITERATIONS)
     mine, theirs = _paired_means(rounds, number, method, other)
     whose = "the dense network" if other == DENSE else other
-    doubt = "" if gap.n < 2 or gap.shows else f"; no difference that {gap.n} seeds could show"
+    doubt = (
+        ""
+        if gap.n < 2 or gap.shows or gap.same
+        else f"; no difference that {gap.n} seeds could show"
+    )
     return (
         f"{method} takes {mine / theirs:.2f} times as many iterations as {whose} to its lowest "
         f"validation loss: {mine:,.0f} against {theirs:,.0f}{doubt} (difference "
@@ -212,7 +216,7 @@ def controls(summary: pd.DataFrame, differences: pd.DataFrame, number: int) -> l
 
 
 def _meaning(gap: Difference | None, control: str) -> str:
-    if gap is None or gap.n < 2:
+    if gap is None or gap.n < 2 or (gap.same and gap.value):
         return ""
     if gap.shows and gap.high < 0:
         return " So here it does matter which weights are kept."

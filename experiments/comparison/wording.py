@@ -30,6 +30,11 @@ class Difference:
         """
         return not np.isnan(self.p_value) and (self.low > 0 or self.high < 0)
 
+    @property
+    def same(self) -> bool:
+        """Whether it is the same in all seeds, so that there is no spread to test it against."""
+        return self.n > 1 and bool(np.isnan(self.p_value))
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -128,7 +133,7 @@ def evidence(gap: Difference, unit: Unit) -> str:
     """What a difference rests on: interval, p-value and number of seeds."""
     if gap.n < 2:
         return "n = 1, spread unknown"
-    if np.isnan(gap.p_value):
+    if gap.same:
         return f"the same in all {gap.n} seeds, which leaves nothing to test"
     interval = f"95% interval {unit.number(gap.low)} to {unit.number(gap.high)}"
     return f"{interval}, {p_text(gap.p_value)}, n = {gap.n}"
@@ -141,7 +146,7 @@ def compared(method: str, other: str, gap: Difference | None, unit: Unit) -> str
         return f"{method} and {whom} have no seed in common here."
     if gap.value == gap.low == gap.high == 0 or (gap.n < 2 and gap.value == 0):
         return f"{method} and {whom} are equal here ({evidence(gap, unit)})."
-    if gap.n < 2 or gap.shows:
+    if gap.n < 2 or gap.shows or gap.same:
         return f"{method} is {unit.amount(gap)} {whom} ({evidence(gap, unit)})."
     return (
         f"Between {method} and {whom} there is no difference that {gap.n} seeds could show: "
