@@ -148,7 +148,7 @@ def text(folder: Path) -> str:
     lines = [
         f"{row['method']}: "
         + (
-            f"the smallest network that matches the dense one has {row['remaining']:.2%} of it "
+            f"the smallest network that matches the dense one has {row['remaining']:.2%} of the weights "
             f"(test accuracy {row['test_accuracy']:.4f}, dense {row['dense_test_accuracy']:.4f})"
             if row["remaining"] == row["remaining"]
             else "never matches the dense network"

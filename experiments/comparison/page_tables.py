@@ -20,8 +20,8 @@ CHIEF = ("test_accuracy", "early_stop_iteration")
 DIFFERENCE_HEADS = ("method", "minus", "seeds", "difference", "95% interval", "p")
 SCHEDULES = {
     "start": "starts anew",
-    "rewound": "rewound with the weights",
-    "final": "stays where it ended",
+    "rewound": "enters after the rewind epoch",
+    "final": "low and constant",
 }
 
 
