@@ -81,6 +81,10 @@ def test_arms_are_all_combinations_in_the_order_asked_for():
     assert arms[2].name == "lottery random_mask, seed 0"
 
 
+def test_spaces_after_commas_are_no_mistake():
+    assert config(reinits="keep, lottery") == config(reinits="keep,lottery")
+
+
 def test_a_label_names_what_differs_between_methods_and_nothing_else():
     arms = arms_of(config(reinits="keep", criterion="snip", pruning="iterative,one_shot"))
     assert {arm.label for arm in arms} == {"keep iterative", "keep one_shot"}

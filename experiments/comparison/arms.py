@@ -38,13 +38,13 @@ class Arm:
 
 def _names(text: str, known: tuple[str, ...]) -> str:
     """The rule for a list: known names with commas between them, none of them twice."""
-    names = text.split(",")
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
             raise ValueError(f"must be some of {', '.join(known)}, with commas between them")
     if len(set(names)) < len(names):
         raise ValueError("must not name anything twice")
-    return text
+    return ",".join(names)
 
 
 def some_of(*known: str) -> AfterValidator:
