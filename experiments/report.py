@@ -144,15 +144,15 @@ def _write_figures(comparison: Comparison, folder: Path) -> None:
 
 def text(folder: Path) -> str:
     """What was found, and where to read on."""
-    tickets = pd.read_csv(folder / "tickets.csv")
-    lines = [
-        f"{row['method']}: "
-        + (
-            f"the smallest network that matches the dense one has {row['remaining']:.2%} of the weights "
-            f"(test accuracy {row['test_accuracy']:.4f}, dense {row['dense_test_accuracy']:.4f})"
-            if row["remaining"] == row["remaining"]
-            else "never matches the dense network"
-        )
-        for _, row in tickets.iterrows()
-    ]
+    lines = [_ticket(row) for _, row in pd.read_csv(folder / "tickets.csv").iterrows()]
     return "\n".join([*lines, "", f"To read: {(folder / PAGE).resolve()}"])
+
+
+def _ticket(row: pd.Series) -> str:
+    if pd.isna(row["round"]):
+        return f"{row['method']}: no pruned network matches the dense one"
+    return (
+        f"{row['method']}: the smallest network that matches the dense one has "
+        f"{row['remaining']:.2%} of the weights (test accuracy {row['test_accuracy']:.4f}, dense "
+        f"{row['dense_test_accuracy']:.4f})"
+    )
