@@ -58,7 +58,7 @@ def compare(config: CompareConfig) -> str:
         folder = report.make(run_id, made)
     print_line(f"\n{report.text(folder)}\n\nTo look at the runs: {server.ui_command()}")
     for line in store.explain_failures(outcomes):
-        print_line(f"WARNING: failed: {line}")
+        print_line(f"WARNING: failed: {line}; the same command does what is missing")
     return run_id
 
 

@@ -66,7 +66,7 @@ def make(run_id: str, made: store.Record, out: str = AUTO) -> Path:
         ValueError: If something that the comparison consists of is gone.
         OSError: If the folder cannot be written to.
     """
-    folder = Path(FOLDER, run_id) if out == AUTO else Path(out)
+    folder = Path(FOLDER, run_id) if out == AUTO else Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     comparison = read(run_id, made)
     tables = {

@@ -85,11 +85,13 @@ def test_spaces_after_commas_are_no_mistake():
     assert config(reinits="keep, lottery") == config(reinits="keep,lottery")
 
 
-def test_a_label_names_what_differs_between_methods_and_nothing_else():
+def test_a_label_names_what_differs_between_methods_or_is_unusual():
     arms = arms_of(config(reinits="keep", criterion="snip", pruning="iterative,one_shot"))
-    assert {arm.label for arm in arms} == {"keep iterative", "keep one_shot"}
-    (only,) = {arm.label for arm in arms_of(config(reinits="keep", criterion="snip", seeds="1"))}
-    assert only == "keep"
+    assert {arm.label for arm in arms} == {"keep snip iterative", "keep snip one_shot"}
+    (only,) = {arm.label for arm in arms_of(config(reinits="keep", control="inverted", seeds="1"))}
+    assert only == "keep inverted"
+    (plain,) = {arm.label for arm in arms_of(config(reinits="keep", seeds="1"))}
+    assert plain == "keep"
 
 
 def test_the_trunk_may_be_an_arm_itself():

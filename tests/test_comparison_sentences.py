@@ -312,3 +312,12 @@ def test_findings_leave_out_headings_with_nothing_to_say():
 )
 def test_numbers_have_sensible_digits(said, expected):
     assert said == expected
+
+
+def test_a_method_that_lacks_seeds_is_not_called_the_best():
+    """What failed may have been its worst seed."""
+    rounds = rounds_of({"lottery": (0.95, 0.96, 0.97), "keep": (0.99, 0.99, 0.99)})
+    rounds = rounds[(rounds["method"] == "lottery") | (rounds["seed"] == 2)]
+    tables = tables_of(rounds)
+    assert in_short(tables)[0].startswith("With 50% of the weights, lottery is the most accurate")
+    assert "keep lacks" in " ".join(doubts(tables.rounds, tables.differences))

@@ -162,10 +162,13 @@ def arms_of(config: CompareConfig) -> list[Arm]:
 
 
 def label_of(method: Method, told: list[bool]) -> str:
-    """A method in a few words: its reinit method, and of the rest what differs between methods."""
-    reinit, *others = method.model_dump().values()
-    words = [word for word, differs in zip(others, told[1:], strict=True) if differs]
-    return " ".join([reinit, *(word for word in words if word != "none")])
+    """A method in a few words: its reinit method, and what differs or is unusual."""
+    words = [
+        word
+        for (name, word), differs in zip(method.model_dump().items(), told, strict=True)
+        if name == "reinit" or differs or word != Method.model_fields[name].default
+    ]
+    return " ".join(word for word in words if word != "none")
 
 
 def trunk_of(config: CompareConfig, seed: int) -> Arm:

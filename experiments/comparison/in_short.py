@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from experiments.comparison.sentences import Tables, accuracy, smallest_round
+from experiments.comparison.sentences import RANKING, Tables, accuracy, smallest_round
 from experiments.comparison.statistics import dense_spread
 from experiments.comparison.wording import POINTS, difference, listed, percent, remaining
 
@@ -13,7 +13,7 @@ def in_short(tables: Tables) -> list[str]:
     here = summary[summary["round"] == number]
     if number == 0:
         return accuracy(summary, tables.differences, number)
-    ranked = here.sort_values("test_accuracy_mean", ascending=False, kind="stable")
+    ranked = here.sort_values(RANKING, ascending=False, kind="stable")
     best, others = str(ranked["method"].iloc[0]), [str(name) for name in ranked["method"].iloc[1:]]
     dense = percent(dense_spread(tables.rounds, POINTS.metric)["mean"])
     said = "is the most accurate on average, with" if others else "has"

@@ -28,6 +28,10 @@ NO_CONTROL = "none"
 TRAINED_STARTS = ("keep", "lr_rewind", "rewind")
 
 
+# Means over fewer seeds are not comparable, since what failed may have been the worst.
+RANKING = ["n", "test_accuracy_mean"]
+
+
 @dataclass(frozen=True)
 class Tables:
     """The numbers of a comparison: `rounds`, and what statistics.py makes of them."""
@@ -72,7 +76,7 @@ def accuracy(summary: pd.DataFrame, differences: pd.DataFrame, number: int) -> l
     here = summary[summary["round"] == number]
     if number == 0 or here.empty:
         return ["No two methods got beyond the dense network, so there is nothing to compare."]
-    ranked = here.sort_values("test_accuracy_mean", ascending=False, kind="stable")
+    ranked = here.sort_values(RANKING, ascending=False, kind="stable")
     best, others = ranked.iloc[0], ranked["method"].iloc[1:]
     name = str(best["method"])
     said = "is the most accurate on average, at" if len(others) else "has a test accuracy of"

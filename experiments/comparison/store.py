@@ -181,6 +181,8 @@ def read_tables(made: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
                     run_id=arm["run_id"]
                 )
             )
+    if not tables["rounds.csv"]:
+        raise ValueError("no arm of this comparison succeeded, so there is nothing to report")
     rounds, epochs = (pd.concat(parts, ignore_index=True) for parts in tables.values())
     return rounds, epochs
 
