@@ -119,7 +119,7 @@ class Splits:
     digest: str
     train: Split
     valid: Split
-    test: Split
+    test: Split | None  # None while a search goes on, which may not look
     class_names: tuple[str, ...] = ()  # where they have any
 
     @property
@@ -129,8 +129,12 @@ class Splits:
 
     def to(self, device: str) -> "Splits":
         """The same on a device of torch's."""
-        parts = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
-        return replace(self, **parts)
+        parts = {name: getattr(self, name) for name in ("train", "valid", "test")}
+        return replace(self, **{name: part and part.to(device) for name, part in parts.items()})
+
+    def without_test(self) -> "Splits":
+        """The same for somebody who chooses, and must not see what he will be judged by."""
+        return replace(self, test=None)
 
 
 Part = tuple[Tensor, Tensor]  # images and labels

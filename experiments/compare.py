@@ -17,7 +17,7 @@ from experiments.comparison.schedule import Facts, do_arms
 from experiments.data import load_data
 from experiments.held_run import held_run
 from experiments.parameters import parse
-from experiments.rounds import plan
+from experiments.removals import plan
 from experiments.run import print_line
 
 

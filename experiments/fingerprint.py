@@ -17,7 +17,8 @@ FINGERPRINT = "fingerprint"  # the tag of a run
 ROOT = Path(__file__).resolve().parent.parent
 # Of experiments/, what rounds.py works with; what the config's files do is in the settings.
 DECIDING = (
-    *("__init__", "data", "gradients", "optimizers", "rounds", "schedules", "training", "trunk"),
+    *("__init__", "data", "gradients", "optimizers", "removals", "rounds", "schedules"),
+    *("training", "trunk"),
 )
 VERSIONS = ("torch", "numpy")
 

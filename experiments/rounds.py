@@ -17,6 +17,7 @@ from datasets import Splits
 from experiments.config import Resolved
 from experiments.fields import NONE
 from experiments.gradients import flow_gradient, loss_gradient
+from experiments.removals import Plan, Removals, plan
 from experiments.schedules import SCHEDULES, warmed
 from experiments.training import DivergedError, Look, Recipe, Trained, derive_seed, evaluate, train
 from models import build_model, draw_state, prunable_weights, weight_uses
@@ -28,15 +29,10 @@ from pruning.masks import (
     Masks,
     State,
     dense_masks,
-    groups_of,
     in_steps,
-    plan_removals,
     prune,
 )
 from pruning.reinit import REINITS, Memory
-
-Removals = dict[tuple[str, ...], int]
-Plan = list[Removals]
 
 
 @dataclass(frozen=True)
@@ -82,22 +78,6 @@ class Trunk:
 
     dense: RoundResult
     network: Callable[[int], Network]
-
-
-def plan(config: Resolved, data: Splits) -> Plan:
-    """How many weights each round removes where; its length is the number of pruning rounds.
-
-    Raises:
-        ValueError: As `pruning.masks.plan_removals`.
-    """
-    with torch.device("meta"):  # only the sizes matter
-        model = build_model(config.model, data.image_shape, data.classes)
-    names = prunable_weights(model)
-    counts = {name: model.get_parameter(name).numel() for name in names}
-    split_off = config.output_prune_rate != config.prune_rate
-    output_rate = config.output_prune_rate if split_off else None
-    groups = groups_of(names, config.scope, config.prune_rate, output_rate)
-    return plan_removals(counts, groups, config.target_sparsity, config.rounds)
 
 
 def prune_rounds(
@@ -253,27 +233,38 @@ def _measure(
     trained: Trained,
     uses: dict[str, int],
 ) -> dict[str, float]:
-    last, masks, bf16 = trained.looks[-1], network.masks, config.precision == "bf16"
+    last, masks = trained.looks[-1], network.masks
     parameters = sum(value.numel() for value in model.parameters())
-    model.load_state_dict(trained.best_state)
-    _, early_stop_accuracy = evaluate(model, data.test, bf16)
     (best,) = (look for look in trained.looks if look.iteration == trained.best_iteration)
-    model.load_state_dict(network.state)
-    test_loss, test_accuracy = evaluate(model, data.test, bf16)
     return {
         "train_loss": last.train_loss,
         "valid_loss": last.valid_loss,
         "valid_accuracy": last.valid_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
         "early_stop_iteration": trained.best_iteration,
         "early_stop_valid_accuracy": best.valid_accuracy,
-        "early_stop_test_accuracy": early_stop_accuracy,
         "sparsity": sizes.sparsity(masks),
         "remaining_weights": sizes.remaining_weights(masks),
         "compression_ratio": sizes.compression_ratio(parameters, masks),
         "theoretical_speedup": sizes.theoretical_speedup(masks, uses),
+        **_test(config, model, data, network, trained),
     } | {
         f"layer_sparsity/{name.removesuffix('.weight')}": sizes.sparsity({name: mask})
         for name, mask in masks.items()
+    }
+
+
+def _test(
+    config: Resolved, model: nn.Module, data: Splits, network: Network, trained: Trained
+) -> dict[str, float]:
+    if data.test is None:
+        return {}
+    bf16 = config.precision == "bf16"
+    model.load_state_dict(trained.best_state)
+    _, early_stop_accuracy = evaluate(model, data.test, bf16)
+    model.load_state_dict(network.state)
+    loss, accuracy = evaluate(model, data.test, bf16)
+    return {
+        "test_loss": loss,
+        "test_accuracy": accuracy,
+        "early_stop_test_accuracy": early_stop_accuracy,
     }

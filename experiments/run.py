@@ -13,7 +13,8 @@ from experiments.data import load_data
 from experiments.environment import environment
 from experiments.fields import NONE
 from experiments.liveness import check_stop, sole_worker
-from experiments.rounds import RoundResult, plan, prune_rounds
+from experiments.removals import plan
+from experiments.rounds import RoundResult, prune_rounds
 from experiments.stored_run import StoredRun, find_run
 from experiments.training import Look
 from experiments.trunk import open_trunk

@@ -124,6 +124,7 @@ class Run:
         data = self.data
         model = build_model(self.config.model, data.image_shape, data.classes)
         model.load_state_dict({name: value.cpu() for name, value in network.state.items()})
+        assert data.test
         view = data.test.view
         served = FromPixels(model, view.mean, view.std, view.crop).eval()
         example = (data.test.images[:2].cpu().float() / view.white).numpy()

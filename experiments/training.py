@@ -55,7 +55,7 @@ class Look:
     train_loss: float
     valid_loss: float = float("nan")  # until somebody looks
     valid_accuracy: float = float("nan")
-    test_accuracy: float = float("nan")  # where an epoch ends; reported, chosen by never
+    test_accuracy: float = float("nan")  # where an epoch ends, if it is there; only reported
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def train(
         seconds += perf_counter() - began
         valid_loss, valid_accuracy = evaluate(model, data.valid, recipe.bf16)
         look = replace(stop, valid_loss=valid_loss, valid_accuracy=valid_accuracy)
-        if look.ends_epoch:
+        if look.ends_epoch and data.test is not None:
             look = replace(look, test_accuracy=evaluate(model, data.test, recipe.bf16)[1])
         _check_finite(look)
         if valid_loss < best and _is_candidate(look, recipe):

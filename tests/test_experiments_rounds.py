@@ -7,7 +7,8 @@ import torch
 from datasets import Images, load_splits, split_images
 from experiments.config import config_from
 from experiments.fields import PRUNINGS
-from experiments.rounds import RoundResult, Trunk, plan, prune_rounds
+from experiments.removals import plan
+from experiments.rounds import RoundResult, Trunk, prune_rounds
 from experiments.training import DivergedError, derive_seed
 from models import draw_state
 from pruning.checkpoint import load_checkpoint, save_checkpoint
