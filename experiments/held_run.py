@@ -18,7 +18,14 @@ from mlflow.exceptions import MlflowException
 
 from experiments import leftover, summary
 from experiments.fields import NONE
-from experiments.liveness import Interrupted, check_stop, heartbeat, lock_name, sole_worker
+from experiments.liveness import (
+    Interrupted,
+    check_stop,
+    heartbeat,
+    lock_name,
+    signature,
+    sole_worker,
+)
 from experiments.server import attached_run, impatient
 
 EXPERIMENT = "weight-loss"
@@ -49,7 +56,7 @@ def held_run(name: str, resume: str = NONE, parent: str | None = None) -> Iterat
             elif attached and attached != run_id:
                 leftover.label(attached, run_id)
                 held.callback(leftover.delete_when_closed, attached)
-            with heartbeat(lambda: _beat(run_id)):
+            with heartbeat(lambda: beat(run_id)):
                 yield run_id
                 check_stop()
             status = "FINISHED"
@@ -78,7 +85,9 @@ def _start(name: str, resume: str, parent: str | None) -> str:
         return resume
     attached = attached_run()
     choose_experiment()
-    run = mlflow.start_run(run_name=None if attached else name, parent_run_id=parent)
+    run = mlflow.start_run(
+        run_name=None if attached else name, parent_run_id=parent, tags=signature()
+    )
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
     return str(run.info.run_id)
@@ -101,7 +110,8 @@ def _close(status: str, tags: dict[str, str]) -> None:
         print(f"run {active.info.run_id} could not be marked {status}: {why}", file=sys.stderr)
 
 
-def _beat(run_id: str) -> None:
+def beat(run_id: str) -> None:
+    """Write into a run that this process works on it, and when it last said so."""
     tags = {"host": socket.gethostname(), "lock": lock_name(run_id), "heartbeat": f"{time.time()}"}
     with suppress(MlflowException):  # a lost server shows when a round is logged
         mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])

@@ -4,6 +4,7 @@ On one machine a file lock tells, which the system releases however a process en
 machines a heartbeat does: a time stamp that the working process renews.
 """
 
+import os
 import signal
 import socket
 import tempfile
@@ -105,6 +106,27 @@ def at_work(run_id: str, tags: Mapping[str, str]) -> bool:
             return False
     except ValueError:
         return True
+
+
+def signature() -> dict[str, str]:
+    """Who begins a run, as tags that it has before it has a lock."""
+    return {"host": socket.gethostname(), "pid": str(os.getpid())}
+
+
+def has_begun(tags: Mapping[str, str], began: float) -> bool:
+    """Whether a process may be about to sign a run that it began at the time `began`, in seconds.
+
+    Of a run that is signed (see `at_work`), and of one whose process is gone, it is not true.
+    """
+    if "lock" in tags or time.time() - began > DEAD_AFTER_SECONDS:
+        return False
+    if tags.get("host") != socket.gethostname() or "pid" not in tags:
+        return True
+    try:
+        os.kill(int(tags["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager

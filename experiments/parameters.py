@@ -101,9 +101,9 @@ class _Parser(argparse.ArgumentParser):
 def _in_words(kind: type[Parameters], problem: Mapping[str, Any]) -> str:
     """One of pydantic's problems as: parameter, rule, value."""
     rule = str(problem["msg"]).removeprefix("Value error, ")
-    if not problem["loc"] or ", got " in rule:  # said in full by our own rules
+    name = problem["loc"][0] if problem["loc"] else ""
+    if not name or ", got " in rule or rule.startswith(f"{name}: "):  # our own, said in full
         return rule
-    name = problem["loc"][0]
     if problem["type"] == "extra_forbidden":
         return f"there is no parameter {name}; the parameters are {', '.join(kind.model_fields)}"
     if problem["type"] == "missing":

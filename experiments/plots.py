@@ -16,6 +16,7 @@ from experiments.tables import LAYER_PREFIX
 from pruning.masks import Masks
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow.
+MOST_NAMED = 14  # rounds in a legend or on an axis
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
@@ -38,6 +39,11 @@ def layer_columns(rounds: pd.DataFrame) -> dict[str, str]:
     return {name.removeprefix(LAYER_PREFIX): name for name in names}
 
 
+def told_rounds(count: int) -> list[int]:
+    """The rounds that there is room to name: all, or evenly spaced ones and the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_NAMED))})
+
+
 def draw_accuracy(rounds: pd.DataFrame, title: str) -> Figure:
     """Test and validation accuracy against remaining weights, the dense network on the left."""
     figure, axes = _figure(title)
@@ -51,7 +57,8 @@ def draw_accuracy(rounds: pd.DataFrame, title: str) -> Figure:
     dense = 100 * rounds["test_accuracy"].iloc[0]
     axes.axhline(dense, color="0.5", lw=1, ls="--", label="dense, test")
     axes.set(xscale="log", xlabel="remaining weights (%)", ylabel="accuracy (%)")
-    axes.set_xticks(remaining, [f"{share:.3g}" for share in remaining], rotation=60, fontsize=8)
+    ticks = remaining[told_rounds(len(remaining))]
+    axes.set_xticks(ticks, [f"{share:.3g}" for share in ticks], rotation=60, fontsize=8)
     axes.minorticks_off()
     axes.invert_xaxis()
     axes.legend(frameon=False)
@@ -65,6 +72,8 @@ def draw_epochs(rounds: pd.DataFrame, epochs: pd.DataFrame, title: str) -> Figur
     for shade, (_, row) in zip(shades, rounds.iterrows(), strict=True):
         curve = epochs[epochs["round"] == row["round"]]
         label = f"{row['round']:.0f}: {100 * (1 - row['sparsity']):.3g}%"
+        if int(row["round"]) not in told_rounds(len(rounds)):
+            label = "_"  # matplotlib's way to leave it out of the legend
         axes.plot(
             curve["epoch"], 100 * curve["valid_accuracy"], color=shade, label=label, marker="."
         )

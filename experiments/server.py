@@ -57,6 +57,11 @@ def attached_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID")
 
 
+def tracking_uri() -> str:
+    """Where runs are tracked, wherever one looks from."""
+    return str(mlflow.get_tracking_uri())
+
+
 def ui_command() -> str:
     """The command that opens the UI on what was logged."""
     uri = mlflow.get_tracking_uri()

@@ -1,4 +1,4 @@
-"""Workers: experiments in processes of their own, several at a time.
+"""Workers: experiments and trials in processes of their own, several at a time.
 
 Each has one thread: two networks train faster side by side than one after the other, and the
 results do not depend on how many are at work. A worker that dies costs the experiment it was at;
@@ -11,42 +11,64 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from queue import Empty
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from experiments import summary
-from experiments.config import Config
 from experiments.held_run import ERRORS
 from experiments.liveness import check_stop, stop_signals
-from experiments.run import Tell, experiment
+from experiments.run import Tell
 
 THREADS = 1
 POLL_SECONDS = 0.2
 ORPHAN_SECONDS = 0.5  # between looks whether the parent still lives
 
+Work = Callable[..., str]  # takes a `Tell` last; the id of its run
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an experiment: its run, or else the reason why there is none."""
+    """What became of some work: its run, or else the reason why there is none."""
 
     run_id: str | None
     reason: str = ""
     died: bool = False  # its process did, so that nobody has closed its run
 
 
+class Workers(Protocol):
+    """Whoever works, on this machine or on many; for one thread."""
+
+    at_work: dict[str, Any]
+
+    @property
+    def count(self) -> int:
+        """How many can be at work at a time."""
+
+    @property
+    def free(self) -> bool:
+        """Whether one has nothing to do."""
+
+    def start(self, name: str, work: Work, *args: Any) -> None:
+        """Begin `work(*args, tell)` in a process; `name` tells it from others."""
+
+    def wait(self, tell: Tell, at_most: float = inf) -> dict[str, Outcome]:
+        """Wait until something ends, or for `at_most` seconds; tells what is said meanwhile."""
+
+
 @dataclass
-class Workers:
-    """Processes at work; `start` and `wait` are for one thread."""
+class Processes:
+    """Workers that are processes of this machine."""
 
     pool: ProcessPool
     messages: "Queue[tuple[str, str]]"
@@ -55,17 +77,18 @@ class Workers:
 
     @property
     def free(self) -> bool:
-        """Whether a process has nothing to do."""
+        """As in `Workers`."""
         return len(self.at_work) < self.count
 
-    def start(self, name: str, config: Config, parent: str) -> None:
-        """Begin an experiment, nested under the run `parent`; `name` tells it from others."""
-        self.at_work[name] = self.pool.schedule(_work, args=(name, config, parent))
+    def start(self, name: str, work: Work, *args: Any) -> None:
+        """As in `Workers`."""
+        self.at_work[name] = self.pool.schedule(_work, args=(name, work, args))
 
-    def wait(self, tell: Tell) -> dict[str, Outcome]:
-        """Wait until an experiment ends; tells what those at work say meanwhile."""
+    def wait(self, tell: Tell, at_most: float = inf) -> dict[str, Outcome]:
+        """As in `Workers`."""
         done: set[Future[Outcome]] = set()
-        while not done:
+        give_up = time.monotonic() + at_most
+        while not done and time.monotonic() < give_up:
             check_stop()
             done, _ = wait(self.at_work.values(), timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             self.pass_on(tell)
@@ -85,18 +108,21 @@ class Workers:
 
 
 @contextmanager
-def open_workers(count: int) -> Iterator[Workers]:
+def open_workers(count: int) -> Iterator[Processes]:
     """`count` processes, stopped on the way out."""
-    context = get_context("spawn")  # torch's threads do not survive a fork
+    # Forked from a process that has imported everything and done nothing: torch's threads do not
+    # survive a fork, and a start from scratch takes seconds.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "experiments.tuning.trial"])
     messages: Queue[tuple[str, str]] = context.Queue()
     pool = ProcessPool(
         max_workers=count,
         context=context,
         initializer=_begin,
-        initargs=(messages, os.getpid()),
+        initargs=(messages,),
     )
     try:
-        yield Workers(pool, messages, count)
+        yield Processes(pool, messages, count)
         pool.close()  # type: ignore[no-untyped-call]
     finally:
         pool.stop()  # type: ignore[no-untyped-call]
@@ -113,7 +139,8 @@ def _outcome(future: "Future[Outcome]") -> Outcome:
 _process: dict[str, Any] = {}  # of a worker: where to send what it has to say
 
 
-def _begin(messages: "Queue[tuple[str, str]]", parent: int) -> None:
+def _begin(messages: "Queue[tuple[str, str]]") -> None:
+    parent = os.getppid()  # the process that it was forked from, which ends with ours
     torch.set_num_threads(THREADS)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
     _process["messages"] = messages
@@ -126,13 +153,18 @@ def _begin(messages: "Queue[tuple[str, str]]", parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="orphan watch").start()
 
 
-def _work(name: str, config: Config, parent: str) -> Outcome:
+def _work(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
     def tell(line: str) -> None:
         _process["messages"].put((name, line))
 
+    return outcome_of(work, args, tell)
+
+
+def outcome_of(work: Work, args: tuple[Any, ...], tell: Tell) -> Outcome:
+    """Do some work in this process; what goes wrong becomes the reason."""
     try:
         with stop_signals():
-            return Outcome(experiment(config, parent, tell))
+            return Outcome(work(*args, tell))
     except KeyboardInterrupt:
         return Outcome(None, "it was stopped")
     except (*ERRORS, MemoryError) as error:

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from experiments.compare import main
-from experiments.comparison.workers import open_workers
 from experiments.config import config_from
 from experiments.report import main as report_main
-from tests.conftest import QUICK, ROOT
+from experiments.workers import open_workers
+from tests.conftest import PATIENCE, QUICK, ROOT
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2}
 TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
@@ -189,7 +189,7 @@ def test_a_comparison_that_was_killed_goes_on_where_it_was(whole, number, store,
         if "done (2 of 6)" in line:
             process.send_signal(number)
             break
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     process.stdout.close()
     wait_until(lambda: not alive_arms())
     (killed,) = runs("kind", "comparison")
@@ -204,7 +204,7 @@ def test_a_comparison_that_was_killed_goes_on_where_it_was(whole, number, store,
 
 
 def wait_until(condition):
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.2)
@@ -299,7 +299,7 @@ with sole_worker("{arm.info.run_id}"):
     )
     assert other.stdout.readline() == "held\n"
     _, new = compare()
-    assert other.wait(timeout=30) == 0
+    assert other.wait(timeout=PATIENCE) == 0
     other.stdout.close()
     out = capfd.readouterr().out
     assert "keep, seed 0: another process is at work on it; waiting for that" in out
@@ -325,7 +325,8 @@ def test_a_comparison_of_which_nothing_succeeds_fails_in_one_line(store, capsys)
         ({"prune_rate": 2}, "prune_rate must be less than 1, got 2"),
     ],
 )
-def test_a_mistake_is_one_line_and_no_run(changes, message, store, capsys):
+def test_a_mistake_is_one_line_and_no_run(changes, message, store, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))  # where faces would be prepared
     with pytest.raises(SystemExit) as stop:
         main(command(**changes))
     assert stop.value.code == 2

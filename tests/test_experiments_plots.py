@@ -64,3 +64,10 @@ def test_every_layer_has_its_line():
 def test_pixels_are_drawn_as_percent():
     axes = plots.draw_pixels(np.array([[0.5, 0.0], [1.0, 1.0]]), "title").axes[0]
     assert axes.images[0].get_array().tolist() == [[50, 0], [100, 100]]
+
+
+def test_of_many_rounds_only_some_are_named(tmp_path):
+    assert plots.told_rounds(3) == [0, 1, 2]
+    many = plots.told_rounds(44)
+    assert len(many) == plots.MOST_NAMED
+    assert (many[0], many[-1]) == (0, 43)

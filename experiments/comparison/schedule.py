@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from experiments.comparison import store
 from experiments.comparison.arms import Arm, CompareConfig, arms_of, trunk_of
-from experiments.comparison.workers import Outcome, Workers, open_workers
 from experiments.config import Config, Resolved, config_from
 from experiments.fields import NONE
 from experiments.liveness import check_stop
-from experiments.run import Tell
+from experiments.run import Tell, experiment
 from experiments.stored_run import find_run
+from experiments.workers import Outcome, Workers, open_workers
 
 Outcomes = dict[Arm, Outcome]
 ELSEWHERE_SECONDS = 2.0  # between looks whether another process is done
@@ -96,7 +96,8 @@ class Schedule:
         if found and store.is_finished(found):
             self.end(arm, Outcome(found.info.run_id), "done before")
         else:
-            self.workers.start(arm.name, self._resumed(arm, config, found), self.parent)
+            resumed = self._resumed(arm, config, found)
+            self.workers.start(arm.name, experiment, resumed, self.parent)
 
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an experiment, branching off its leader; None without a trunk it needs."""

@@ -22,13 +22,13 @@ from mlflow.exceptions import MlflowException
 from experiments import summary
 from experiments.comparison.arms import Arm, CompareConfig, arms_of
 from experiments.comparison.statistics import METRICS
-from experiments.comparison.workers import THREADS, Outcome
 from experiments.config import Resolved
 from experiments.environment import environment
 from experiments.fingerprint import FINGERPRINT, fingerprint
 from experiments.liveness import at_work, lock_name
 from experiments.parameters import as_text
 from experiments.stored_run import checkpoint_name, get_run
+from experiments.workers import THREADS, Outcome
 from pruning.checkpoint import load_checkpoint
 from pruning.masks import Masks
 
