@@ -3,6 +3,7 @@ PYTHON ?= python3
 EXPERIMENT ?= weight-loss
 REINIT ?= lottery
 ARGS ?=
+TEST_WORKERS ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: setup lottery compare test check bench clean
@@ -24,7 +25,7 @@ compare: setup
 	mlflow run . -e compare --env-manager=local --experiment-name $(EXPERIMENT) $(ARGS)
 
 test: setup
-	pytest
+	pytest -n $(TEST_WORKERS) --dist worksteal
 
 check: setup
 	ruff check . && ruff format --check . && mypy

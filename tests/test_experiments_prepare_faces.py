@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -12,7 +13,7 @@ import torch
 from datasets.manifest import read_manifest
 from experiments.prepare_faces import main, metric_name
 from experiments.run import main as run_main
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.portraits import flower, folder
 from tests.test_experiments_resume import anywhere
 from tests.test_project import mlflow_run, runs
@@ -71,8 +72,9 @@ def test_an_interrupted_preparation_goes_on(anywhere, photographs):
     )
     while not (anywhere / "faces/options.json").exists():  # it has begun
         assert process.poll() is None
+        time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1] == "stopped; the same command goes on from here"
     (run,) = runs()

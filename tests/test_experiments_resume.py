@@ -16,7 +16,7 @@ from experiments.config import config_from
 from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals
 from experiments.run import experiment, main
 from experiments.tracking import Run
-from tests.conftest import QUICK, ROOT, command
+from tests.conftest import PATIENCE, QUICK, ROOT, command
 
 TIMES = ("round_seconds", "train_seconds")
 LONG = {"retrain_epochs": 60, "rounds": 5, "reinit": "rewind", "criterion": "random"}
@@ -44,7 +44,7 @@ def stop_after_round(process, number, how):
             process.send_signal(how)
             break
     said.append(process.stdout.read())
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     process.stdout.close()
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert f"round {number}/" in "".join(said), "".join(said)

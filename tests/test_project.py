@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.conftest import QUICK, ROOT, mnist_root
+from tests.conftest import PATIENCE, QUICK, ROOT, mnist_root
 from tests.test_experiments_resume import LONG, anywhere, files, start, stop_after_round
 from tests.test_experiments_tracking import NAME
 
@@ -26,7 +26,7 @@ def mlflow_run(entry_point="main", **params):
         env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -52,7 +52,7 @@ def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
     )
     done = mlflow_run(resume=killed.info.run_id)
     assert done.returncode == 0, done.stderr
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + PATIENCE
     while len(runs()) > 1 and time.monotonic() < give_up:  # it goes when `mlflow run` has ended
         time.sleep(0.5)
     (run,) = runs()

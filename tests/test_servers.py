@@ -18,7 +18,7 @@ import pytest
 
 from experiments.config import config_from
 from experiments.run import experiment
-from tests.conftest import QUICK, ROOT, command
+from tests.conftest import PATIENCE, QUICK, ROOT, command
 
 BIN = Path(sys.executable).parent
 ENV = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
@@ -46,7 +46,7 @@ def serving(argv, address, folder):
 
 
 def wait_for(address, process):
-    give_up = time.monotonic() + 90
+    give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         assert process.poll() is None, "the server died"
         try:
@@ -81,7 +81,7 @@ def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
             if line.startswith("round 1/"):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-        rest, errors = client.communicate(timeout=120)
+        rest, errors = client.communicate(timeout=PATIENCE)
     assert client.returncode == 2, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("error: ")
@@ -108,7 +108,7 @@ def test_the_logged_model_can_be_served(store):
             data=json.dumps({"inputs": pixels.tolist()}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             answer = np.array(json.load(response)["predictions"])
     expected = mlflow.pyfunc.load_model(logged.model_uri).predict(pixels)
     assert answer.shape == (3, 10)
