@@ -6,9 +6,11 @@ from importlib import import_module
 COMMANDS = {
     "run": "prune, retrain and track one network, round by round (the main entry point)",
     "compare": "compare methods over several seeds, with statistics, figures and a page",
+    "tune": "search prune rate, retrain epochs and more for each reinit method, with Optuna",
     "report": "make the page of a comparison anew",
     "prepare_faces": "make a data set of faces out of folders of photographs",
     "bench": "time a training step against the plain way and against the floor",
+    "bench_tuning": "count the trials a minute of a search that does not train",
     "mlproject": "write MLproject anew from the config's fields",
 }
 

@@ -8,6 +8,7 @@ from experiments.config import Config
 from experiments.parameters import entry_point
 from experiments.prepare_faces import FacesConfig
 from experiments.report import ReportConfig
+from experiments.tuning.search import TuneConfig
 
 PATH = Path(__file__).resolve().parent.parent / "MLproject"
 HEAD = """\
@@ -31,6 +32,7 @@ def mlproject() -> str:
     points = [
         entry_point(Config, "main", "run"),
         entry_point(CompareConfig, "compare", "compare"),
+        entry_point(TuneConfig, "tune", "tune"),
         entry_point(ReportConfig, "report", "report"),
         entry_point(FacesConfig, "prepare_faces", "prepare_faces"),
     ]

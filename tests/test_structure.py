@@ -11,10 +11,14 @@ TRACKERS = tuple(
     f"experiments/{name}.py"
     for name in (
         *("tracking", "held_run", "server", "stored_run", "leftover", "prepare_faces"),
-        *("report", "comparison/store"),
+        *("report", "comparison/store", "tuning/runs"),
     )
 )
-SERVICES = {"mlflow", "optuna", "ray"}
+STUDIES = tuple(
+    f"experiments/tuning/{name}.py"
+    for name in ("storage", "study", "sampling", "table", "findings", "interactive")
+)
+SERVICES = {"mlflow": TRACKERS, "optuna": STUDIES, "ray": ("experiments/tuning/cluster.py",)}
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -32,13 +36,14 @@ def test_arrows_point_one_way(path):
     folder = path.relative_to(ROOT).parts[0]
     found = set(imports(path))
     if folder != "experiments":
-        assert not found & ((set(FOLDERS) | SERVICES) - {folder})
-    elif str(path.relative_to(ROOT)) not in TRACKERS:
-        assert not found & SERVICES
+        assert not found & ((set(FOLDERS) | set(SERVICES)) - {folder})
+    for service, where in SERVICES.items():
+        assert service not in found or str(path.relative_to(ROOT)) in where
 
 
-def test_the_trackers_are_there_and_do_import_mlflow():
-    assert all("mlflow" in imports(ROOT / path) for path in TRACKERS)
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_files_that_know_a_service_are_there_and_do_import_it(service):
+    assert all(service in imports(ROOT / path) for path in SERVICES[service])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,0 +1,163 @@
+"""Tune: for these data and this size, how fast may one prune, and how long must one retrain?
+
+mlflow run . -e tune -P reinit=all -P trials=50
+
+Each reinit method is searched in a study of its own. Studies are kept in Optuna's storage, and any
+number of these commands, on any number of machines, work on the same ones: what one has begun, the
+next goes on with. Validation images alone choose; what is recommended is trained anew with fresh
+seeds, and only that is tested.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+
+from tqdm import tqdm
+
+from experiments import server
+from experiments.command import obey
+from experiments.data import load_data
+from experiments.held_run import held_run
+from experiments.parameters import parse
+from experiments.run import print_line
+from experiments.tuning import report, runs
+from experiments.tuning.choose import recommend
+from experiments.tuning.confirm import Chosen, confirm
+from experiments.tuning.patience import patiently
+from experiments.tuning.progress import Progress
+from experiments.tuning.search import Search, TuneConfig, methods_of
+from experiments.tuning.storage import absolute, open_storage
+from experiments.tuning.study import Study
+from experiments.tuning.table import RUN
+from experiments.tuning.trial import Job
+from experiments.workers import Workers, open_workers
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search from the command line."""
+    obey(
+        lambda: tune(parse(TuneConfig, "tune", argv)),
+        when_stopped="stopped; the same command goes on from here",
+    )
+
+
+def tune(asked: TuneConfig) -> str:
+    """Search as was asked for, confirm and report what is found; the id of the search's run.
+
+    Raises:
+        ValueError: If something asked for is wrong, missing or impossible, a study was begun with
+            other settings, or too many trials fail.
+        ConnectionError: If the storage or the tracking server does not answer in time.
+    """
+    config = asked.model_copy(update={"storage": absolute(asked.storage)})
+    if config.executor == "ray":
+        from experiments.tuning.cluster import prepare  # an optional package
+
+        config = prepare(config)
+    patiently(
+        "the tracking server", server.check_tracking, (ValueError,), config.patience, print_line
+    )
+    searches = look_ahead(config)
+    storage = open_storage(config.storage, config.patience, print_line)
+    studies = {search.method: Study(search, storage) for search in searches}
+    for study in studies.values():
+        study.check_settings()
+    name = f"tune {config.reinit} {searches[0].dataset} {searches[0].model}"
+    with held_run(name) as run_id, ExitStack() as held:
+        runs.describe_search(run_id, config, searches[0])
+        jobs = {method: job_of(study, run_id) for method, study in studies.items()}
+        ours = {m for m, job in jobs.items() if held.enter_context(runs.hold(job.study_run))}
+        with open_executor(config, searches) as workers:
+            do_trials(studies, jobs, workers)
+            for method in jobs.keys() - ours:  # whoever held it may be done, or dead
+                if held.enter_context(runs.hold(jobs[method].study_run)):
+                    ours.add(method)
+            chosen = [choose(studies[method], jobs[method]) for method in jobs if method in ours]
+            tested = confirm(chosen, workers, say)
+        report.make(run_id, [(studies[each.search.method], each) for each in chosen], tested)
+    for method in studies.keys() - ours:
+        print_line(f"{method}: all trials are done; another command is about to report them")
+    print_line(f"\nTo look at the runs: {server.ui_command()}")
+    print_line(f"To look at the studies: optuna-dashboard {asked.storage}")
+    return run_id
+
+
+def look_ahead(config: TuneConfig) -> list[Search]:
+    """Read the data of every seed once; the search for each method.
+
+    Raises:
+        ValueError: As `load_data` and `plan`.
+    """
+    methods, dataset, digests = methods_of(config.reinit), config.dataset, []
+    for seed in (*config.seeds(), *config.fresh_seeds()):
+        asked = config.config_of(methods[0], {"dataset": dataset}, seed)
+        data, why = load_data(asked)
+        if dataset != data.name:
+            print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
+        dataset = data.name
+        digests.append(data.digest)
+    searches = [
+        Search(
+            config=config,
+            method=method,
+            dataset=dataset,
+            model=config.config_of(method, {}, config.seed).resolved(dataset).model,
+            image_shape=data.image_shape,
+            classes=data.classes,
+            digests=tuple(digests[: config.seeds_per_trial]),
+        )
+        for method in methods
+    ]
+    for search in searches:
+        search.cost(search.baseline)  # tells what is impossible before anything begins
+    return searches
+
+
+def job_of(study: Study, search_run: str) -> Job:
+    """What workers must know of a study, whose run is made if it has none."""
+    study_run = study.noted(RUN, lambda: runs.new_study(study.search, search_run))
+    return Job(
+        search=study.search,
+        study_run=study_run,
+        experiment_id=runs.experiment_of(study_run, study.search),
+        tracking_uri=server.tracking_uri(),
+    )
+
+
+def do_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Workers) -> None:
+    """See that every study gets as many trials as were asked for."""
+    first = next(iter(studies.values())).search.config
+    print_line(
+        f"{len(studies)} studies of {first.trials} trials, {workers.count} at a time"
+        if len(studies) > 1
+        else f"{first.trials} trials, {workers.count} at a time"
+    )
+    progress = Progress(studies, jobs, workers, say)
+    total = first.trials * len(studies)
+    with tqdm(total=total, disable=None, unit="trial", leave=False) as bar:
+        while progress.go_on():
+            bar.n = sum(study.ended() for study in studies.values())
+            bar.refresh()
+
+
+def choose(study: Study, job: Job) -> Chosen:
+    """What a study recommends."""
+    row = recommend(study.table(), study.search)
+    params = study.params_of(int(row["number"]))
+    return Chosen(study.search, int(row["number"]), params, job.study_run)
+
+
+def say(line: str) -> None:
+    """Tell what a worker tells; who it is has a number that is ours alone."""
+    who, colon, what = line.partition(": ")
+    print_line(f"{who.partition('#')[0]}{colon}{what}")
+
+
+def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContextManager[Workers]:
+    """Where trials are done: processes of this machine, or a Ray cluster."""
+    if config.executor == "ray":
+        from experiments.tuning.cluster import open_cluster  # an optional package
+
+        return open_cluster(config)
+    on_gpu = searches[0].resolved({}).device == "cuda"
+    return open_workers(config.workers or (1 if on_gpu else os.cpu_count() or 1))

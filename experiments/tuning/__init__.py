@@ -1,0 +1,1 @@
+"""Tuning: what `python -m experiments tune` is made of."""

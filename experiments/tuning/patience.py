@@ -1,0 +1,46 @@
+"""Patience: a server that does not answer is waited for, with longer and longer pauses."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from experiments import summary
+from experiments.liveness import check_stop
+from experiments.run import Tell
+
+LONGEST_PAUSE = 30.0  # seconds
+Result = TypeVar("Result")
+
+
+def patiently(
+    what: str,
+    do: Callable[[], Result],
+    unreachable: tuple[type[Exception], ...],
+    patience: float,
+    tell: Tell,
+) -> Result:
+    """The result of `do`, which is tried again while it raises one of `unreachable`.
+
+    Args:
+        what: Who does not answer, in words.
+        patience: For how many seconds at most.
+
+    Raises:
+        ConnectionError: If it does not answer within that time.
+    """
+    began, pause = time.monotonic(), 1.0
+    while True:
+        try:
+            return do()
+        except unreachable as error:
+            why, left = summary.explain(error), patience - (time.monotonic() - began)
+        if left <= 0:
+            raise ConnectionError(
+                f"{what} has not answered for {patience:g} s ({why}): see that it runs and can be "
+                "reached; the same command goes on from here"
+            )
+        if pause == 1.0:
+            tell(f"{what} does not answer ({why}); waiting for it, {patience:g} s at most")
+        check_stop()
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)

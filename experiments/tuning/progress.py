@@ -1,0 +1,83 @@
+"""Progress: the trials of studies are done, here or elsewhere, until none is left."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from typing import ClassVar
+
+from experiments.liveness import check_stop
+from experiments.run import Tell
+from experiments.tuning import runs
+from experiments.tuning.study import Study
+from experiments.tuning.table import states_of
+from experiments.tuning.trial import Job, do_trial
+from experiments.workers import Outcome, Work, Workers
+
+SWEEP_SECONDS = 10.0  # between looks for trials whose process died on another machine
+ELSEWHERE_SECONDS = 1.0  # between looks whether other commands are done
+IN_A_ROW = 10  # failures that end a study
+
+
+@dataclass
+class Progress:
+    """The studies of a command, and who is at work on them here."""
+
+    studies: dict[str, Study]  # by method
+    jobs: dict[str, Job]
+    workers: Workers
+    tell: Tell
+    began: datetime = field(default_factory=datetime.now)
+    swept: float = 0.0
+    given: dict[str, int] = field(default_factory=dict)  # tasks, by method
+    numbers: "count[int]" = field(default_factory=count)
+    work: ClassVar[Work] = staticmethod(do_trial)
+
+    def go_on(self) -> bool:
+        """Begin what can be begun, and wait a little; whether there is more to do."""
+        self._sweep_now_and_then()
+        waiting = {method: study.waiting() for method, study in self.studies.items()}
+        while self.workers.free and any(waiting.values()):
+            # The one that has had least, so that all get on alike.
+            method = min((m for m in waiting if waiting[m]), key=lambda m: self.given.get(m, 0))
+            waiting[method] -= 1
+            self.given[method] = self.given.get(method, 0) + 1
+            name = f"{method}#{next(self.numbers)}"
+            self.workers.start(name, self.work, self.jobs[method])
+        if self.workers.at_work:
+            for name, outcome in self.workers.wait(self.tell, SWEEP_SECONDS).items():
+                self._ended(name.partition("#")[0], outcome)
+            return True
+        if all(study.ended() >= study.search.config.trials for study in self.studies.values()):
+            return False
+        check_stop()
+        time.sleep(ELSEWHERE_SECONDS)
+        return True
+
+    def _ended(self, method: str, outcome: Outcome) -> None:
+        if outcome.died:
+            self.tell(f"{method}: a worker died ({outcome.reason}); its trial is tried again once")
+            self.sweep()
+        elif outcome.reason == "it was stopped":
+            self.tell(f"{method}: a worker was stopped; its trial is tried again")
+            self.sweep()
+        elif outcome.reason:
+            raise ValueError(f"{outcome.reason}; the same command goes on from here")
+        failures = self.studies[method].failures_since(self.began)
+        if len(failures) >= IN_A_ROW:
+            raise ValueError(
+                f"the last {IN_A_ROW} trials of {self.studies[method].search.name} failed in a "
+                f"row, at last with: {failures[-1]}"
+            )
+
+    def _sweep_now_and_then(self) -> None:
+        if time.monotonic() - self.swept > SWEEP_SECONDS:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """See to it that no trial is left to a dead process, and that enough wait to be done."""
+        for method, study in self.studies.items():
+            study.sweep()
+            study.fill_up()
+            runs.close_dead(self.jobs[method].study_run, states_of(study.table()))
+        self.swept = time.monotonic()

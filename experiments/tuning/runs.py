@@ -1,0 +1,242 @@
+"""Runs: what a search leaves in MLflow.
+
+A search is a run, with a run nested under it for each study, and one under that for each trial.
+Steps of a trial's metrics count rounds; several seeds are averaged.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from experiments.comparison.store import PARENT, without_login
+from experiments.environment import environment
+from experiments.fingerprint import code_digest
+from experiments.held_run import beat, held_run
+from experiments.liveness import at_work, has_begun, heartbeat, lock_name, sole_worker
+from experiments.parameters import as_text
+from experiments.tuning.search import Search, TuneConfig
+from experiments.tuning.space import Value
+
+SEARCH, STUDY, TRIAL = "search", "study", "trial"  # the tag `kind` of a run
+STATE = "trial_state"
+ENDS = {"complete": "FINISHED", "stopped early": "KILLED"}  # what MLflow calls it; else FAILED
+FLUSH_SECONDS = 1.0  # between writes of a trial whose rounds are faster than that
+AVERAGED = (
+    *("train_loss", "valid_loss", "valid_accuracy", "sparsity", "remaining_weights"),
+    *("early_stop_iteration", "early_stop_valid_accuracy"),
+    *("compression_ratio", "theoretical_speedup"),
+)
+
+
+REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
+
+
+class TrialRun:
+    """The run of a trial, while it is done."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id, self.client = run_id, mlflow.MlflowClient()
+        self._waiting: list[Metric] = []
+        self._flushed = time.monotonic()
+
+    def log_round(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep the metrics of a round; they are in MLflow a second later, or at the end."""
+        now = int(1000 * time.time())
+        self._waiting += [Metric(name, value, now, number) for name, value in metrics.items()]
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    def log_result(self, result: Mapping[str, float]) -> None:
+        """Keep all that is to be known of the trial, before its storage is told how it ended."""
+        self._flush()
+        metrics = [Metric(f"final/{name}", value, 0, 0) for name, value in result.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def end(self, state: str) -> None:
+        """Say how it ended; a trial that was stopped early is KILLED for MLflow."""
+        self.client.set_tag(self.run_id, STATE, state)
+        if ENDS[state] != "FINISHED":
+            mlflow.end_run(ENDS[state])
+
+    def _flush(self) -> None:
+        for start in range(0, len(self._waiting), 1000):
+            self.client.log_batch(self.run_id, metrics=self._waiting[start : start + 1000])
+        self._waiting, self._flushed = [], time.monotonic()
+
+
+@contextmanager
+def open_trial(
+    search: Search, number: int, params: Mapping[str, Value], study_run: str
+) -> Iterator[TrialRun]:
+    """The run of a trial, nested under its study's; marked failed on the way out, if it did."""
+    said = " ".join(f"{name}={as_text(value)}" for name, value in params.items())
+    name = f"{search.method} trial {number:03d} {said}"
+    with held_run(name[:250], parent=study_run) as run_id:
+        run = TrialRun(run_id)
+        config = search.config.config_of(search.method, params, search.config.seed)
+        resolved = search.resolved(params)
+        told = {key: as_text(value) for key, value in config.model_dump().items()}
+        told |= {
+            f"resolved_{key}": as_text(getattr(resolved, key))
+            for key, value in told.items()
+            if value == "auto"
+        }
+        told["seeds_per_trial"] = str(search.config.seeds_per_trial)
+        tags = {"kind": TRIAL, "optuna.study": search.name, "optuna.trial": str(number)}
+        tags |= {"method": search.method, "dataset": search.dataset, "model": search.model}
+        tags |= {STATE: "running", "code": code_digest()} | _environment(resolved.device)
+        run.client.log_batch(
+            run_id,
+            params=[Param(*param) for param in told.items()],
+            tags=[RunTag(*tag) for tag in tags.items()],
+        )
+        try:
+            yield run
+        except ValueError:
+            run.client.set_tag(run_id, STATE, "failed")
+            raise
+        except BaseException:
+            run.client.set_tag(run_id, STATE, "lost")
+            raise
+
+
+@cache
+def _environment(device: str) -> dict[str, str]:
+    """As `environment`, which asks git, but once a process."""
+    return environment(device)
+
+
+def close_dead(study_run: str, states: Mapping[str, str]) -> None:
+    """Say of the trials' runs whose process has died how they ended.
+
+    Args:
+        states: Of trials, by the id of their run; a process may die after its trial has ended.
+    """
+    client = mlflow.MlflowClient()
+    for run in nested(study_run, "attributes.status = 'RUNNING'"):
+        run_id, tags = run.info.run_id, run.data.tags
+        if has_begun(tags, run.info.start_time / 1000) or at_work(run_id, tags):
+            continue
+        state = states.get(run_id, "lost")
+        if state not in ENDS:
+            client.set_tag(run_id, "error", "its process died")
+        client.set_tag(run_id, STATE, state)
+        client.set_terminated(run_id, ENDS.get(state, "FAILED"))
+
+
+def nested(run_id: str, more: str) -> list[Any]:
+    """The runs nested under another that fulfil a filter of MLflow's."""
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    found: list[Any] = mlflow.search_runs(
+        [experiment],
+        filter_string=f"tags.`{PARENT}` = '{run_id}' AND {more}",
+        output_format="list",
+    )
+    return found
+
+
+def reached(run_id: str) -> dict[str, float]:
+    """What the last network of a finished experiment reached, and the dense one: `REACHED`."""
+    metrics = mlflow.get_run(run_id).data.metrics
+    values = (metrics[f"final/{name}"] for name in REACHED[:2])
+    return dict(zip(REACHED, (*values, metrics["dense/test_accuracy"]), strict=True))
+
+
+def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
+    """Say what a search is: params, which `mlflow run` has logged some of, and tags."""
+    client = mlflow.MlflowClient()
+    known = client.get_run(run_id).data.params
+    params = {name: as_text(value) for name, value in config.model_dump().items()}
+    params["storage"] = without_login(config.storage)
+    new = [Param(name, text) for name, text in params.items() if name not in known]
+    tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
+    tags |= _environment("cpu")
+    client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in tags.items()])
+
+
+def new_study(search: Search, parent: str) -> str:
+    """The id of a new run for a study, below the run of its search."""
+    active, client = mlflow.get_run(parent), mlflow.MlflowClient()
+    tags = {"kind": STUDY, "optuna.study": search.name, "method": search.method, PARENT: parent}
+    tags |= {"dataset": search.dataset, "model": search.model, "objective": search.config.objective}
+    run_id = str(
+        client.create_run(active.info.experiment_id, run_name=search.name, tags=tags).info.run_id
+    )
+    settings = [Param(name, str(value)[:6000]) for name, value in search.settings().items()]
+    client.log_batch(run_id, params=settings)
+    return run_id
+
+
+def experiment_of(run_id: str, search: Search) -> str:
+    """The experiment that the run of a study is in.
+
+    Raises:
+        ValueError: If there is no such run, or it was deleted.
+    """
+    with suppress(MlflowException):
+        info = mlflow.get_run(run_id).info
+        if info.lifecycle_stage == "active":
+            return str(info.experiment_id)
+    raise ValueError(
+        f"the study {search.name} is tracked in run {run_id}, which {mlflow.get_tracking_uri()} "
+        "does not have: set MLFLOW_TRACKING_URI to where it was begun, or choose another study="
+    )
+
+
+@contextmanager
+def hold(run_id: str) -> Iterator[bool]:
+    """Hold the run of a study, unless another command does; whether it is ours.
+
+    On the way out it is marked FINISHED, KILLED or FAILED, as a run of ours always is.
+    """
+    client, status = mlflow.MlflowClient(), "FAILED"
+    info = client.get_run(run_id)
+    with ExitStack() as held:
+        try:
+            held.enter_context(sole_worker(run_id))
+        except ValueError:
+            yield False
+            return
+        elsewhere = info.data.tags.get("lock") != lock_name(run_id)
+        if info.info.status == "RUNNING" and elsewhere and at_work(run_id, info.data.tags):
+            yield False
+            return
+        client.update_run(run_id, status="RUNNING")
+        try:
+            with heartbeat(lambda: beat(run_id)):
+                yield True
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with suppress(MlflowException):
+                client.set_terminated(run_id, status)
+
+
+def log_study(run_id: str, folder: Path, numbers: Mapping[str, float], words: str) -> None:
+    """Keep what came of a study: files, numbers, and what the UI shows of the run first."""
+    client = mlflow.MlflowClient()
+    client.log_artifacts(run_id, str(folder))
+    now = int(1000 * time.time())
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in numbers.items()],
+        tags=[RunTag("mlflow.note.content", words)],
+    )
+
+
+def log_search(run_id: str, files: list[Path]) -> None:
+    """Keep what came of a search."""
+    client = mlflow.MlflowClient()
+    for file in files:
+        client.log_artifact(
+            run_id, str(file), "plots" if file.suffix in (".png", ".html") else None
+        )

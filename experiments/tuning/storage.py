@@ -1,0 +1,202 @@
+"""Storage: the database that Optuna keeps its studies in, of one process or of many.
+
+The default is a file, which takes as many processes of this machine as one likes; several machines
+share a PostgreSQL server.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
+
+from experiments import summary
+from experiments.liveness import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
+from experiments.run import Tell
+from experiments.tuning.patience import patiently
+
+# What a server that is gone, or a file that others keep busy, makes of a query.
+UNREACHABLE = (DBAPIError, StorageInternalError)
+RETRIES = 1
+FAILURE = "failure"  # why a trial failed, by its own fault
+HISTORY, ORIGINAL = "retry_history", "failed_trial"  # Optuna's own names for these
+SOLE = 1803_03635  # the number of our lock among those of a PostgreSQL database
+BUSY_SECONDS = 60  # that a file may be busy
+Result = TypeVar("Result")
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+# We keep the heartbeat of a trial ourselves, since trials are not done by `Study.optimize`.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An open storage, and how long to wait for it when it is gone."""
+
+    rdb: RDBStorage
+    url: str
+    patience: float
+    tell: Tell
+
+    def patiently(self, do: Callable[[], Result]) -> Result:
+        """What `do` gives, once the storage answers; `do` may be begun several times.
+
+        Raises:
+            ConnectionError: If it does not answer in time.
+        """
+        what = f"the storage {shown(self.url)}"
+        return patiently(what, do, UNREACHABLE, self.patience, self.tell)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Nobody else on this machine changes a trial's state meanwhile.
+
+        A database server sees to that by itself; SQLite reads before it locks.
+        """
+        url = make_url(self.url)
+        return sole(url) if is_file(url) else nullcontext()
+
+    def sole(self) -> AbstractContextManager[object]:
+        """Nobody else on any machine is in here meanwhile; for what must be made once."""
+        return sole(make_url(self.url))
+
+
+def open_storage(url: str, patience: float, tell: Tell) -> Storage:
+    """The storage at `url`; once a process.
+
+    Raises:
+        ValueError: If it cannot be opened, or is not one of Optuna's.
+        ConnectionError: If it does not answer in time.
+    """
+    check_url(url)
+    what = f"the storage {shown(url)}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        rdb = patiently(what, lambda: _open(url), UNREACHABLE, patience, tell)
+    return Storage(rdb, url, patience, tell)
+
+
+@lru_cache(maxsize=4)
+def _open(url: str) -> RDBStorage:
+    parsed = make_url(url)
+    more = {"connect_args": {"timeout": BUSY_SECONDS}} if is_file(parsed) else {}
+    try:
+        # Only one process at a time may make the tables.
+        with sole(parsed):
+            return RDBStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True, **more},
+                heartbeat_interval=int(HEARTBEAT_SECONDS),
+                grace_period=int(DEAD_AFTER_SECONDS),
+                heartbeat_stale_trial_callback=again,
+            )
+    except ImportError:
+        raise ValueError(
+            f"storage {shown(url)} needs a driver that is not installed: "
+            "pip install -r requirements-cluster.txt"
+        ) from None
+    except RuntimeError as error:
+        raise ValueError(
+            f"storage {shown(url)} is none of this version of Optuna ({summary.explain(error)}); "
+            "it must be a database of its own, not MLflow's"
+        ) from None
+
+
+def again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None:
+    """Put a lost trial's parameters to the end of the queue, unless they were lost before.
+
+    Args:
+        counted: Whether this is one of its `RETRIES`.
+    """
+    history = trial.system_attrs.get(HISTORY, []) + [trial.number] * counted
+    if len(history) <= RETRIES:
+        kept = {ORIGINAL: original(trial), HISTORY: history}
+        study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                system_attrs=kept,
+            )
+        )
+
+
+def original(trial: FrozenTrial) -> int:
+    """The number of the trial that this one is another try of; else its own."""
+    return int(trial.system_attrs.get(ORIGINAL, trial.number))
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether the process that did a trial died or was stopped."""
+    return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
+
+
+def check_url(url: str) -> URL:
+    """The parts of a storage's address.
+
+    Raises:
+        ValueError: If it is none, or one that several processes cannot share.
+    """
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError):
+        raise ValueError(
+            "storage must be an address such as sqlite:///optuna.db or "
+            f"postgresql+psycopg://user@host/optuna, got {url}"
+        ) from None
+    except ImportError:
+        return parsed  # told when it is opened
+    if is_file(parsed):
+        if parsed.database in (None, "", ":memory:"):
+            raise ValueError(f"storage must be a file or a server, which can be shared, got {url}")
+        folder = Path(str(parsed.database)).absolute().parent
+        if not folder.is_dir():
+            raise ValueError(f"storage: there is no folder {folder}")
+    return parsed
+
+
+def absolute(url: str) -> str:
+    """The same storage from whatever folder one looks at it; raises as `check_url`."""
+    parsed = check_url(url)
+    if not is_file(parsed):
+        return url
+    path = str(Path(str(parsed.database)).absolute())
+    return parsed.set(database=path).render_as_string(hide_password=False)
+
+
+@contextmanager
+def sole(url: URL) -> Iterator[None]:
+    """Hold a storage's lock: a file's beside it, a PostgreSQL server's in a transaction."""
+    if is_file(url):
+        with FileLock(f"{url.database}.lock"):
+            yield
+    elif url.get_backend_name() == "postgresql":
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(SOLE)))
+            yield
+    else:
+        yield
+
+
+def is_file(url: URL) -> bool:
+    """Whether a storage is a file of SQLite's."""
+    return url.get_backend_name() == "sqlite"
+
+
+def shown(url: str) -> str:
+    """An address without its password."""
+    return make_url(url).render_as_string(hide_password=True)

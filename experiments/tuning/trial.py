@@ -1,0 +1,201 @@
+"""Trial: one choice of parameters, pruned and retrained round by round, and judged.
+
+The seeds of a trial go round by round side by side, so that it can be stopped early by their mean.
+They never see a test image: the data they are given have none. The dense network of a seed depends
+on nothing that is searched by default, and is trained once a process.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
+from time import perf_counter
+
+from datasets import Splits
+from experiments import summary
+from experiments.config import Resolved
+from experiments.data import load_data
+from experiments.liveness import check_stop
+from experiments.rounds import RoundResult, Trunk, prune_rounds
+from experiments.run import Tell
+from experiments.training import Look
+from experiments.tuning.runs import AVERAGED, TrialRun, open_trial
+from experiments.tuning.sampling import levels_between
+from experiments.tuning.search import Search
+from experiments.tuning.space import Value
+from experiments.tuning.storage import open_storage
+from experiments.tuning.study import Claim, Study, TakenError
+from experiments.tuning.table import RESULT, RUN
+
+PROCESS = "process"  # the note on a trial that says who did it
+DENSE_KEPT = 8  # dense networks that a process remembers
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker, on whatever machine, must know to do the trials of a study."""
+
+    search: Search
+    study_run: str  # id of the study's run in MLflow
+    experiment_id: str
+    tracking_uri: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a trial came to, or how far it got."""
+
+    complete: bool  # else stopped early
+    result: dict[str, float]  # `valid_accuracy`, what it cost, and how far it went
+
+
+def do_trial(job: Job, tell: Tell) -> str:
+    """Do a trial of a study that waits to be done; the id of its run, or "" if none waits.
+
+    Raises:
+        ValueError: If this machine has other data than those that the study began with.
+        ConnectionError: If the storage is gone.
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = job.tracking_uri
+    os.environ["MLFLOW_EXPERIMENT_ID"] = job.experiment_id
+    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+    search = job.search
+    data = [data_of(search, seed) for seed in search.config.seeds()]
+    storage = open_storage(search.config.storage, search.config.patience, tell)
+    study = Study(search, storage)
+    with study.claim() as claim:
+        if claim is None:
+            return ""
+        try:
+            return _do(job, study, claim, data, tell)
+        except TakenError:
+            tell(f"trial {claim.number}: taken away, since it gave no sign of life for too long")
+            return ""
+        except ValueError as error:
+            failure = summary.explain(error)
+        except (MemoryError, RuntimeError) as error:
+            failure = summary.explain(error)
+            if "memory" not in failure:
+                raise
+        except BaseException:  # nothing that is the parameters' fault
+            study.lose(claim.id, counted=False)
+            raise
+        study.end(claim, None, failure)
+        tell(f"trial {claim.number}: failed: {failure}")
+        return "failed"
+
+
+def _do(job: Job, study: Study, claim: Claim, data: list[Splits], tell: Tell) -> str:
+    search = job.search
+    params = study.params(claim)
+    said = " ".join(f"{name}={value}" for name, value in params.items())
+    tell(f"trial {claim.number}: {said}")
+    with open_trial(search, claim.number, params, job.study_run) as run:
+        study.write(claim, PROCESS, f"{socket.gethostname()} {os.getpid()}")
+        study.write(claim, RUN, run.run_id)
+        judged = judge(search, params, data, run, study, claim)
+        run.log_result(judged.result)
+        study.write(claim, RESULT, judged.result)
+        values = [judged.result["valid_accuracy"], judged.result["total_epochs"]]
+        single = search.config.objective == "accuracy"
+        told = (values[:1] if single else values) if judged.complete else None
+        if not study.end(claim, told):
+            raise TakenError
+        run.end("complete" if judged.complete else "stopped early")
+    how = "" if judged.complete else f"stopped early at {judged.result['sparsity']:.0%} pruned, "
+    tell(
+        f"trial {claim.number}: {how}valid {judged.result['valid_accuracy']:.4f}, "
+        f"{judged.result['total_epochs']} epochs"
+    )
+    return run.run_id
+
+
+def judge(
+    search: Search,
+    params: Mapping[str, Value],
+    data: list[Splits],
+    run: TrialRun,
+    study: Study,
+    claim: Claim,
+) -> Judged:
+    """Prune and retrain with each of the seeds; raises as `prune_rounds`."""
+    began, config = perf_counter(), search.resolved(params)
+    networks = [
+        _rounds(search.resolved(params, seed), splits)
+        for seed, splits in zip(search.config.seeds(), data, strict=True)
+    ]
+    before, hopeless, number = None, False, -1
+    for number, results in enumerate(zip(*networks, strict=True)):
+        means = {name: fmean(each.metrics[name] for each in results) for name in AVERAGED}
+        run.log_round(number, means | _by_seed(search, results))
+        now = (means["sparsity"], means["valid_accuracy"])
+        if search.config.objective == "accuracy":
+            hopeless = study.report(claim, levels_between(before, now))
+        before = now
+        if hopeless:
+            break
+    cost = search.cost(params)
+    assert before
+    retraining = number * config.retrain_epochs
+    result = {
+        "valid_accuracy": before[1],
+        "total_epochs": config.epochs + retraining,
+        "retraining_epochs": retraining,
+        "rounds": number,
+        "sparsity": before[0],
+        "seconds": round(perf_counter() - began, 3),
+    }
+    return Judged(complete=number == cost.rounds, result=result)
+
+
+def _by_seed(search: Search, results: tuple[RoundResult, ...]) -> dict[str, float]:
+    if len(results) == 1:
+        return {}
+    return {
+        f"valid_accuracy/seed_{seed}": result.metrics["valid_accuracy"]
+        for seed, result in zip(search.config.seeds(), results, strict=True)
+    }
+
+
+def data_of(search: Search, seed: int) -> Splits:
+    """The data of a seed, without the test images.
+
+    Raises:
+        ValueError: If they are not those that the search began with.
+    """
+    config = search.config.config_of(search.method, {}, seed)
+    data = _load(config.model_copy(update={"dataset": search.dataset, "reinit": "lottery"}))
+    if data.digest != search.digests[seed - search.config.seed]:
+        raise ValueError(
+            f"data_root: {config.data_root} on this machine has other data than those that the "
+            "search began with"
+        )
+    return data.to(search.resolved({}).device)
+
+
+@lru_cache(maxsize=16)
+def _load(config: Resolved) -> Splits:
+    return load_data(config)[0].without_test()
+
+
+def _rounds(config: Resolved, data: Splits) -> Iterator[RoundResult]:
+    key = json.dumps(config.dense_settings() | {"data": data.digest}, sort_keys=True)
+    if key not in _dense:
+        _dense[key] = next(_ended(prune_rounds(config, data)))
+        if len(_dense) > DENSE_KEPT:
+            del _dense[next(iter(_dense))]
+    trunk = Trunk(_dense[key], network=lambda number: _dense[key].network)
+    yield from _ended(prune_rounds(config, data, trunk=trunk))
+
+
+def _ended(events: Iterator[Look | RoundResult]) -> Iterator[RoundResult]:
+    for event in events:
+        check_stop()
+        if isinstance(event, RoundResult):
+            yield event
+
+
+_dense: dict[str, RoundResult] = {}

@@ -1,0 +1,239 @@
+"""What is tried next, and what is given up: against values worked out by hand."""
+
+import random
+from math import log
+
+import optuna
+import pytest
+from optuna.pruners import MedianPruner
+from optuna.trial import TrialState, create_trial
+
+from experiments.tuning.sampling import (
+    STARTUP,
+    EqualSparsityPruner,
+    distributions,
+    draw,
+    levels_between,
+)
+from tests.searching import search_of, study_of
+
+LIMITED = {"objective": "accuracy", "budget_epochs": 12, "epochs": 1}
+WIDE = "lr=0.0001..0.1:log,rewind_epoch=0..5,criterion=magnitude/snip"
+
+
+def drawn(study, number):
+    """What is drawn for the trial of a number, all before it being there."""
+    while len(study.trials()) <= number:
+        study.optuna.add_trial(create_trial(state=TrialState.WAITING))
+    return draw(study.optuna, study.trials()[number], study.search)
+
+
+def complete(study, count):
+    """Complete trials that the budget pays for, better the longer they retrain."""
+    chance, space = random.Random(0), study.search.space
+    for _ in range(count):
+        params = {"prune_rate": chance.uniform(0.4, 0.6), "retrain_epochs": chance.randint(1, 2)}
+        if "lr" in space:
+            params |= {"lr": chance.uniform(0.001, 0.1), "rewind_epoch": chance.randint(0, 5)}
+            params |= {"criterion": chance.choice(["magnitude", "snip"])}
+        value = 0.9 - params["prune_rate"] / 10 + params["retrain_epochs"] / 100
+        values = [value, study.search.cost(params).total]
+        study.optuna.add_trial(
+            create_trial(
+                values=values[: len(study.optuna.directions)],
+                params=params,
+                distributions=distributions(space),
+            )
+        )
+
+
+@pytest.mark.parametrize("before", [0, 15], ids=["at random", "by what was found"])
+@pytest.mark.parametrize("asked", [LIMITED, {}], ids=["accuracy", "pareto"])
+def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path):
+    study = study_of(search_of(search=WIDE, **asked), tmp_path)
+    complete(study, before)
+    draws = [drawn(study, number) for number in range(before, before + 25)]
+    assert len({tuple(values.items()) for values in draws}) > 20
+    for values in draws:
+        assert list(values) == list(study.search.space)
+        assert 0.05 <= values["prune_rate"] <= 0.6
+        assert 0.0001 <= values["lr"] <= 0.1
+        assert values["retrain_epochs"] in range(1, 21)
+        assert values["rewind_epoch"] in range(6)
+        assert values["criterion"] in ("magnitude", "snip")
+        assert study.search.affordable(values)
+        assert all(float(f"{values[name]:.3g}") == values[name] for name in ("prune_rate", "lr"))
+
+
+def test_a_bound_of_many_digits_is_never_left(tmp_path):
+    study = study_of(search_of(search="prune_rate=0.20001..0.20049"), tmp_path)
+    draws = [drawn(study, number)["prune_rate"] for number in range(10)]
+    assert all(0.2 <= rate <= 0.20049 for rate in draws)  # the baseline is 0.2
+
+
+def test_a_budget_that_pays_for_nothing_is_told(tmp_path):
+    ask = {"objective": "accuracy", "budget_epochs": 1, "search": "prune_rate=0.3..0.5"}
+    study = study_of(search_of(model="lenet_3", **ask), tmp_path)
+    with pytest.raises(ValueError, match=r"budget_epochs=1 pays for nothing in 200 draws: raise"):
+        drawn(study, 1)
+
+
+def test_the_same_seed_number_and_history_draw_the_same(tmp_path):
+    studies = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        studies.append(study_of(search_of(seed=seed), tmp_path / name))
+        complete(studies[-1], 12)
+    one, two, other = ([drawn(study, number) for number in (12, 13)] for study in studies)
+    assert one == two
+    assert one[0] != one[1]
+    assert one != other
+
+
+def test_every_method_begins_with_the_same_draws(tmp_path):
+    draws = []
+    for method in ("keep", "random", "lottery"):
+        study = study_of(search_of(method), tmp_path)
+        complete(study, 3)
+        draws.append([drawn(study, number) for number in range(4, 8)])
+    assert draws[0] == draws[1] == draws[2]
+
+
+def level(left):
+    """The level of sparsity, not whole, at which this share is left."""
+    return log(left) / log(0.9)
+
+
+def test_the_dense_network_is_level_zero():
+    assert levels_between(None, (0.0, 0.97)) == {0: 0.97}
+
+
+def test_accuracy_at_a_level_between_two_rounds_is_in_proportion():
+    found = levels_between((0.0, 0.96), (0.2, 0.90))  # level 2.118
+    assert list(found) == [1, 2]
+    assert found[1] == pytest.approx(0.96 - 0.06 / level(0.8), abs=1e-6)
+    assert found[2] == pytest.approx(0.96 - 2 * 0.06 / level(0.8), abs=1e-6)
+    further = levels_between((0.2, 0.90), (0.36, 0.80))  # level 4.236
+    assert list(further) == [3, 4]
+    slope = -0.1 / (level(0.64) - level(0.8))
+    assert further[4] == pytest.approx(0.9 + slope * (4 - level(0.8)), abs=1e-6)
+
+
+def test_a_round_that_jumps_reports_every_level_it_jumps_over():
+    found = levels_between((0.0, 0.9), (0.9, 0.45))
+    assert list(found) == list(range(1, 22))  # 0.9^21 = 10.9%, 0.9^22 = 9.8%
+    assert found[21] == pytest.approx(0.9 - 0.45 * 21 / level(0.1), abs=1e-6)
+
+
+def test_a_round_that_reaches_no_level_reports_none():
+    assert levels_between((0.2, 0.9), (0.25, 0.8)) == {}  # levels 2.118 and 2.730
+
+
+def test_a_level_that_is_just_hit_is_reported_once_with_that_accuracy():
+    first = levels_between((0.0, 0.9), (1 - 0.9, 0.8))
+    second = levels_between((1 - 0.9, 0.8), (1 - 0.9**2, 0.6))
+    assert (list(first), list(second)) == ([1], [2])
+    assert first[1] == pytest.approx(0.8, abs=1e-6)
+    assert second[2] == pytest.approx(0.6, abs=1e-6)
+
+
+def reported(rate, rounds, accuracy):
+    """All that a trial reports whose accuracy follows from sparsity alone."""
+    sparsities = [1 - (1 - rate) ** number for number in range(rounds + 1)]
+    points = [(each, accuracy(each)) for each in sparsities]
+    found = [levels_between(*pair) for pair in zip([None, *points[:-1]], points, strict=True)]
+    assert sum(map(len, found)) == len({key for each in found for key in each})  # none twice
+    return {key: value for each in found for key, value in each.items()}
+
+
+def test_prune_rates_meet_at_the_same_levels_though_in_other_rounds():
+    def accuracy(sparsity):  # in proportion to the level, so that nothing is lost in between
+        return 0.9 - 0.02 * level(1 - sparsity)
+
+    slow, fast = reported(0.2, 10, accuracy), reported(0.5, 3, accuracy)
+    assert list(slow) == list(range(22))  # 0.8^10 = 10.7%
+    assert list(fast) == list(range(20))  # 0.5^3 = 12.5%
+    for key in fast:
+        assert fast[key] == pytest.approx(slow[key], abs=1e-6)
+        assert fast[key] == pytest.approx(0.9 - 0.02 * key, abs=1e-6)
+
+
+@pytest.fixture
+def study(tmp_path):
+    return study_of(search_of(**LIMITED), tmp_path).optuna
+
+
+def trial(state=TrialState.RUNNING, *, rounds):
+    """A trial that has reported these accuracies by level."""
+    value = list(rounds.values())[-1] if state == TrialState.COMPLETE else None
+    return create_trial(state=state, value=value, intermediate_values=rounds)
+
+
+def finished(study, *accuracies):
+    """Complete trials that went straight from 95% to these accuracies at level 21."""
+    for last in accuracies:
+        rounds = {key: 0.95 - (0.95 - last) * key / 21 for key in range(22)}
+        study.add_trial(trial(TrialState.COMPLETE, rounds=rounds))
+
+
+def stops(study, rounds, pruner=None):
+    study.add_trial(trial(rounds=rounds))
+    return (pruner or EqualSparsityPruner()).prune(study, study.trials[-1])
+
+
+def test_nothing_is_stopped_before_enough_trials_are_complete(study):
+    finished(study, *[0.9] * (STARTUP - 1))
+    study.add_trial(trial(TrialState.PRUNED, rounds={8: 0.9}))
+    assert not stops(study, {0: 0.95, 8: 0.1})
+    finished(study, 0.9)
+    assert stops(study, {0: 0.95, 8: 0.1})
+
+
+def test_nothing_is_stopped_while_more_than_half_of_the_weights_are_left(study):
+    finished(study, *[0.9] * STARTUP)
+    assert not stops(study, {0: 0.0})
+    assert not stops(study, {6: 0.0})  # 53% are left
+    assert stops(study, {7: 0.0})  # 48%
+    assert not stops(study, {})
+
+
+def test_what_is_below_the_median_at_its_level_is_stopped_and_what_is_not_goes_on(study):
+    finished(study, 0.5, 0.6, 0.74, 0.8, 0.9)  # the median at level 7: 0.95 - 0.21 / 3 = 0.88
+    assert stops(study, {0: 0.99, 7: 0.8799})
+    assert not stops(study, {0: 0.2, 7: 0.8801})
+    assert not stops(study, {21: 0.74})
+    assert stops(study, {7: 0.99, 21: 0.7399})
+
+
+def test_the_number_of_the_round_does_not_matter(study):
+    finished(study, *[0.74] * STARTUP)
+    slow = {0: 0.95, **dict.fromkeys(range(1, 14), 0.9), 14: 0.82}
+    fast = {0: 0.95, 14: 0.82}
+    assert not stops(study, slow)
+    assert not stops(study, fast)
+    assert stops(study, fast | {14: 0.80})
+    assert stops(study, slow | {14: 0.80})
+
+
+def test_trials_that_never_came_to_the_level_are_not_compared(study):
+    finished(study, *[0.9] * (STARTUP - 1))
+    study.add_trial(trial(TrialState.COMPLETE, rounds={0: 0.95, 7: 0.9}))
+    assert not stops(study, {8: 0.1})
+    assert stops(study, {7: 0.1})
+
+
+def test_the_median_pruner_of_optuna_takes_the_dense_network_for_what_a_trial_is_worth(study):
+    finished(study, *[0.9] * STARTUP)
+    hopeless = {0: 0.96, 7: 0.3, 14: 0.1}
+    assert stops(study, hopeless)
+    assert not stops(study, hopeless, MedianPruner(n_startup_trials=STARTUP))
+
+
+def test_distributions_are_those_of_the_space():
+    known = distributions(search_of(search="lr=0.001..0.01:log,criterion=snip").space)
+    assert known == {
+        "prune_rate": optuna.distributions.FloatDistribution(0.05, 0.6),
+        "retrain_epochs": optuna.distributions.IntDistribution(1, 20, log=True),
+        "lr": optuna.distributions.FloatDistribution(0.001, 0.01, log=True),
+        "criterion": optuna.distributions.CategoricalDistribution(("magnitude", "snip")),
+    }

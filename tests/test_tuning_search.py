@@ -1,0 +1,161 @@
+"""What is asked for: costs counted by hand, budgets, names, and which settings make a study."""
+
+import re
+
+import pytest
+
+from experiments.parameters import checked
+from experiments.tuning.search import TuneConfig, methods_of
+from experiments.tuning.space import Choices, Range
+from tests.searching import search_of
+
+
+def test_all_is_the_three_methods_that_are_compared():
+    assert methods_of("all") == ("keep", "random", "lottery")
+    assert methods_of("keep, sign") == ("keep", "sign")
+
+
+COSTS = [  # the rounds that leave 10% of the weights, at most a twentieth of a round over
+    (0.2, 10, 11),  # 0.8^10 = 10.7%
+    (0.5, 3, 4),  # 0.5^3 = 12.5%, 0.5^4 = 6.3%
+    (0.6, 1, 3),  # 0.4^2 = 16%, 0.4^3 = 6.4%
+    (0.9, 7, 1),
+    (0.05, 1, 45),  # 0.95^44 = 10.5%
+]
+
+
+@pytest.mark.parametrize(("rate", "epochs", "rounds"), COSTS)
+def test_a_trial_costs_its_rounds_and_the_dense_network(rate, epochs, rounds):
+    cost = search_of(epochs=4).cost({"prune_rate": rate, "retrain_epochs": epochs})
+    assert (cost.rounds, cost.retraining, cost.dense) == (rounds, rounds * epochs, 4)
+    assert cost.total == 4 + rounds * epochs
+
+
+def test_searched_epochs_of_the_dense_network_are_in_the_cost():
+    params = {"prune_rate": 0.5, "retrain_epochs": 1, "epochs": 7}
+    assert search_of(search="epochs=1..9").cost(params).total == 7 + 4
+
+
+def test_a_prune_rate_that_never_gets_there_is_refused():
+    search = search_of(model="lenet_3")
+    with pytest.raises(ValueError, match="prune_rate is too small: round 1 would remove no weight"):
+        search.cost({"prune_rate": 0.001, "retrain_epochs": 1})
+
+
+def test_the_budget_is_what_the_baseline_takes_unless_said():
+    assert search_of().budget is None
+    assert search_of(objective="accuracy").budget == 110
+    usual = search_of(objective="accuracy", prune_rate=0.5, retrain_epochs=3)
+    assert usual.budget == 12
+    assert search_of(objective="accuracy", budget_epochs=40).budget == 40
+
+
+def test_affordable_is_what_the_budget_pays_for_to_the_epoch():
+    search = search_of(objective="accuracy", budget_epochs=12)
+    assert search.affordable({"prune_rate": 0.5, "retrain_epochs": 3})
+    assert not search.affordable({"prune_rate": 0.5, "retrain_epochs": 4})
+    assert search.affordable({"prune_rate": 0.6, "retrain_epochs": 4})
+    assert search_of().affordable({"prune_rate": 0.05, "retrain_epochs": 20})
+
+
+def test_the_baseline_is_what_is_done_by_default_or_as_said():
+    assert search_of().baseline == {"prune_rate": 0.2, "retrain_epochs": 10}
+    said = search_of(prune_rate=0.7, retrain_epochs=25, lr=0.5, search="lr=0.001..0.01:log")
+    assert said.baseline == {"prune_rate": 0.7, "retrain_epochs": 25, "lr": 0.5}
+    assert said.space == {
+        "prune_rate": Range(0.05, 0.7),
+        "retrain_epochs": Range(1, 25, log=True),
+        "lr": Range(0.001, 0.5, log=True),
+    }
+
+
+def test_the_baseline_leaves_open_what_the_choices_may_leave_open():
+    search = search_of(search="lr=auto/0.1,criterion=snip/random,optimizer=adam/sgd")
+    assert search.baseline["lr"] == "auto"
+    assert search.baseline["optimizer"] == "adam"
+    assert search.space["criterion"] == Choices(("magnitude", "snip", "random"))
+    assert search_of(search="lr=auto/0.1", lr=0.2).space["lr"] == Choices((0.2, "auto", 0.1))
+
+
+def test_a_study_is_named_after_data_model_and_method():
+    assert search_of("keep").name == "weight-loss/digits/lenet_300_100/keep"
+    assert search_of("keep", study="mine", model="lenet_20").name == "mine/keep"
+
+
+ANOTHER_QUESTION = [
+    {"objective": "accuracy"},
+    {"objective": "accuracy", "budget_epochs": 40},
+    {"seeds_per_trial": 2},
+    {"seed": 1},
+    {"criterion": "snip"},
+    {"pruning": "one_shot"},
+    {"search": "lr=0.001..0.01"},
+    {"search": "prune_rate=0.1..0.6"},
+    {"target_sparsity": 0.8},
+    {"epochs": 3},
+    {"retrain_epochs": 3},
+    {"prune_rate": 0.3},
+    {"model": "lenet_20"},
+    {"optimizer": "sgd"},
+    {"train_limit": 100},
+]
+SAME_QUESTION = [
+    {"trials": 3},
+    {"workers": 7},
+    {"storage": "sqlite:///x.db"},
+    {"data_root": "elsewhere"},
+    {"patience": 3},
+    {"confirm_seeds": 9},
+    {"tolerance": 0.1},
+    {"reinit": "all"},
+    {"executor": "ray", "ray_address": "127.0.0.1:6379"},
+]
+
+
+@pytest.mark.parametrize("asked", ANOTHER_QUESTION, ids=str)
+def test_what_changes_the_question_changes_the_settings(asked):
+    assert search_of(**asked).settings() != search_of().settings()
+
+
+@pytest.mark.parametrize("asked", SAME_QUESTION, ids=str)
+def test_what_does_not_change_the_question_does_not_change_the_settings(asked):
+    assert search_of(**asked).settings() == search_of().settings()
+
+
+def test_methods_and_data_are_questions_of_their_own():
+    settings = search_of("keep").settings()
+    assert settings != search_of("lottery").settings()
+    assert settings["reinit"] == "keep"
+    assert settings["data"] == ["digest"]
+
+
+def test_fresh_seeds_are_none_that_a_trial_has_seen():
+    config = checked(TuneConfig, {"seed": 5, "seeds_per_trial": 3, "confirm_seeds": 2})
+    assert list(config.seeds()) == [5, 6, 7]
+    assert list(config.fresh_seeds()) == [1005, 1006]
+
+
+MISTAKES = [
+    ({"reinit": "lotery"}, "reinit must be all, or one or several of keep, random, lottery"),
+    ({"reinit": "keep,keep"}, "reinit must be all, or one or several of "),
+    ({"trials": 0}, "trials must be greater than 0, got 0"),
+    ({"objective": "speed"}, "objective must be one of pareto, accuracy, got speed"),
+    ({"rounds": 3}, "so rounds cannot be given, got rounds=3"),
+    ({"budget_epochs": 3}, "budget_epochs is for objective=accuracy"),
+    ({"budget_epochs": 0}, "budget_epochs must be greater than 0, got 0"),
+    ({"confirm_seeds": 1001}, "confirm_seeds must be less than or equal to 1000, got 1001"),
+    ({"executor": "slurm"}, "executor must be one of processes, ray, got slurm"),
+    ({"workers": 0}, "workers must be greater than 0, got 0"),
+    ({"patience": -1}, "patience must be greater than or equal to 0, got -1"),
+    (
+        {"reinit": "keep,rewind", "epochs": 2, "rewind_epoch": 3},
+        "rewind_epoch must be at most epochs (2), got 3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "message"), MISTAKES, ids=str)
+def test_a_mistake_is_one_line(asked, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        checked(TuneConfig, asked)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,231 @@
+"""A trial against the experiment that it stands for, and without a look at test images."""
+
+import math
+from dataclasses import replace
+from statistics import fmean
+
+import mlflow
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from experiments.run import experiment
+from experiments.tune import job_of, look_ahead
+from experiments.tuning import trial
+from experiments.tuning.storage import open_storage
+from experiments.tuning.study import Study
+from experiments.tuning.trial import do_trial
+from tests.searching import small
+
+ACCURACY = {"objective": "accuracy", "budget_epochs": 10}
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(store, monkeypatch):
+    """Each test loads its data and trains its dense networks itself."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")  # a trial sets it: to be undone afterwards
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
+    trial._load.cache_clear()
+    trial._dense.clear()
+
+
+@pytest.fixture
+def begin(store):
+    """Makes a study whose trials wait, and the job of its workers."""
+
+    def begin(**asked):
+        config = small(storage=f"sqlite:///{store}/optuna.db", **asked)
+        (search,) = look_ahead(config)
+        study = Study(search, open_storage(config.storage, 1, print))
+        mlflow.set_experiment("weight-loss")
+        with mlflow.start_run() as parent:
+            job = job_of(study, parent.info.run_id)
+        study.fill_up()
+        return study, job
+
+    return begin
+
+
+def do(job):
+    """Do the next trial; what was told, and its run."""
+    told = []
+    do_trial(job, told.append)
+    (found,) = mlflow.search_runs(
+        [job.experiment_id],
+        filter_string="tags.kind = 'trial'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+    )
+    return told, found
+
+
+def history(run_id, name):
+    points = mlflow.MlflowClient().get_metric_history(run_id, name)
+    return [(point.step, point.value) for point in sorted(points, key=lambda each: each.step)]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"reinit": "keep"}, {"reinit": "lottery", "pruning": "one_shot"}]
+)
+def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
+    study, job = begin(**asked)
+    do(job)  # the baseline trains the dense network, which the next one takes
+    told, run = do(job)
+    params = study.params_of(1)
+    assert params != study.search.baseline
+    config = study.search.config.config_of(study.search.method, params, 0)
+    alone = experiment(config, job.study_run, [].append)
+    for name in ("valid_accuracy", "valid_loss", "train_loss", "sparsity"):
+        assert history(run.info.run_id, name) == history(alone, name)
+    rounds = history(alone, "valid_accuracy")
+    cost = study.search.cost(params)
+    assert len(rounds) == cost.rounds + 1
+    assert study.trials()[1].values == [rounds[-1][1], cost.total]
+    assert told[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {cost.total} epochs"
+
+
+def test_a_trial_leaves_a_run_that_says_what_it_was(begin):
+    study, job = begin()
+    _, run = do(job)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "lottery trial 000 prune_rate=0.5 retrain_epochs=1"
+    said = {name: run.data.params[name] for name in ("reinit", "prune_rate", "retrain_epochs")}
+    assert said == {"reinit": "lottery", "prune_rate": "0.5", "retrain_epochs": "1"}
+    tags = run.data.tags
+    assert (tags["optuna.study"], tags["optuna.trial"]) == (study.search.name, "0")
+    assert tags["trial_state"] == "complete"
+    assert tags["mlflow.parentRunId"] == job.study_run
+    (row,) = study.table()[:1].to_dict("records")
+    assert row["run_id"] == run.info.run_id
+    assert (row["rounds"], row["retraining_epochs"], row["total_epochs"]) == (4, 4, 5)
+    assert row["sparsity"] == pytest.approx(0.9, abs=0.001)
+    assert run.data.metrics["final/valid_accuracy"] == row["valid_accuracy"]
+    assert run.data.metrics["final/total_epochs"] == 5
+
+
+class Forbidden:
+    """Test images that nobody may look at."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"somebody asked for {name} of the test images")
+
+    def __bool__(self):
+        raise AssertionError("somebody asked for the test images")
+
+
+@pytest.mark.parametrize("asked", [{}, ACCURACY])
+def test_a_trial_neither_looks_at_test_images_nor_tells_of_any(asked, begin, monkeypatch):
+    study, job = begin(**asked)
+    load_data = trial.load_data
+
+    def forbidden(config):
+        data, why = load_data(config)
+        return replace(data, test=Forbidden()), why
+
+    monkeypatch.setattr(trial, "load_data", forbidden)
+    _, run = do(job)
+    assert study.trials()[0].state == TrialState.COMPLETE
+    told = run.data.metrics.keys() | run.data.params.keys() | run.data.tags.keys()
+    assert not [name for name in told if "test" in name]
+    assert mlflow.MlflowClient().list_artifacts(run.info.run_id) == []
+    storage = study.trials()[0]
+    assert not [
+        name for name in storage.user_attrs.keys() | storage.user_attrs["result"] if "test" in name
+    ]
+
+
+def test_several_seeds_are_averaged_round_by_round(begin):
+    study, job = begin(seeds_per_trial=2)
+    _, run = do(job)
+    _, second = do(job)
+    config = study.search.config
+    params = study.params_of(1)
+    alone = [
+        history(
+            experiment(config.config_of("lottery", params, seed), job.study_run, [].append),
+            "valid_accuracy",
+        )
+        for seed in (0, 1)
+    ]
+    assert alone[0] != alone[1]
+    means = [(a[0], fmean([a[1], b[1]])) for a, b in zip(*alone, strict=True)]
+    run_id = second.info.run_id
+    assert history(run_id, "valid_accuracy") == means
+    for seed in (0, 1):
+        assert history(run_id, f"valid_accuracy/seed_{seed}") == alone[seed]
+    assert study.trials()[1].values == [means[-1][1], study.search.cost(params).total]
+    assert run.data.params["seeds_per_trial"] == "2"
+
+
+def test_a_loss_that_is_not_a_number_fails_the_trial_and_the_next_goes_on(begin):
+    study, job = begin(trials=8, search="retrain_lr=1e30/0.02,prune_rate=0.5/0.6")
+    runs = [do(job)[1] for _ in range(8)]
+    table = study.table()
+    broken = table["retrain_lr"] == 1e30
+    assert 0 < broken.sum() < 8
+    assert (table["state"] == broken.map({True: "failed", False: "complete"})).all()
+    assert not broken.iloc[0]
+    for number, run in enumerate(runs):
+        assert run.data.tags["optuna.trial"] == str(number)
+        if not broken[number]:
+            continue
+        reason = table["reason"][number]
+        assert reason.startswith("the loss is nan")
+        assert "lower retrain_lr, got 1e+30" in reason
+        assert (run.info.status, run.data.tags["trial_state"]) == ("FAILED", "failed")
+        assert run.data.tags["error"] == reason
+        assert study.trials()[number].values is None
+    assert not [run for run in runs if math.isnan(run.data.metrics.get("valid_accuracy", 0))]
+
+
+def test_a_hopeless_trial_is_stopped_early_and_its_run_is_killed(begin):
+    study, job = begin(**ACCURACY)
+    do(job)
+    rounds = dict.fromkeys(range(22), 1.1)  # out of anybody's reach
+    for _ in range(5):
+        study.optuna.add_trial(optuna.trial.create_trial(value=1.1, intermediate_values=rounds))
+    told, run = do(job)
+    stopped = study.trials()[1]
+    assert stopped.state == TrialState.PRUNED
+    assert (run.info.status, run.data.tags["trial_state"]) == ("KILLED", "stopped early")
+    row = study.table().loc[1]
+    assert row["state"] == "stopped early"
+    points = history(run.info.run_id, "valid_accuracy")
+    assert len(points) - 1 == row["rounds"] < study.search.cost(stopped.params).rounds
+    assert row["valid_accuracy"] == points[-1][1]
+    sparsities = [value for _, value in history(run.info.run_id, "sparsity")]
+    assert sparsities[-2] < 1 - 0.9**7 <= sparsities[-1]  # at the first level that may stop it
+    assert told[-1].startswith(f"trial 1: stopped early at {sparsities[-1]:.0%} pruned, valid ")
+
+
+def test_a_study_without_a_trial_to_do_leaves_nothing(begin):
+    study, job = begin(trials=1)
+    do(job)
+    before = mlflow.search_runs([job.experiment_id], output_format="list")
+    assert do_trial(job, print) == ""
+    assert len(mlflow.search_runs([job.experiment_id], output_format="list")) == len(before)
+    assert len(study.trials()) == 1
+
+
+def test_other_data_on_this_machine_are_refused_before_a_trial_is_taken(begin):
+    study, job = begin()
+    other = replace(job, search=replace(job.search, digests=("another",)))
+    with pytest.raises(ValueError, match="data_root: data on this machine has other data"):
+        do_trial(other, print)
+    assert study.waiting() == 4
+
+
+def test_an_interrupted_trial_is_given_back(begin, monkeypatch):
+    study, job = begin()
+
+    def tell(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do_trial(job, tell)
+    assert [each.state.name for each in study.trials()] == ["FAIL", *["WAITING"] * 4]
+    do(job), do(job), do(job)
+    _, run = do(job)
+    assert study.params_of(4) == study.search.baseline
+    assert run.data.tags["optuna.trial"] == "4"
