@@ -23,7 +23,7 @@ from experiments.removals import plan
 from experiments.rounds import Network, RoundResult, Trunk
 from experiments.run import Tell, print_line
 from experiments.tune import job_of, look_ahead
-from experiments.tuning import trial
+from experiments.tuning import runs, trial
 from experiments.tuning.progress import Progress
 from experiments.tuning.runs import AVERAGED
 from experiments.tuning.search import TuneConfig
@@ -77,11 +77,11 @@ def measure(url: str, count: int, trials: int) -> Measured:
     study = Study(search, open_storage(url, 60, print_line))
     lines: list[str] = []
     with held_run("bench") as run_id, open_workers(count) as workers:
-        progress = Idle(
-            {search.method: study}, {search.method: job_of(study, run_id)}, workers, lines.append
-        )
-        while progress.go_on():
-            pass
+        job = job_of(study, run_id)
+        progress = Idle({search.method: study}, {search.method: job}, workers, lines.append)
+        with runs.hold(job.study_run):
+            while progress.go_on():
+                pass
     ended = sorted(t.timestamp() for t in study.table()["ended"])[WARM * count :]
     costs = [line.partition("idle: ")[2].split() for line in lines if "idle: " in line]
     return {

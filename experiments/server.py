@@ -34,17 +34,22 @@ def impatient() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def ping() -> None:
+    """Ask the tracking server something; raises whatever its kind of store does."""
+    # It prints a database's errors with their tracebacks, which we tell on one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    with impatient():
+        mlflow.MlflowClient().search_experiments(max_results=1)
+
+
 def check_tracking() -> None:
     """See that the tracking server answers, before anything else is done.
 
     Raises:
         ValueError: If it does not.
     """
-    # It prints a database's errors with their tracebacks, which we tell on one line.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
-        with impatient():
-            mlflow.MlflowClient().search_experiments(max_results=1)
+        ping()
     except Exception as error:  # each kind of store has errors of its own
         raise ValueError(
             f"the tracking server {mlflow.get_tracking_uri()} does not answer "

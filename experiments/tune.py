@@ -26,7 +26,7 @@ from experiments.tuning.confirm import Chosen, confirm
 from experiments.tuning.patience import patiently
 from experiments.tuning.progress import Progress
 from experiments.tuning.search import Search, TuneConfig, methods_of
-from experiments.tuning.storage import absolute, open_storage
+from experiments.tuning.storage import absolute, open_storage, shown
 from experiments.tuning.study import Study
 from experiments.tuning.table import RUN
 from experiments.tuning.trial import Job
@@ -54,9 +54,7 @@ def tune(asked: TuneConfig) -> str:
         from experiments.tuning.cluster import prepare  # an optional package
 
         config = prepare(config)
-    patiently(
-        "the tracking server", server.check_tracking, (ValueError,), config.patience, print_line
-    )
+    patiently("the tracking server", server.ping, (Exception,), config.patience, print_line)
     searches = look_ahead(config)
     storage = open_storage(config.storage, config.patience, print_line)
     studies = {search.method: Study(search, storage) for search in searches}
@@ -65,20 +63,21 @@ def tune(asked: TuneConfig) -> str:
     name = f"tune {config.reinit} {searches[0].dataset} {searches[0].model}"
     with held_run(name) as run_id, ExitStack() as held:
         runs.describe_search(run_id, config, searches[0])
+        runs.close_dead_searches(run_id)
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
-        ours = {m for m, job in jobs.items() if held.enter_context(runs.hold(job.study_run))}
+        ours = {m for m in jobs if hold(studies[m], jobs[m], held)}
         with open_executor(config, searches) as workers:
             do_trials(studies, jobs, workers)
             for method in jobs.keys() - ours:  # whoever held it may be done, or dead
-                if held.enter_context(runs.hold(jobs[method].study_run)):
+                if hold(studies[method], jobs[method], held):
                     ours.add(method)
-            chosen = [choose(studies[method], jobs[method]) for method in jobs if method in ours]
+            chosen = chosen_of(studies, jobs, ours)
             tested = confirm(chosen, workers, say)
         report.make(run_id, [(studies[each.search.method], each) for each in chosen], tested)
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command is about to report them")
     print_line(f"\nTo look at the runs: {server.ui_command()}")
-    print_line(f"To look at the studies: optuna-dashboard {asked.storage}")
+    print_line(f"To look at the studies: optuna-dashboard {shown(asked.storage)}")
     return run_id
 
 
@@ -89,7 +88,7 @@ def look_ahead(config: TuneConfig) -> list[Search]:
         ValueError: As `load_data` and `plan`.
     """
     methods, dataset, digests = methods_of(config.reinit), config.dataset, []
-    for seed in (*config.seeds(), *config.fresh_seeds()):
+    for seed in config.seeds():
         asked = config.config_of(methods[0], {"dataset": dataset}, seed)
         data, why = load_data(asked)
         if dataset != data.name:
@@ -104,7 +103,7 @@ def look_ahead(config: TuneConfig) -> list[Search]:
             model=config.config_of(method, {}, config.seed).resolved(dataset).model,
             image_shape=data.image_shape,
             classes=data.classes,
-            digests=tuple(digests[: config.seeds_per_trial]),
+            digests=tuple(digests),
         )
         for method in methods
     ]
@@ -124,6 +123,12 @@ def job_of(study: Study, search_run: str) -> Job:
     )
 
 
+def hold(study: Study, job: Job, held: ExitStack) -> bool:
+    """Hold the run of a study to the end, unless another command does; whether it is ours."""
+    with study.storage.sole():
+        return held.enter_context(runs.hold(job.study_run))
+
+
 def do_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Workers) -> None:
     """See that every study gets as many trials as were asked for."""
     first = next(iter(studies.values())).search.config
@@ -138,6 +143,25 @@ def do_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Workers)
         while progress.go_on():
             bar.n = sum(study.ended() for study in studies.values())
             bar.refresh()
+
+
+def chosen_of(studies: dict[str, Study], jobs: dict[str, Job], ours: set[str]) -> list[Chosen]:
+    """What our studies recommend; a study without a complete trial is told, and left out.
+
+    Raises:
+        ValueError: If no study recommends anything.
+    """
+    chosen: list[Chosen] = []
+    for method in (method for method in jobs if method in ours):
+        try:
+            chosen.append(choose(studies[method], jobs[method]))
+        except ValueError as error:
+            if len(ours) == 1:
+                raise
+            print_line(f"WARNING: {error}")
+    if ours and not chosen:
+        raise ValueError("no trial of any study is complete, so nothing can be recommended")
+    return chosen
 
 
 def choose(study: Study, job: Job) -> Chosen:

@@ -16,13 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Any, Protocol
 
 import torch
-from pebble import ProcessExpired, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from experiments import summary
@@ -32,7 +32,7 @@ from experiments.run import Tell
 
 THREADS = 1
 POLL_SECONDS = 0.2
-ORPHAN_SECONDS = 0.5  # between looks whether the parent still lives
+STOP_SECONDS = 30.0  # for a worker that is stopped to say so where it must
 
 Work = Callable[..., str]  # takes a `Tell` last; the id of its run
 
@@ -115,11 +115,12 @@ def open_workers(count: int) -> Iterator[Processes]:
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, "experiments.tuning.trial"])
     messages: Queue[tuple[str, str]] = context.Queue()
+    CONSTS.term_timeout = STOP_SECONDS
     pool = ProcessPool(
         max_workers=count,
         context=context,
         initializer=_begin,
-        initargs=(messages,),
+        initargs=(messages, dict(os.environ)),
     )
     try:
         yield Processes(pool, messages, count)
@@ -139,15 +140,17 @@ def _outcome(future: "Future[Outcome]") -> Outcome:
 _process: dict[str, Any] = {}  # of a worker: where to send what it has to say
 
 
-def _begin(messages: "Queue[tuple[str, str]]") -> None:
-    parent = os.getppid()  # the process that it was forked from, which ends with ours
+def _begin(messages: "Queue[tuple[str, str]]", environment: dict[str, str]) -> None:
+    os.environ.clear()  # that of the process which we were forked from may be an old one
+    os.environ.update(environment)
     torch.set_num_threads(THREADS)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
     _process["messages"] = messages
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(ORPHAN_SECONDS)
+        ours = parent_process()  # not the one that we were forked from
+        assert ours
+        ours.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="orphan watch").start()

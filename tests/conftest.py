@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+# Where workers find what they import ahead, as they do in the folder that users start us in.
+os.environ["PYTHONPATH"] = str(ROOT)
 PATIENCE = 600  # seconds that a process is waited for at most, on a machine with other work, too
 # Threads that wait spin, and tests that run side by side would crawl: they get one thread each.
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for all processes of ours

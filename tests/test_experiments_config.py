@@ -5,11 +5,12 @@ import pytest
 import torch
 import yaml
 
-from experiments.comparison.arms import Arms
+from experiments.comparison.arms import Arms, CompareConfig
 from experiments.config import Config, config_from, has_bf16, parse_config
 from experiments.mlproject import mlproject
 from experiments.parameters import as_text, default_text
 from experiments.recipes import RECIPES
+from experiments.tuning.search import TuneConfig, Tuning
 from models import MODELS
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
@@ -164,19 +165,25 @@ def test_the_retraining_rate_is_what_the_method_says(argv, retrain_lr):
     assert parse_config(argv).resolved("digits").retrain_lr == pytest.approx(retrain_lr)
 
 
-def test_mlproject_is_the_config_written_out():
+@pytest.mark.parametrize(
+    ("command", "kind"), [("main", Config), ("compare", CompareConfig), ("tune", TuneConfig)]
+)
+def test_mlproject_is_the_parameters_of_each_command_written_out(command, kind):
     assert (ROOT / "MLproject").read_text() == mlproject(), "run python -m experiments mlproject"
-    main = yaml.safe_load(mlproject())["entry_points"]["main"]
-    assert list(main["parameters"]) == list(Config.model_fields)
-    for name, field in Config.model_fields.items():
-        assert main["parameters"][name] == {"type": "string", "default": default_text(field)}
-        assert f"--{name}={{{name}}}" in main["command"]
+    point = yaml.safe_load(mlproject())["entry_points"][command]
+    assert list(point["parameters"]) == list(kind.model_fields)
+    for name, field in kind.model_fields.items():
+        assert point["parameters"][name] == {"type": "string", "default": default_text(field)}
+        assert f"--{name}={{{name}}}" in point["command"]
 
 
-def test_the_readme_lists_every_parameter_with_its_default():
+def test_the_readme_lists_every_parameter_with_its_default_and_its_meaning():
     rows = re.findall(
-        r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    fields = Arms.model_fields | Config.model_fields
-    assert dict(rows) == {name: default_text(field) for name, field in fields.items()}
-    assert len(rows) == len(Config.model_fields) + len(Arms.model_fields)
+    fields = [
+        (name, default_text(field), field.description)
+        for kind in (Arms, Tuning, Config)  # what a command has besides, and the main command's
+        for name, field in kind.model_fields.items()
+    ]
+    assert sorted(rows) == sorted(fields)

@@ -1,11 +1,12 @@
 """Searches from the command: real processes, stopped and started again, and a real MLflow."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -15,11 +16,45 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.tune import main
+from experiments.tuning.storage import is_lost
 from tests.conftest import PATIENCE, ROOT
 from tests.searching import SMALL
 
-WHOLE = {"trials": 6, "reinit": "keep,lottery", "confirm_seeds": 1, "workers": 2}
-GONE = "http://127.0.0.1:9"
+BOTH = {"reinit": "keep,lottery", "workers": 2, "confirm_seeds": 1}
+# Trials of a second, so that there is time to stop one half-way.
+LONG = {
+    "trials": 3,
+    "retrain_epochs": 300,
+    "search": "prune_rate=0.4..0.6,retrain_epochs=300..400",
+}
+NAME = "weight-loss/digits/lenet_30_20/"
+
+
+def command(**changes):
+    return [f"--{name}={value}" for name, value in (SMALL | changes).items()]
+
+
+def tune(**changes):
+    """The run of a search, and the folder of its report."""
+    before = {run.info.run_id for run in runs("kind", "search")}
+    main(command(**changes))
+    (run,) = (run for run in runs("kind", "search") if run.info.run_id not in before)
+    return run, Path("reports", run.info.run_id)
+
+
+def runs(tag, value):
+    return mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.{tag} = '{value}'",
+        order_by=["attributes.start_time"],
+        output_format="list",
+    )
+
+
+def trials(method="lottery", folder="."):
+    return optuna.load_study(
+        study_name=NAME + method, storage=f"sqlite:///{folder}/optuna.db"
+    ).get_trials()
 
 
 @pytest.fixture(autouse=True)
@@ -27,61 +62,9 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def flags(**changes):
-    return [f"--{name}={value}" for name, value in (SMALL | changes).items()]
-
-
 @contextmanager
-def tuning(**changes):
-    """The command at work, in a process group of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "tune", *flags(**changes)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def tune(**changes):
-    """What the command printed that went all the way."""
-    with tuning(**changes) as process:
-        out, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors
-    return out
-
-
-def runs(kind):
-    found = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string=f"tags.kind = '{kind}'",
-        output_format="list",
-    )
-    return sorted(found, key=lambda run: run.info.start_time)
-
-
-def trials(method="lottery"):
-    name = f"weight-loss/digits/lenet_30_20/{method}"
-    return optuna.load_study(study_name=name, storage="sqlite:///optuna.db").trials
-
-
-def found(these):
-    """What came of complete trials, whatever their numbers."""
-    complete = [each for each in these if each.state == TrialState.COMPLETE]
-    return sorted((sorted(each.params.items()), each.values) for each in complete)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, empty_store):
-    """A folder with a search that nothing went wrong with, and what it printed."""
-    folder = tmp_path_factory.mktemp("whole")
+def somewhere(folder, empty_store):
+    """In a folder with an MLflow of its own, for longer than a test."""
     shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -89,230 +72,338 @@ def whole(tmp_path_factory, empty_store):
         patch.setenv("OMP_NUM_THREADS", "1")
         for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(name, raising=False)
-        return folder, tune(**WHOLE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, empty_store):
+    """A search that nothing went wrong with: its folder to work in, and its run's id."""
+    folder = tmp_path_factory.mktemp("whole")
+    with somewhere(folder, empty_store):
+        run, _ = tune(**BOTH)
+    return folder, run.info.run_id
 
 
 @pytest.fixture
-def again(whole, tmp_path, monkeypatch):
+def again(whole, store):
     """The same, to be continued: artifacts stay where the database says."""
-    folder, out = whole
+    folder, run_id = whole
     for name in ("mlflow.db", "optuna.db"):
-        shutil.copy(folder / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return folder, out
+        shutil.copy(folder / name, store / name)
+    return folder / "reports" / run_id, run_id
 
 
-def report(folder):
-    (run,) = runs("search")
-    return folder / "reports" / run.info.run_id
+def test_a_search_is_a_run_with_its_studies_below_and_their_trials_below_them(again):
+    _, run_id = again
+    search = mlflow.get_run(run_id)
+    assert (search.info.status, search.info.run_name) == (
+        "FINISHED",
+        "tune keep,lottery digits lenet_30_20",
+    )
+    studies = runs("mlflow.parentRunId", run_id)
+    assert {study.data.tags["method"] for study in studies} == {"keep", "lottery"}
+    for study in studies:
+        method = study.data.tags["method"]
+        assert (study.info.status, study.info.run_name) == ("FINISHED", NAME + method)
+        children = runs("mlflow.parentRunId", study.info.run_id)
+        assert {child.info.status for child in children} == {"FINISHED"}
+        done = [child for child in children if child.data.tags.get("kind") == "trial"]
+        ids = [trial.user_attrs["mlflow_run_id"] for trial in trials(method)]
+        assert {int(run.data.tags["optuna.trial"]): run.info.run_id for run in done} == dict(
+            enumerate(ids)
+        )
+        assert {each.state for each in trials(method)} == {TrialState.COMPLETE}
+        assert len(ids) == SMALL["trials"]
 
 
-def test_a_search_does_exactly_the_trials_that_were_asked_for(again):
-    for method in ("keep", "lottery"):
-        assert [each.state.name for each in trials(method)] == ["COMPLETE"] * 6
-        assert trials(method)[0].params == {"prune_rate": 0.5, "retrain_epochs": 1}
-        assert len({tuple(each.params.values()) for each in trials(method)}) == 6
-    both = [[each.params for each in trials(method)] for method in ("keep", "lottery")]
-    assert both[0] == both[1]  # the first draws are the same for every method
+def test_every_method_begins_with_the_default_and_then_tries_the_same(again):
+    keep, lottery = ([trial.params for trial in trials(method)] for method in ("keep", "lottery"))
+    assert keep == lottery
+    assert keep[0] == {"prune_rate": 0.5, "retrain_epochs": 1}
+    assert len({tuple(params.values()) for params in keep}) == SMALL["trials"]
 
 
-def test_a_search_holds_a_run_for_each_study_and_each_of_these_one_for_each_trial(again):
-    (search,) = runs("search")
-    studies = {run.data.tags["method"]: run for run in runs("study")}
-    assert studies.keys() == {"keep", "lottery"}
-    every = [search, *studies.values(), *runs("trial")]
-    assert {run.info.status for run in every} == {"FINISHED"}
-    for method, run in studies.items():
-        assert run.data.tags["mlflow.parentRunId"] == search.info.run_id
-        nested = [
-            each
-            for each in runs("trial")
-            if each.data.tags["mlflow.parentRunId"] == run.info.run_id
-        ]
-        numbers = {int(each.data.tags["optuna.trial"]): each.info.run_id for each in nested}
-        notes = {each.number: each.user_attrs["mlflow_run_id"] for each in trials(method)}
-        assert numbers == notes
-        assert len(numbers) == 6
+def test_only_what_is_recommended_is_tested_with_seeds_that_no_trial_has_seen(again):
+    folder, run_id = again
+    tested = pd.read_csv(folder / "tested.csv").set_index("method")
+    table = pd.read_csv(folder / "recommended.csv").set_index("method")
+    for study in runs("mlflow.parentRunId", run_id):
+        method = study.data.tags["method"]
+        children = runs("mlflow.parentRunId", study.info.run_id)
+        (confirmed,) = (child for child in children if child.data.tags.get("kind") != "trial")
+        for each in children:
+            knows = any("test" in name for name in each.data.metrics)
+            assert knows == (each is confirmed)
+        assert confirmed.info.run_id == tested["run_id"][method]
+        recommended = trials(method)[table["trial"][method]]
+        params = confirmed.data.params
+        assert {name: float(params[name]) for name in recommended.params} == recommended.params
+        assert (params["reinit"], params["seed"]) == (method, "1000")
+        metrics = confirmed.data.metrics
+        assert tested["test_accuracy"][method] == metrics["final/test_accuracy"]
+        assert tested["valid_accuracy"][method] == metrics["final/valid_accuracy"]
+        assert tested["dense_test_accuracy"][method] == metrics["dense/test_accuracy"]
 
 
-def test_only_what_is_recommended_is_tested_and_with_fresh_seeds(again):
-    confirmed = [run for run in runs_of_experiments() if "test_accuracy" in run.data.metrics]
-    assert {run.data.tags["mlflow.parentRunId"] for run in confirmed} == {
-        run.info.run_id for run in runs("study")
-    }
-    assert [run.data.params["seed"] for run in confirmed] == ["1000", "1000"]
-    for run in runs("trial"):
-        assert not [name for name in run.data.metrics if "test" in name]
-        assert run.data.params["seed"] == "0"
-
-
-def runs_of_experiments():
-    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    return [run for run in everything if "kind" not in run.data.tags]
-
-
-def test_the_recommendation_is_what_the_runs_say(again):
-    folder, out = again
-    table = pd.read_csv(report(folder) / "recommended.csv").set_index("method")
-    for method in ("keep", "lottery"):
-        row, every = table.loc[method], trials(method)
-        chosen = every[int(row["trial"])]
-        assert chosen.params == {
-            "prune_rate": row["prune_rate"],
-            "retrain_epochs": row["retrain_epochs"],
-        }
-        best = max(each.values[0] for each in every)
-        close = [each for each in every if each.values[0] >= best - 0.005]
-        assert chosen.values[1] == min(each.values[1] for each in close) == row["total_epochs"]
-        assert row["valid_accuracy"] == chosen.values[0]
+def test_what_is_recommended_is_what_the_runs_have(again):
+    folder, _ = again
+    table = pd.read_csv(folder / "recommended.csv")
+    tested = pd.read_csv(folder / "tested.csv").set_index("method")
+    assert list(table["method"]) == ["keep", "lottery"]
+    for row in table.to_dict("records"):
+        done = trials(row["method"])
+        best = max(trial.values[0] for trial in done)
+        close = [trial for trial in done if trial.values[0] >= best - 0.005]
+        cheapest = min(close, key=lambda trial: (trial.values[1], -trial.values[0], trial.number))
+        assert row["trial"] == cheapest.number
+        assert {name: row[name] for name in cheapest.params} == cheapest.params
         assert row["best_valid_accuracy"] == best
-        assert row["default_valid_accuracy"] == every[0].values[0]
-        assert row["best_at_default_cost"] >= row["default_valid_accuracy"]
-        assert f"{row['fresh_test_accuracy']:.4f} with one fresh seed" in out
-    tested = pd.read_csv(report(folder) / "tested.csv").set_index("method")
-    for method, row in tested.iterrows():
-        run = mlflow.get_run(row["run_id"])
-        assert run.data.params["reinit"] == method
-        assert row["seed"] == 1000
-        assert row["test_accuracy"] == run.data.metrics["test_accuracy"]
-        assert table.loc[method, "fresh_test_accuracy"] == row["test_accuracy"]
-        for name in ("prune_rate", "retrain_epochs"):
-            assert float(run.data.params[name]) == table.loc[method, name]
+        assert (row["default_valid_accuracy"], row["default_total_epochs"]) == tuple(done[0].values)
+        metrics = mlflow.get_run(cheapest.user_attrs["mlflow_run_id"]).data.metrics
+        for name in ("valid_accuracy", "total_epochs", "rounds", "sparsity"):
+            assert row[name] == metrics[f"final/{name}"]
+        assert row["fresh_test_accuracy"] == tested["test_accuracy"][row["method"]]
+        assert row["fresh_seeds"] == 1
 
 
-def test_tables_and_commands_are_on_disk_and_in_the_run(again):
-    folder, out = again
-    for run in runs("study"):
-        own = report(folder) / run.data.tags["method"]
-        logged = Path(run.info.artifact_uri.removeprefix("file://"))
-        for name in ("trials.csv", "recommended.json", "command.txt"):
-            assert (logged / name).read_bytes() == (own / name).read_bytes()
-        assert (own / "command.txt").read_text().strip() in out
-        table = pd.read_csv(own / "trials.csv")
-        assert table["state"].tolist() == ["complete"] * 6
-        assert table["valid_accuracy"].tolist() == [
-            each.values[0] for each in trials(run.data.tags["method"])
-        ]
+def test_everything_on_disk_is_in_the_runs_too(again):
+    folder, run_id = again
+    logged = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=""))
+    for name in ("recommended.csv", "tested.csv", "plots/fronts.png", "plots/fronts.html"):
+        assert (logged / name).read_bytes() == (folder / Path(name).name).read_bytes()
+    for study in runs("mlflow.parentRunId", run_id):
+        mine = folder / study.data.tags["method"]
+        logged = Path(
+            mlflow.artifacts.download_artifacts(run_id=study.info.run_id, artifact_path="")
+        )
+        files = [path for path in mine.rglob("*") if path.is_file()]
+        assert {"trials.csv", "command.txt", "front.png"} <= {path.name for path in files}
+        for path in files:
+            assert (logged / path.relative_to(mine)).read_bytes() == path.read_bytes()
+        known = json.loads((mine / "recommended.json").read_text())
+        assert study.data.metrics["recommended/valid_accuracy"] == known["valid_accuracy"]
+        assert (mine / "command.txt").read_text().strip() in study.data.tags["mlflow.note.content"]
 
 
-def test_a_larger_number_goes_on_with_what_is_there(again):
+def test_started_again_with_more_trials_it_goes_on_and_leaves_the_others_alone(again, capfd):
+    _, run_id = again
     before = {method: trials(method) for method in ("keep", "lottery")}
-    out = tune(**WHOLE | {"trials": 8})
+    history = {run.info.run_id: run.to_dictionary() for run in runs("kind", "trial")}
+    new, folder = tune(**BOTH | {"trials": 6})
     for method, earlier in before.items():
-        assert trials(method)[:6] == earlier
-        assert [each.state.name for each in trials(method)] == ["COMPLETE"] * 8
-    assert len(runs("study")) == 2
-    assert len(runs("trial")) == 16
-    assert out.count("valid 0.") >= 4
-    assert "trial 5:" not in out
+        after = trials(method)
+        assert after[:4] == earlier
+        assert [trial.state for trial in after] == [TrialState.COMPLETE] * 6
+        assert len(pd.read_csv(folder / method / "trials.csv")) == 6
+    now = {run.info.run_id: run.to_dictionary() for run in runs("kind", "trial")}
+    assert len(now) == 12
+    assert {name: now[name] for name in history} == history
+    assert new.info.run_id != run_id
+    assert runs("mlflow.parentRunId", new.info.run_id) == []  # studies stay where they began
+    assert {run.info.status for run in runs("kind", "study")} == {"FINISHED"}
+    out = capfd.readouterr().out
+    assert "lottery: trial 4: " in out
+    assert "lottery: trial 3: " not in out
 
 
-def test_however_it_is_stopped_the_same_command_goes_on_to_the_same_trials(again, tmp_path):
-    """Ctrl-C, SIGTERM and kill -9 of everything, and one process at a time."""
-    expected = found(trials())
-    (tmp_path / "optuna.db").unlink()
-    shutil.copy(again[0] / "mlflow.db", tmp_path / "mlflow.db")
-    alone = {"trials": 6, "confirm_seeds": 0}
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        _, errors, code = stop(number, **alone)
-        assert code == status
-        assert errors.splitlines()[-1] == "stopped; the same command goes on from here"
-        assert "Traceback" not in errors
-        assert "RUNNING" not in {each.state.name for each in trials()}
-        assert runs("search")[-1].info.status == "KILLED"
-        assert not [run for run in runs("trial") if run.info.status == "RUNNING"]
-    stop(signal.SIGKILL, group=True, **alone)
-    assert runs("search")[-1].info.status == "RUNNING"
-    tune(**alone)
-    assert found(trials()) == expected
-    ended = {each.state for each in trials()}
-    assert ended <= {TrialState.COMPLETE, TrialState.FAIL}
-    assert all("failure" not in each.user_attrs for each in trials())
-    for kind in ("trial", "study"):
-        assert not [run for run in runs(kind) if run.info.status == "RUNNING"]
+def test_the_same_search_again_trains_nothing_and_says_the_same(again, capfd):
+    folder, _ = again
+    count = len(mlflow.search_runs(search_all_experiments=True))
+    _, new = tune(**BOTH)
+    assert len(mlflow.search_runs(search_all_experiments=True)) == count + 1  # its own
+    for name in ("recommended.csv", "tested.csv", "keep/trials.csv", "lottery/command.txt"):
+        assert (new / name).read_bytes() == (folder / name).read_bytes()
+    out = capfd.readouterr().out
+    assert out.count("fresh seed 1000: done before") == 2
+    assert " trial 0: " not in out
+    assert "To look at the studies: optuna-dashboard sqlite:///optuna.db" in out
+    table = pd.read_csv(folder / "recommended.csv").set_index("method")
+    for method, row in table.iterrows():
+        typed = (folder / method / "command.txt").read_text().strip()
+        assert f"  {typed}\n" in out
+        assert f"-P reinit={method} -P dataset=digits" in typed
+        assert f"-P prune_rate={row['prune_rate']} " in typed
+        accuracy = row["fresh_test_accuracy"]
+        assert f"{method}: Test accuracy {accuracy:.4f} with one fresh seed." in out
 
 
-def stop(number, group=False, **changes):
-    """Send a signal in the middle of a trial; what was printed, and the exit status."""
-    with tuning(**changes) as process:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if sum("prune_rate=" in each for each in lines) == 2:
-                (os.killpg if group else os.kill)(process.pid, number)
-                break
-        out, errors = process.communicate(timeout=PATIENCE)
-        return "".join(lines) + out, errors, process.returncode
+def begin(**changes):
+    """A search in a process, and a group, of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", "tune", *command(**changes)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
-def mistake(capsys, **changes):
-    """The one line that a mistake is told in."""
-    with pytest.raises(SystemExit) as stopped:
-        main(flags(**changes))
-    assert stopped.value.code == 2
+def stop(process, number):
+    """Send a signal half-way through the second trial; what was told."""
+    for line in process.stdout:
+        if "trial 1: prune_rate" in line:
+            break
+    if number == signal.SIGTERM:  # only to the command, as `kill` and a cluster's queue do
+        process.send_signal(number)
+    else:  # to all its processes, as a terminal does
+        os.killpg(process.pid, number)
+    return process.communicate(timeout=PATIENCE)[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, empty_store):
+    """What the trials of the search that the next tests stop come to if nobody does."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with somewhere(folder, empty_store):
+        main(command(**LONG))
+        return trials()
+
+
+def in_place(these):
+    """Parameters and results of trials that were not lost, each where it was first tried."""
+    whole = [each for each in these if not is_lost(each)]
+    whole.sort(key=lambda each: each.system_attrs.get("failed_trial", each.number))
+    return [(each.params, each.values) for each in whole]
+
+
+def test_killed_and_started_again_it_is_what_it_would_have_been(undisturbed, store):
+    stop(begin(**LONG), signal.SIGKILL)
+    assert [trial.state for trial in trials()][:2] == [TrialState.COMPLETE, TrialState.RUNNING]
+    (killed,) = runs("kind", "search")
+    run, _ = tune(**LONG)
+    after = trials()
+    assert [is_lost(trial) for trial in after] == [False, True, False, False]
+    whole = [trial for trial in after if not is_lost(trial)]
+    assert [trial.state for trial in whole] == [TrialState.COMPLETE] * 3
+    assert in_place(after) == in_place(undisturbed)
+    states = [each.data.tags["trial_state"] for each in runs("kind", "trial")]
+    assert sorted(states) == ["complete"] * 3 + ["lost"]
+    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    running = [each for each in everything if each.info.status == "RUNNING"]
+    assert [each.info.run_id for each in running] in ([], [killed.info.run_id])
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_it_says_so_gives_its_trial_back_and_can_go_on(
+    undisturbed, number, store
+):
+    process = begin(**LONG)
+    errors = stop(process, number)
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in errors
+    after = trials()
+    assert [is_lost(trial) for trial in after] == [False, True, False, False]
+    assert [trial.state.name for trial in after[2:]] == ["WAITING"] * 2
+    back = after[-1]
+    assert back.params == after[1].params == undisturbed[1].params
+    assert back.system_attrs["retry_history"] == []  # so that it can be stopped again and again
+    states = [run.data.tags["trial_state"] for run in runs("kind", "trial")]
+    assert sorted(states) == ["complete", "lost"]
+    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    statuses = [run.info.status for run in everything]
+    assert sorted(statuses) == ["FINISHED", "KILLED", "KILLED", "KILLED"]
+    tune(**LONG)
+    assert in_place(trials()) == in_place(undisturbed)
+
+
+def test_ten_failures_in_a_row_end_a_search(store, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(command(trials=12, lr=1e30))
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(
+        f"error: the last 10 trials of {NAME}lottery failed in a row, at last with: the loss is nan"
+    )
+    assert [trial.state.name for trial in trials()] == ["FAIL"] * 10 + ["WAITING"] * 2
+    (run,) = runs("kind", "search")
+    assert run.info.status == "FAILED"
+    assert "failed in a row" in run.data.tags["error"]
+
+
+def test_a_search_without_a_complete_trial_recommends_nothing(store, capsys):
+    with pytest.raises(SystemExit):
+        main(command(trials=1, lr=1e30))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == (f"error: no trial of {NAME}lottery is complete, so nothing can be recommended")
+
+
+def test_the_best_accuracy_within_a_budget(store, capfd):
+    _, folder = tune(objective="accuracy", budget_epochs=6)
+    table = pd.read_csv(folder / "lottery/trials.csv")
+    assert table["state"].tolist() == ["complete"] * 4
+    assert (table["retraining_epochs"] <= 6).all()
+    row = json.loads((folder / "lottery/recommended.json").read_text())
+    assert row["valid_accuracy"] == table["valid_accuracy"].max()
+    assert "fresh_seeds" not in row
+    assert pd.read_csv(folder / "tested.csv").empty
+    out = capfd.readouterr().out
+    assert "the trial of the best validation accuracy within 6 epochs of retraining" in out
+    assert "lottery: Not tested." in out
+
+
+def test_a_search_takes_the_run_that_was_opened_for_it(store, monkeypatch):
+    mlflow.set_experiment("another")
+    with mlflow.start_run(run_name="mine") as opened:
+        mlflow.log_param("trials", "1")  # as `mlflow run` does
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", opened.info.experiment_id)
+    run, _ = tune(trials=1)
+    assert (run.info.run_id, run.info.run_name) == (opened.info.run_id, "mine")
+    everything = mlflow.search_runs([opened.info.experiment_id], output_format="list")
+    assert {each.data.tags["kind"] for each in everything} == {"search", "study", "trial"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"storage": "sqlite:///mlflow.db"}, "is MLflow's: give Optuna a database of its own"),
+        ({"storage": "sqlite:///nowhere/optuna.db"}, "storage: there is no folder"),
+        ({"search": "prune_rat=0.1..0.2"}, "prune_rat"),
+        ({"data_root": "nowhere", "dataset": "faces"}, "nowhere"),
+        ({"trials": 0}, "trials must be greater than 0, got 0"),
+        ({"storage": "optuna.db"}, "storage must be an address such as sqlite:///optuna.db or "),
+        ({"storage": "sqlite://"}, "storage must be a file or a server, which can be shared"),
+        ({"reinit": "lotery"}, "reinit must be all, or one or several of "),
+        ({"search": "lr=3..1"}, "search: lr must have a low below its high, got 3..1"),
+        ({"prune_rate": 0.0001}, "prune_rate is too small: round 1 would remove no weight"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_run(changes, message, store, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))  # where faces would be prepared
+    before = (store / "mlflow.db").read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(command(**changes))
+    assert ended.value.code == 2
     *_, told = capsys.readouterr().err.splitlines()
     assert told.startswith("error: ")
-    return told
+    assert message in told
+    assert (store / "mlflow.db").read_bytes() == before
 
 
-def test_ten_failures_in_a_row_end_a_study_with_the_reason(store):
-    with tuning(trials=12, lr=1e30) as process:
-        out, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 2
-    assert errors.splitlines()[-1].startswith(
-        "error: the last 10 trials of weight-loss/digits/lenet_30_20/lottery failed in a row, at "
-        "last with: the loss is nan"
-    )
-    assert "Traceback" not in errors
-    assert [each.state.name for each in trials()][:10] == ["FAIL"] * 10
-    assert out.count("failed: the loss is nan") == 10
-    (search,) = runs("search")
-    assert search.info.status == "FAILED"
-    assert "failed in a row" in search.data.tags["error"]
-    assert {run.data.tags["trial_state"] for run in runs("trial")} == {"failed"}
-    assert {run.info.status for run in runs("trial")} == {"FAILED"}
-
-
-def test_a_study_is_not_continued_with_other_settings(again, capsys):
-    told = mistake(capsys, **WHOLE | {"lr": 0.02})
-    assert "was begun with other settings: lr (here 0.02, there 0.01); choose another name" in told
-    assert len(runs("search")) == 1
-
-
-def test_the_database_of_mlflow_is_refused_as_storage(store, capsys):
-    told = mistake(capsys, storage=f"sqlite:///{store}/mlflow.db")
-    assert "must be a database of its own, not MLflow's" in told
-    assert not runs("search")
-    assert mlflow.MlflowClient().search_experiments()  # it has come to no harm
-
-
-WRONG = [
-    ({"storage": "optuna.db"}, "storage must be an address such as sqlite:///optuna.db or "),
-    ({"storage": "sqlite://"}, "storage must be a file or a server, which can be shared"),
-    ({"storage": "sqlite:///nowhere/optuna.db"}, "storage: there is no folder "),
-    ({"reinit": "lotery"}, "reinit must be all, or one or several of "),
-    ({"search": "lr=3..1"}, "search: lr must have a low below its high, got 3..1"),
-    ({"prune_rate": 0.0001}, "prune_rate is too small: round 1 would remove no weight"),
-    ({"dataset": "faces", "data_root": "nowhere"}, "nowhere"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), WRONG, ids=str)
-def test_a_mistake_is_one_line_and_no_run(changes, message, store, capsys):
-    assert message in mistake(capsys, **changes)
-    assert not runs("search")
-
-
-def test_a_server_that_does_not_answer_is_waited_for_and_then_told(store, capsys, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", GONE)
+def test_a_tracking_server_that_does_not_answer_is_told_in_one_line(store, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(SystemExit) as stopped:
-        main(flags(patience=1))
-    assert stopped.value.code == 2
-    out, errors = capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(command(patience=0.5))
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
     assert "the tracking server does not answer (" in out
-    assert "waiting for it, 1 s at most" in out
-    told = errors.splitlines()[-1]
-    assert told.startswith("error: the tracking server has not answered for 1 s (")
+    assert "waiting for it, 0.5 s at most" in out
+    told = err.splitlines()[-1]
+    assert told.startswith("error: the tracking server has not answered for 0.5 s")
     assert told.endswith("the same command goes on from here")
+    assert not (store / "optuna.db").exists()
+
+
+def test_a_study_of_another_question_is_not_continued(again, capsys):
+    before = trials()
+    with pytest.raises(SystemExit):
+        main(command(train_limit=199))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: the study {NAME}lottery was begun with other settings: ")
+    assert "train_limit (here 199, there 200)" in told
+    assert told.endswith("choose another name with study=")
+    assert trials() == before

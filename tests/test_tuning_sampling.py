@@ -17,7 +17,7 @@ from experiments.tuning.sampling import (
 )
 from tests.searching import search_of, study_of
 
-LIMITED = {"objective": "accuracy", "budget_epochs": 12, "epochs": 1}
+LIMITED = {"objective": "accuracy", "budget_epochs": 12, "epochs": 5}
 WIDE = "lr=0.0001..0.1:log,rewind_epoch=0..5,criterion=magnitude/snip"
 
 
@@ -50,7 +50,7 @@ def complete(study, count):
 @pytest.mark.parametrize("before", [0, 15], ids=["at random", "by what was found"])
 @pytest.mark.parametrize("asked", [LIMITED, {}], ids=["accuracy", "pareto"])
 def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path):
-    study = study_of(search_of(search=WIDE, **asked), tmp_path)
+    study = study_of(search_of("rewind", reinit="rewind", search=WIDE, **asked), tmp_path)
     complete(study, before)
     draws = [drawn(study, number) for number in range(before, before + 25)]
     assert len({tuple(values.items()) for values in draws}) > 20
@@ -63,6 +63,22 @@ def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path)
         assert values["criterion"] in ("magnitude", "snip")
         assert study.search.affordable(values)
         assert all(float(f"{values[name]:.3g}") == values[name] for name in ("prune_rate", "lr"))
+
+
+@pytest.mark.parametrize("asked", [{}, {"objective": "accuracy", "budget_epochs": 50}])
+def test_what_does_not_go_together_is_not_drawn(asked, tmp_path):
+    search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..20", epochs=5, **asked)
+    study = study_of(search, tmp_path)
+    rewinds = [drawn(study, number)["rewind_epoch"] for number in range(1, 16)]
+    assert max(rewinds) <= 5 < 20 == search.space["rewind_epoch"].high
+    assert len(set(rewinds)) > 3
+
+
+def test_ranges_of_which_next_to_nothing_is_possible_are_told(tmp_path):
+    search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..100000", epochs=1)
+    message = "search: 200 draws found nothing that is possible: narrow the ranges"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        drawn(study_of(search, tmp_path), 1)
 
 
 def test_a_bound_of_many_digits_is_never_left(tmp_path):

@@ -28,7 +28,7 @@ FORMS = [
 @pytest.mark.parametrize(("text", "found"), FORMS)
 def test_a_list_adds_to_the_default_space_or_replaces_it(text, found):
     assert parse_space(text) == {**DEFAULT, **found}
-    assert checked(TuneConfig, {"search": text}).search == text
+    assert checked(TuneConfig, {"search": text, "reinit": "rewind"}).search == text
 
 
 def test_the_default_space_is_that_of_the_documentation():

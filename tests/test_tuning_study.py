@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import ExitStack, closing
-from datetime import datetime, timedelta
 
 import optuna
 import pytest
@@ -15,6 +14,7 @@ from optuna.trial import TrialState
 
 from experiments.tuning.storage import FAILURE, is_lost
 from experiments.tuning.study import Study, TakenError
+from experiments.tuning.table import latest_failures
 from tests.conftest import ROOT
 from tests.searching import search_of, study_of
 
@@ -188,19 +188,21 @@ def test_the_baseline_is_the_first_trial_and_whatever_is_done_in_its_place(folde
 
 
 def test_the_trial_of_a_process_that_is_gone_is_taken_from_it(study):
-    set_state(study, 0, "RUNNING")  # as kill -9 leaves it: without anybody who holds its lock
     with study.claim() as claim:
-        study.sweep()
+        assert claim.number == 0
+    with study.claim() as claim:
+        study.sweep()  # as kill -9 leaves the first: RUNNING, and nobody holds its lock
         assert states(study) == ["FAIL", "RUNNING", "WAITING", "WAITING"]
         assert claim.number == 1
         study.sweep()
     assert states(study)[1] == "RUNNING"
-    study.sweep()  # whoever left without a word is gone, too
+    study.sweep()
     assert states(study) == ["FAIL", "FAIL", "WAITING", "WAITING", "WAITING"]
 
 
-def test_a_trial_without_a_heartbeat_is_taken_from_its_process(study):
+def test_a_trial_without_a_heartbeat_is_taken_from_its_process_on_another_machine(study):
     with study.claim() as claim:
+        study.write(claim, "lock", "another:/tmp/weight-loss.lock")
         study.sweep()
         assert states(study)[0] == "RUNNING"
         make_stale(study)
@@ -213,6 +215,15 @@ def test_a_trial_without_a_heartbeat_is_taken_from_its_process(study):
         assert not study.end(claim, [0.9, 10])
     assert states(study) == ["FAIL", "WAITING", "WAITING", "WAITING"]
     assert study.trials()[0].values is None
+
+
+def test_a_trial_whose_process_lives_on_this_machine_is_never_taken(study):
+    with study.claim() as claim:
+        make_stale(study)  # as when the storage was away for long
+        study.sweep()
+        assert states(study)[0] == "RUNNING"
+        assert study.end(claim, [0.9, 10])
+    assert states(study) == ["COMPLETE", "WAITING", "WAITING"]
 
 
 def make_stale(study):
@@ -241,8 +252,10 @@ def test_a_trial_ends_complete_stopped_or_failed(folder):
     for values, failure in (([0.9], ""), (None, ""), (None, "the loss is nan")):
         with study.claim() as claim:
             study.params(claim)
+            study.report(claim, {0: 0.8, 3: 0.7})
             assert study.end(claim, values, failure)
     assert states(study) == ["COMPLETE", "PRUNED", "FAIL"]
+    assert [trial.values for trial in study.trials()] == [[0.9], [0.7], None]
     assert study.ended() == 3
     assert study.table()["state"].tolist() == ["complete", "stopped early", "failed"]
     assert study.table()["reason"].tolist() == ["", "", "the loss is nan"]
@@ -274,20 +287,19 @@ def test_a_study_that_asks_something_else_is_refused_with_what_differs(study, fo
 
 
 def test_failures_are_counted_back_to_the_last_success_and_to_the_beginning(study, folder):
-    began = datetime.now() - timedelta(seconds=1)
     study = study_of(search_of(**SMALL | {"trials": 9}), folder)
     study.fill_up()
     finish(study, failure="one")
     finish(study)
-    assert study.failures_since(began) == []
+    assert latest_failures(study.trials(), set()) == []
     finish(study, failure="two")
     finish(study, failure="three")
-    assert study.failures_since(began) == ["two", "three"]
-    assert study.failures_since(datetime.now() + timedelta(seconds=1)) == []
+    assert latest_failures(study.trials(), set()) == ["two", "three"]
+    assert latest_failures(study.trials(), {0, 1, 2, 3}) == []
     for _ in range(2):  # the first loss is nobody's fault
         claim = claim_last(study)
         study.lose(claim.id)
-    assert study.failures_since(began) == ["two", "three", "its process died, twice"]
+    assert latest_failures(study.trials(), set()) == ["two", "three", "its process died, twice"]
 
 
 def test_a_study_is_opened_again_by_its_name_with_its_directions(study, folder):

@@ -21,7 +21,7 @@ from experiments.tuning.space import Choices, Range, Value
 ACCURACY = "validation accuracy (%)"
 EPOCHS = "epochs of training, all rounds together"
 RECOMMENDED: dict[str, Any] = {"marker": "*", "ls": "", "ms": 13, "mec": INK, "mew": 0.7}
-DEFAULT: dict[str, Any] = {"marker": "D", "ls": "", "ms": 10, "mfc": "none", "mew": 1.5}
+DEFAULT: dict[str, Any] = {"marker": "D", "ls": "", "ms": 8.5, "mfc": "none", "mew": 1.5}
 POINT: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.2, "alpha": 0.45, "mew": 0}
 NARROW, WIDE = 14, 40  # letters below an axis that is one of three, or alone
 SPREAD = 0.3  # of points that share a word, to be told apart

@@ -11,7 +11,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -87,8 +87,10 @@ class Cluster:
         give_up = monotonic() + at_most
         while not done and monotonic() < give_up:
             check_stop()
-            done, _ = ray.wait(list(self.at_work.values()), timeout=POLL_SECONDS)
-            for name, line in self.messages.get_nowait_batch(self.messages.size()):
+            with _in_our_words():
+                done, _ = ray.wait(list(self.at_work.values()), timeout=POLL_SECONDS)
+                lines = self.messages.get_nowait_batch(self.messages.size())
+            for name, line in lines:
                 tell(f"{name}: {line}")
         ended = {name: ref for name, ref in self.at_work.items() if ref in done}
         for name in ended:
@@ -98,10 +100,11 @@ class Cluster:
     def stop(self) -> None:
         """Have what is at work given back."""
         refs = list(self.at_work.values())
-        for ref in refs:
-            ray.cancel(ref)
-        if refs:
-            ray.wait(refs, num_returns=len(refs), timeout=STOP_SECONDS)
+        with suppress(exceptions.RayError):  # the cluster may be gone
+            for ref in refs:
+                ray.cancel(ref)
+            if refs:
+                ray.wait(refs, num_returns=len(refs), timeout=STOP_SECONDS)
 
 
 def prepare(config: TuneConfig) -> TuneConfig:
@@ -152,6 +155,19 @@ def open_cluster(config: TuneConfig) -> Iterator[Cluster]:
             cluster.stop()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:  # Ray makes it of our own, which knows by which signal
+        check_stop()
+        raise
+    except exceptions.RayError:
+        raise ConnectionError(
+            "the Ray cluster is gone: start it again; the same command goes on from here"
+        ) from None
 
 
 def _connect(address: str) -> None:

@@ -33,7 +33,8 @@ def patiently(
         try:
             return do()
         except unreachable as error:
-            why, left = summary.explain(error), patience - (time.monotonic() - began)
+            why = summary.explain(error.__cause__ or error)
+            left = patience - (time.monotonic() - began)
         if left <= 0:
             raise ConnectionError(
                 f"{what} has not answered for {patience:g} s ({why}): see that it runs and can be "

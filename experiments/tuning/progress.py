@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import count
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ from experiments.liveness import check_stop
 from experiments.run import Tell
 from experiments.tuning import runs
 from experiments.tuning.study import Study
-from experiments.tuning.table import states_of
+from experiments.tuning.table import latest_failures, states_of
 from experiments.tuning.trial import Job, do_trial
 from experiments.workers import Outcome, Work, Workers
 
@@ -27,11 +26,16 @@ class Progress:
     jobs: dict[str, Job]
     workers: Workers
     tell: Tell
-    began: datetime = field(default_factory=datetime.now)
+    before: dict[str, set[int]] = field(default_factory=dict)  # trials that had ended
     swept: float = 0.0
     given: dict[str, int] = field(default_factory=dict)  # tasks, by method
     numbers: "count[int]" = field(default_factory=count)
     work: ClassVar[Work] = staticmethod(do_trial)
+
+    def __post_init__(self) -> None:
+        for method, study in self.studies.items():
+            ended = (trial.number for trial in study.trials() if trial.state.is_finished())
+            self.before[method] = set(ended)
 
     def go_on(self) -> bool:
         """Begin what can be begun, and wait a little; whether there is more to do."""
@@ -49,6 +53,7 @@ class Progress:
                 self._ended(name.partition("#")[0], outcome)
             return True
         if all(study.ended() >= study.search.config.trials for study in self.studies.values()):
+            self.sweep()
             return False
         check_stop()
         time.sleep(ELSEWHERE_SECONDS)
@@ -63,7 +68,7 @@ class Progress:
             self.sweep()
         elif outcome.reason:
             raise ValueError(f"{outcome.reason}; the same command goes on from here")
-        failures = self.studies[method].failures_since(self.began)
+        failures = latest_failures(self.studies[method].trials(), self.before[method])
         if len(failures) >= IN_A_ROW:
             raise ValueError(
                 f"the last {IN_A_ROW} trials of {self.studies[method].search.name} failed in a "

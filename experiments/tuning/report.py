@@ -129,7 +129,8 @@ def default_words(row: dict[str, Any]) -> str:
     default, best = row["default_valid_accuracy"], row["best_at_default_cost"]
     return (
         f"Of trials that cost no more than the default ({row['default_total_epochs']} epochs), the "
-        f"best reached {best:.4f} on validation, the default {default:.4f}."
+        f"best reached {best:.4f} on validation (being the best of many, a little too good), the "
+        f"default {default:.4f}."
     )
 
 

@@ -21,6 +21,9 @@ from experiments.fingerprint import code_digest
 from experiments.held_run import beat, held_run
 from experiments.liveness import at_work, has_begun, heartbeat, lock_name, sole_worker
 from experiments.parameters import as_text
+from experiments.run import Tell
+from experiments.server import impatient
+from experiments.tuning.patience import patiently
 from experiments.tuning.search import Search, TuneConfig
 from experiments.tuning.space import Value
 
@@ -41,8 +44,9 @@ REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
 class TrialRun:
     """The run of a trial, while it is done."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, patience: float, tell: Tell) -> None:
         self.run_id, self.client = run_id, mlflow.MlflowClient()
+        self.patience, self.tell = patience, tell
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
 
@@ -57,7 +61,7 @@ class TrialRun:
         """Keep all that is to be known of the trial, before its storage is told how it ended."""
         self._flush()
         metrics = [Metric(f"final/{name}", value, 0, 0) for name, value in result.items()]
-        self.client.log_batch(self.run_id, metrics=metrics)
+        self._log(metrics)
 
     def end(self, state: str) -> None:
         """Say how it ended; a trial that was stopped early is KILLED for MLflow."""
@@ -67,19 +71,28 @@ class TrialRun:
 
     def _flush(self) -> None:
         for start in range(0, len(self._waiting), 1000):
-            self.client.log_batch(self.run_id, metrics=self._waiting[start : start + 1000])
+            self._log(self._waiting[start : start + 1000])
         self._waiting, self._flushed = [], time.monotonic()
+
+    def _log(self, metrics: list[Metric]) -> None:
+        """Log at once, or when the tracking server answers again."""
+
+        def log() -> None:
+            with impatient():
+                self.client.log_batch(self.run_id, metrics=metrics)
+
+        patiently("the tracking server", log, (MlflowException,), self.patience, self.tell)
 
 
 @contextmanager
 def open_trial(
-    search: Search, number: int, params: Mapping[str, Value], study_run: str
+    search: Search, number: int, params: Mapping[str, Value], study_run: str, tell: Tell
 ) -> Iterator[TrialRun]:
     """The run of a trial, nested under its study's; marked failed on the way out, if it did."""
     said = " ".join(f"{name}={as_text(value)}" for name, value in params.items())
     name = f"{search.method} trial {number:03d} {said}"
     with held_run(name[:250], parent=study_run) as run_id:
-        run = TrialRun(run_id)
+        run = TrialRun(run_id, search.config.patience, tell)
         config = search.config.config_of(search.method, params, search.config.seed)
         resolved = search.resolved(params)
         told = {key: as_text(value) for key, value in config.model_dump().items()}
@@ -99,11 +112,10 @@ def open_trial(
         )
         try:
             yield run
-        except ValueError:
-            run.client.set_tag(run_id, STATE, "failed")
-            raise
-        except BaseException:
-            run.client.set_tag(run_id, STATE, "lost")
+        except BaseException as error:
+            lost = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MlflowException))
+            with suppress(MlflowException), impatient():
+                run.client.set_tag(run_id, STATE, "lost" if lost else "failed")
             raise
 
 
@@ -122,9 +134,10 @@ def close_dead(study_run: str, states: Mapping[str, str]) -> None:
     client = mlflow.MlflowClient()
     for run in nested(study_run, "attributes.status = 'RUNNING'"):
         run_id, tags = run.info.run_id, run.data.tags
-        if has_begun(tags, run.info.start_time / 1000) or at_work(run_id, tags):
-            continue
         state = states.get(run_id, "lost")
+        begun = has_begun(tags, run.info.start_time / 1000)
+        if state == "running" or begun or at_work(run_id, tags):
+            continue
         if state not in ENDS:
             client.set_tag(run_id, "error", "its process died")
         client.set_tag(run_id, STATE, state)
@@ -169,9 +182,22 @@ def new_study(search: Search, parent: str) -> str:
     run_id = str(
         client.create_run(active.info.experiment_id, run_name=search.name, tags=tags).info.run_id
     )
+    client.update_run(run_id, status="SCHEDULED")  # until somebody holds it
     settings = [Param(name, str(value)[:6000]) for name, value in search.settings().items()]
     client.log_batch(run_id, params=settings)
     return run_id
+
+
+def close_dead_searches(run_id: str) -> None:
+    """Mark the runs of searches KILLED whose process has died; `run_id` is a living one's."""
+    client = mlflow.MlflowClient()
+    running = f"tags.kind = '{SEARCH}' AND attributes.status = 'RUNNING'"
+    for run in mlflow.search_runs(
+        [mlflow.get_run(run_id).info.experiment_id], filter_string=running, output_format="list"
+    ):
+        if run.info.run_id != run_id and not at_work(run.info.run_id, run.data.tags):
+            client.set_tag(run.info.run_id, "error", "its process died")
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def experiment_of(run_id: str, search: Search) -> str:

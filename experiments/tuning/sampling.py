@@ -44,13 +44,13 @@ def _distribution(rule: Range | Choices) -> BaseDistribution:
 
 
 def draw(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str, Value]:
-    """Parameters that are worth a try and within the budget.
+    """Parameters that are worth a try, possible and within the budget.
 
     The seed comes from the search's seed and the trial's number, and the first draws do not look
     at results: every method of a search begins with the same ones.
 
     Raises:
-        ValueError: If nothing was found that the budget can pay.
+        ValueError: If nothing was found that is so.
     """
     seed = derive_seed(search.config.seed, "sampler", trial.number) % 2**32
     sampler: BaseSampler = TPESampler(seed=seed)
@@ -65,6 +65,8 @@ def draw(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str, V
         values = {name: _short(search.space[name], values[name]) for name in search.space}
         if search.affordable(values):
             return values
+    if search.budget is None:
+        raise ValueError(f"search: {DRAWS} draws found nothing that is possible: narrow the ranges")
     raise ValueError(
         f"budget_epochs={search.budget} pays for nothing in {DRAWS} draws: raise it, or narrow "
         "the ranges"

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import Config, Resolved, config_from
+from experiments.environment import release
 from experiments.fields import NONE, PRUNINGS, Common
-from experiments.fingerprint import pretrained_digest
+from experiments.fingerprint import VERSIONS, code_digest, pretrained_digest
 from experiments.parameters import AUTO, Parameters, Positive, Share, one_of, or_auto
 from experiments.removals import plan
 from experiments.tuning.space import Choices, Space, Value, containing, in_words, parse_space
@@ -127,6 +128,12 @@ class TuneConfig(Common, Tuning):
             )
         if self.budget_epochs and self.objective != "accuracy":
             raise ValueError("budget_epochs is for objective=accuracy")
+        rewinds = any(REINITS[name].schedule == "rewound" for name in methods_of(self.reinit))
+        if "rewind_epoch" in parse_space(self.search) and not rewinds:
+            raise ValueError(
+                f"search: rewind_epoch has no part in reinit={self.reinit}, only in rewind and "
+                "lr_rewind"
+            )
         for method in methods_of(self.reinit):
             self.config_of(method, {}, self.seed)
         return self
@@ -200,12 +207,17 @@ class Search:
         return Cost(rounds, rounds * config.retrain_epochs, config.epochs)
 
     def affordable(self, params: Mapping[str, Value]) -> bool:
-        """Whether a trial is within the budget."""
-        return self.budget is None or self.cost(params).retraining <= self.budget
+        """Whether a trial is possible and within the budget."""
+        try:
+            cost = self.cost(params)
+        except ValueError:  # such as rewind_epoch above epochs
+            return False
+        return self.budget is None or cost.retraining <= self.budget
 
     def settings(self) -> dict[str, Any]:
         """What decides what a study finds; a study whose settings are others is another study."""
-        elsewhere = Tuning.model_fields.keys() - DECIDING | {"data_root", "dataset", "model"}
+        elsewhere = Tuning.model_fields.keys() - DECIDING
+        elsewhere |= {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
         return self.config.model_dump(exclude=set(elsewhere)) | {
             "reinit": self.method,
@@ -216,6 +228,8 @@ class Search:
             "space": in_words(self.space),
             "budget": self.budget,
             "data": list(self.digests),
+            "code": code_digest(),
+            "versions": [release(name) for name in VERSIONS],
             "pretrained": pretrained_digest(resolved),
         }
 

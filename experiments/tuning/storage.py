@@ -5,10 +5,11 @@ share a PostgreSQL server.
 """
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,7 @@ from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import create_engine, func, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
@@ -35,6 +36,13 @@ FAILURE = "failure"  # why a trial failed, by its own fault
 HISTORY, ORIGINAL = "retry_history", "failed_trial"  # Optuna's own names for these
 SOLE = 1803_03635  # the number of our lock among those of a PostgreSQL database
 BUSY_SECONDS = 60  # that a file may be busy
+CONNECT: dict[str, dict[str, int]] = {  # so that nothing hangs for ever
+    "sqlite": {"timeout": BUSY_SECONDS},
+    "postgresql+psycopg": {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60000},
+    "postgresql+psycopg2": {"connect_timeout": 10, "keepalives_idle": 30},
+}
+# What waiting does not mend, in the words of SQLite and PostgreSQL.
+HOPELESS = ("authentication failed", "does not exist", "not a database", "readonly", "no password")
 Result = TypeVar("Result")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -51,6 +59,7 @@ class Storage:
     url: str
     patience: float
     tell: Tell
+    back: list[float] = field(default_factory=list)  # when it answered again, after long silence
 
     def patiently(self, do: Callable[[], Result]) -> Result:
         """What `do` gives, once the storage answers; `do` may be begun several times.
@@ -58,16 +67,17 @@ class Storage:
         Raises:
             ConnectionError: If it does not answer in time.
         """
+
+        began = time.monotonic()
         what = f"the storage {shown(self.url)}"
-        return patiently(what, do, UNREACHABLE, self.patience, self.tell)
+        result = patiently(what, do, UNREACHABLE, self.patience, self.tell)
+        if time.monotonic() - began > HEARTBEAT_SECONDS:
+            self.back.append(time.monotonic())
+        return result
 
-    def turn(self) -> AbstractContextManager[object]:
-        """Nobody else on this machine changes a trial's state meanwhile.
-
-        A database server sees to that by itself; SQLite reads before it locks.
-        """
-        url = make_url(self.url)
-        return sole(url) if is_file(url) else nullcontext()
+    def was_away(self, within: float) -> bool:
+        """Whether it began to answer again only some seconds ago, after it was long silent."""
+        return bool(self.back) and time.monotonic() - self.back[-1] < within
 
     def sole(self) -> AbstractContextManager[object]:
         """Nobody else on any machine is in here meanwhile; for what must be made once."""
@@ -92,8 +102,9 @@ def open_storage(url: str, patience: float, tell: Tell) -> Storage:
 @lru_cache(maxsize=4)
 def _open(url: str) -> RDBStorage:
     parsed = make_url(url)
-    more = {"connect_args": {"timeout": BUSY_SECONDS}} if is_file(parsed) else {}
+    more = {"connect_args": CONNECT[driver]} if (driver := parsed.drivername) in CONNECT else {}
     try:
+        _refuse_others(parsed)
         # Only one process at a time may make the tables.
         with sole(parsed):
             return RDBStorage(
@@ -108,11 +119,23 @@ def _open(url: str) -> RDBStorage:
             f"storage {shown(url)} needs a driver that is not installed: "
             "pip install -r requirements-cluster.txt"
         ) from None
+    except DBAPIError as error:
+        why = summary.explain(error.orig or error)
+        if any(words in why for words in HOPELESS):
+            raise ValueError(f"storage {shown(url)} cannot be used: {why}") from None
+        raise
     except RuntimeError as error:
         raise ValueError(
             f"storage {shown(url)} is none of this version of Optuna ({summary.explain(error)}); "
             "it must be a database of its own, not MLflow's"
         ) from None
+
+
+def _refuse_others(url: URL) -> None:
+    """See that a database is not MLflow's, before Optuna makes its tables there."""
+    engine = create_engine(url, poolclass=NullPool, connect_args=CONNECT.get(url.drivername, {}))
+    if inspect(engine).has_table("experiments"):
+        raise ValueError(f"storage {url} is MLflow's: give Optuna a database of its own")
 
 
 def again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None:
@@ -122,7 +145,7 @@ def again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None
         counted: Whether this is one of its `RETRIES`.
     """
     history = trial.system_attrs.get(HISTORY, []) + [trial.number] * counted
-    if len(history) <= RETRIES:
+    if len(history) <= RETRIES and is_lost(trial):
         kept = {ORIGINAL: original(trial), HISTORY: history}
         study.add_trial(
             create_trial(
@@ -160,6 +183,8 @@ def check_url(url: str) -> URL:
         ) from None
     except ImportError:
         return parsed  # told when it is opened
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ValueError(f"storage must be SQLite or PostgreSQL, got {shown(url)}")
     if is_file(parsed):
         if parsed.database in (None, "", ":memory:"):
             raise ValueError(f"storage must be a file or a server, which can be shared, got {url}")
@@ -172,9 +197,11 @@ def check_url(url: str) -> URL:
 def absolute(url: str) -> str:
     """The same storage from whatever folder one looks at it; raises as `check_url`."""
     parsed = check_url(url)
+    if parsed.drivername == "postgresql":  # the driver of requirements-cluster.txt
+        parsed = parsed.set(drivername="postgresql+psycopg")
     if not is_file(parsed):
-        return url
-    path = str(Path(str(parsed.database)).absolute())
+        return parsed.render_as_string(hide_password=False)
+    path = str(Path(str(parsed.database)).resolve())
     return parsed.set(database=path).render_as_string(hide_password=False)
 
 
@@ -184,12 +211,14 @@ def sole(url: URL) -> Iterator[None]:
     if is_file(url):
         with FileLock(f"{url.database}.lock"):
             yield
-    elif url.get_backend_name() == "postgresql":
-        with create_engine(url, poolclass=NullPool).begin() as connection:
+    else:
+        arguments = CONNECT.get(url.drivername, {})
+        with create_engine(url, poolclass=NullPool, connect_args=arguments).begin() as connection:
+            # A machine that is cut off while it is in here must not keep all others out.
+            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '120s'"))
             connection.execute(select(func.pg_advisory_xact_lock(SOLE)))
             yield
-    else:
-        yield
 
 
 def is_file(url: URL) -> bool:

@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -23,22 +22,21 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.engine import make_url
 
-from experiments.liveness import at_work, heartbeat, lock_name, sole_worker
+from experiments.liveness import HEARTBEAT_SECONDS, at_work, heartbeat, lock_name, sole_worker
 from experiments.tuning.sampling import EqualSparsityPruner, distributions, draw
 from experiments.tuning.search import Search
 from experiments.tuning.space import Value
 from experiments.tuning.storage import (
     FAILURE,
+    ORIGINAL,
     UNREACHABLE,
     Storage,
     again,
-    is_file,
     is_lost,
     original,
 )
-from experiments.tuning.table import latest_failures, table_of
+from experiments.tuning.table import table_of
 
 SETTINGS = "settings"  # name of a study's note
 LOCK, WORKER = "lock", "worker"  # names of a trial's notes
@@ -126,11 +124,13 @@ class Study:
 
         def add() -> None:
             with self.storage.sole():
-                counted = sum(
-                    not is_lost(trial) for trial in self.optuna.get_trials(deepcopy=False)
-                )
-                for _ in range(self.search.config.trials - counted):
-                    self.optuna.add_trial(create_trial(state=TrialState.WAITING))
+                there = [trial for trial in self.trials() if not is_lost(trial)]
+                missing = self.search.config.trials - len(there)
+                with_default = any(original(trial) == 0 for trial in there)
+                for number in range(missing):
+                    default = {ORIGINAL: 0} if not number and not with_default else {}
+                    new = create_trial(state=TrialState.WAITING, system_attrs=default)
+                    self.optuna.add_trial(new)
 
         self.storage.patiently(add)
 
@@ -146,10 +146,6 @@ class Study:
     def ended(self) -> int:
         """How many of them have ended."""
         return sum(trial.state.is_finished() for trial in self.counted())
-
-    def failures_since(self, began: datetime) -> list[str]:
-        """Why the latest trials failed (see `latest_failures`)."""
-        return latest_failures(self.trials(), began)
 
     @contextmanager
     def claim(self) -> Iterator[Claim | None]:
@@ -170,20 +166,21 @@ class Study:
                 ours.enter_context(sole_worker(key))
             except ValueError:
                 return False
-            # First, because only a trial that has a heartbeat can be seen to have none any more.
-            self.storage.patiently(lambda: self.rdb.record_heartbeat(claim.id))
-            if not self.storage.patiently(lambda: self._to_running(claim.id)):
+            if not self.storage.patiently(lambda: self._to_running(claim.id, lock_name(key))):
                 return False
-            self.write(claim, LOCK, lock_name(key))
-            self.write(claim, WORKER, f"{socket.gethostname()} {os.getpid()}")
             ours.enter_context(heartbeat(lambda: self._beat(claim.id)))
             held.enter_context(ours.pop_all())
         return True
 
-    def _to_running(self, trial_id: int) -> bool:
-        with self.storage.turn(), suppress(UpdateFinishedTrialError):
+    def _to_running(self, trial_id: int, lock: str) -> bool:
+        with self.storage.sole():
+            if self.rdb.get_trial(trial_id).state != TrialState.WAITING:
+                return False
+            # Whoever is RUNNING has signed already, so that his death can be seen.
+            self.rdb.record_heartbeat(trial_id)
+            self.rdb.set_trial_user_attr(trial_id, LOCK, lock)
+            self.rdb.set_trial_user_attr(trial_id, WORKER, f"{socket.gethostname()} {os.getpid()}")
             return self.rdb.set_trial_state_values(trial_id, TrialState.RUNNING)
-        return False
 
     def _beat(self, trial_id: int) -> None:
         with suppress(*UNREACHABLE):  # a lost storage shows when a round is reported
@@ -198,15 +195,18 @@ class Study:
         """Take the trials of dead processes from them."""
         for trial in self.trials():
             key = self._key(trial._trial_id)
-            tags = trial.user_attrs
-            if is_file(make_url(self.storage.url)):  # then everybody is on this machine
-                tags = {LOCK: lock_name(key)}
-            here = tags.get(LOCK) == lock_name(key)
-            if trial.state == TrialState.RUNNING and here and not at_work(key, tags):
+            here = trial.user_attrs.get(LOCK) == lock_name(key)
+            if trial.state != TrialState.RUNNING or not here:
+                continue
+            if at_work(key, trial.user_attrs):
+                self._beat(trial._trial_id)  # for it: the storage may have been away
+            else:
                 self.lose(trial._trial_id)
+        if self.storage.was_away(within=2 * HEARTBEAT_SECONDS):
+            return  # others have had no chance to give a sign of life
 
         def fail_stale() -> None:
-            with self.storage.turn():
+            with self.storage.sole():
                 fail_stale_trials(self.optuna)
 
         self.storage.patiently(fail_stale)
@@ -219,7 +219,7 @@ class Study:
         """
 
         def fail() -> None:
-            with self.storage.turn(), suppress(UpdateFinishedTrialError):
+            with self.storage.sole(), suppress(UpdateFinishedTrialError):
                 if self.rdb.set_trial_state_values(trial_id, TrialState.FAIL):
                     again(self.optuna, self.rdb.get_trial(trial_id), counted)
 
@@ -236,13 +236,14 @@ class Study:
             if original(trial) == 0:
                 params = self.search.baseline
             elif params.keys() != known.keys():
-                params = draw(self.optuna, trial, self.search)
+                params = draw(self.optuna, trial, self.search) | params
             for name in known.keys() - trial.params.keys():
                 value = known[name].to_internal_repr(params[name])
                 self.rdb.set_trial_param(claim.id, name, value, known[name])
             return dict(params)
 
-        return self.storage.patiently(choose)
+        with _ours():
+            return self.storage.patiently(choose)
 
     def write(self, claim: Claim, name: str, value: Any) -> None:
         """Write a note on a trial; raises `TakenError` if it is no longer ours."""
@@ -275,17 +276,17 @@ class Study:
         """
 
         def tell() -> bool:
-            state = TrialState.FAIL if failure else TrialState.PRUNED
-            with suppress(UpdateFinishedTrialError), self.storage.turn():
+            state, told = TrialState.COMPLETE, values
+            if failure:
+                state = TrialState.FAIL
+            elif values is None:
                 trial = self.rdb.get_trial(claim.id)
-                if trial.state == TrialState.RUNNING:
-                    if failure:
-                        self.rdb.set_trial_user_attr(claim.id, FAILURE, failure)
-                    self.optuna.tell(
-                        claim.number,
-                        None if values is None else list(values),
-                        None if values is not None else state,
-                    )
+                assert trial.last_step is not None
+                state, told = TrialState.PRUNED, [trial.intermediate_values[trial.last_step]]
+            with suppress(UpdateFinishedTrialError), self.storage.sole():
+                if failure:
+                    self.rdb.set_trial_user_attr(claim.id, FAILURE, failure)
+                self.rdb.set_trial_state_values(claim.id, state, told)
             return not is_lost(self.rdb.get_trial(claim.id))
 
         return self.storage.patiently(tell)

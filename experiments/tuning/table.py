@@ -1,7 +1,6 @@
 """Table: the trials of a study as rows that pandas reads (`trials.csv`)."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pandas as pd
@@ -57,12 +56,15 @@ def states_of(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(table["run_id"], table["state"], strict=True)) if len(table) else {}
 
 
-def latest_failures(trials: Iterable[FrozenTrial], began: datetime) -> list[str]:
-    """Why the latest trials that ended after `began` failed, back to the last one that did not.
+def latest_failures(trials: Iterable[FrozenTrial], before: Collection[int]) -> list[str]:
+    """Why the latest trials failed, back to the last one that did not.
+
+    Args:
+        before: Numbers of those that had ended before, and do not count.
 
     Of a trial that was lost only the second time counts.
     """
-    ended = [each for each in trials if each.datetime_complete and each.datetime_complete > began]
+    ended = [each for each in trials if each.state.is_finished() and each.number not in before]
     reasons: list[str] = []
     for trial in sorted(ended, key=lambda each: str(each.datetime_complete)):
         if trial.state != TrialState.FAIL:

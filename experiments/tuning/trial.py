@@ -7,7 +7,7 @@ on nothing that is searched by default, and is trained once a process.
 
 import json
 import os
-import socket
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ from datasets import Splits
 from experiments import summary
 from experiments.config import Resolved
 from experiments.data import load_data
+from experiments.held_run import ERRORS
 from experiments.liveness import check_stop
 from experiments.rounds import RoundResult, Trunk, prune_rounds
 from experiments.run import Tell
@@ -30,8 +31,7 @@ from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Claim, Study, TakenError
 from experiments.tuning.table import RESULT, RUN
 
-PROCESS = "process"  # the note on a trial that says who did it
-DENSE_KEPT = 8  # dense networks that a process remembers
+DENSE_KEPT = 4  # dense networks of each seed that a process remembers
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,14 @@ def do_trial(job: Job, tell: Tell) -> str:
             return ""
         except ValueError as error:
             failure = summary.explain(error)
-        except (MemoryError, RuntimeError) as error:
-            failure = summary.explain(error)
-            if "memory" not in failure:
-                raise
-        except BaseException:  # nothing that is the parameters' fault
+        except (KeyboardInterrupt, SystemExit, *ERRORS):  # nothing that is the parameters' fault
             study.lose(claim.id, counted=False)
             raise
+        except BaseException as error:
+            failure = summary.explain(error)
+            if "memory" not in failure:  # a mistake of ours, to be seen in full
+                traceback.print_exc()
+                failure = f"{type(error).__name__}: {failure}"
         study.end(claim, None, failure)
         tell(f"trial {claim.number}: failed: {failure}")
         return "failed"
@@ -93,8 +94,7 @@ def _do(job: Job, study: Study, claim: Claim, data: list[Splits], tell: Tell) ->
     params = study.params(claim)
     said = " ".join(f"{name}={value}" for name, value in params.items())
     tell(f"trial {claim.number}: {said}")
-    with open_trial(search, claim.number, params, job.study_run) as run:
-        study.write(claim, PROCESS, f"{socket.gethostname()} {os.getpid()}")
+    with open_trial(search, claim.number, params, job.study_run, tell) as run:
         study.write(claim, RUN, run.run_id)
         judged = judge(search, params, data, run, study, claim)
         run.log_result(judged.result)
@@ -124,7 +124,7 @@ def judge(
     """Prune and retrain with each of the seeds; raises as `prune_rounds`."""
     began, config = perf_counter(), search.resolved(params)
     networks = [
-        _rounds(search.resolved(params, seed), splits)
+        _rounds(search.resolved(params, seed), splits, len(data))
         for seed, splits in zip(search.config.seeds(), data, strict=True)
     ]
     before, hopeless, number = None, False, -1
@@ -181,11 +181,11 @@ def _load(config: Resolved) -> Splits:
     return load_data(config)[0].without_test()
 
 
-def _rounds(config: Resolved, data: Splits) -> Iterator[RoundResult]:
+def _rounds(config: Resolved, data: Splits, seeds: int) -> Iterator[RoundResult]:
     key = json.dumps(config.dense_settings() | {"data": data.digest}, sort_keys=True)
     if key not in _dense:
         _dense[key] = next(_ended(prune_rounds(config, data)))
-        if len(_dense) > DENSE_KEPT:
+        if len(_dense) > DENSE_KEPT * seeds:
             del _dense[next(iter(_dense))]
     trunk = Trunk(_dense[key], network=lambda number: _dense[key].network)
     yield from _ended(prune_rounds(config, data, trunk=trunk))
