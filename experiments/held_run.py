@@ -25,6 +25,7 @@ from experiments.liveness import (
     lock_name,
     signature,
     sole_worker,
+    undisturbed,
 )
 from experiments.server import attached_run, impatient
 
@@ -50,7 +51,8 @@ def held_run(name: str, resume: str = NONE, parent: str | None = None) -> Iterat
     status, tags = "FAILED", {}
     with ExitStack() as held:
         try:
-            run_id = _start(name, resume, parent)
+            with undisturbed():
+                run_id = _start(name, resume, parent)
             if resume == NONE:
                 held.enter_context(sole_worker(run_id))
             elif attached and attached != run_id:

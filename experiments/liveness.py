@@ -32,6 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _stopped_by: list[int] = []
+_writing: list[bool] = []
 
 
 def check_stop() -> None:
@@ -44,6 +45,26 @@ def check_stop() -> None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """A signal that comes meanwhile is obeyed afterwards.
+
+    In the middle of a write to SQLite, `Interrupted` would leave the file locked: its traceback
+    keeps the open cursor, and what cleans up waits for this very process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = len(_stopped_by)
+    _writing.append(True)
+    try:
+        yield
+    finally:
+        _writing.pop()
+    if len(_stopped_by) > before:
+        raise Interrupted(_stopped_by[-1])
+
+
+@contextmanager
 def stop_signals() -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into `Interrupted`.
 
@@ -53,10 +74,11 @@ def stop_signals() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # for SIG_IGN, one on its way is an error
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _stopped_by.append(number)
-        raise Interrupted(number)
+        if not _writing:
+            raise Interrupted(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     _stopped_by.clear()
@@ -132,7 +154,8 @@ def has_begun(tags: Mapping[str, str], began: float) -> bool:
 @contextmanager
 def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
     """Call `beat` now and then every `HEARTBEAT_SECONDS`, in a thread of its own."""
-    beat()
+    with undisturbed():
+        beat()
     done = threading.Event()
 
     def go_on() -> None:

@@ -110,17 +110,14 @@ class Processes:
 @contextmanager
 def open_workers(count: int) -> Iterator[Processes]:
     """`count` processes, stopped on the way out."""
-    # Forked from a process that has imported everything and done nothing: torch's threads do not
-    # survive a fork, and a start from scratch takes seconds.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, "experiments.tuning.trial"])
+    context = get_context("spawn")  # torch's threads do not survive a fork
     messages: Queue[tuple[str, str]] = context.Queue()
     CONSTS.term_timeout = STOP_SECONDS
     pool = ProcessPool(
         max_workers=count,
         context=context,
         initializer=_begin,
-        initargs=(messages, dict(os.environ)),
+        initargs=(messages,),
     )
     try:
         yield Processes(pool, messages, count)
@@ -140,15 +137,13 @@ def _outcome(future: "Future[Outcome]") -> Outcome:
 _process: dict[str, Any] = {}  # of a worker: where to send what it has to say
 
 
-def _begin(messages: "Queue[tuple[str, str]]", environment: dict[str, str]) -> None:
-    os.environ.clear()  # that of the process which we were forked from may be an old one
-    os.environ.update(environment)
+def _begin(messages: "Queue[tuple[str, str]]") -> None:
     torch.set_num_threads(THREADS)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
     _process["messages"] = messages
 
     def watch() -> None:
-        ours = parent_process()  # not the one that we were forked from
+        ours = parent_process()
         assert ours
         ours.join()
         os.kill(os.getpid(), signal.SIGTERM)

@@ -16,6 +16,7 @@ import pytest
 from experiments.compare import main
 from experiments.config import config_from
 from experiments.report import main as report_main
+from experiments.run import experiment
 from experiments.workers import open_workers
 from tests.conftest import PATIENCE, QUICK, ROOT
 
@@ -229,14 +230,14 @@ def test_a_dead_worker_costs_its_experiment_and_no_other(store):
     mlflow.end_run()
     long = config_from(QUICK | {"rounds": 40, "prune_rate": 0.01})
     with open_workers(1) as workers:
-        workers.start("a", long, parent)
+        workers.start("a", experiment, long, parent)
         while not any(line.startswith("a: round  1/") for line in lines):
             workers.pass_on(lines.append)
             time.sleep(0.05)
         (worker,) = children("spawn_main")
         os.kill(worker, signal.SIGKILL)
         outcomes |= workers.wait(lines.append)
-        workers.start("b", config_from(QUICK), parent)
+        workers.start("b", experiment, config_from(QUICK), parent)
         outcomes |= workers.wait(lines.append)
     assert outcomes["a"].run_id is None
     assert outcomes["a"].reason.startswith("its process died")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments.config import config_from
-from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals
+from experiments.liveness import Interrupted, check_stop, sole_worker, stop_signals, undisturbed
 from experiments.run import experiment, main
 from experiments.tracking import Run
 from tests.conftest import PATIENCE, QUICK, ROOT, command
@@ -208,6 +208,25 @@ def test_a_signal_whose_exception_is_swallowed_is_not_lost():
             check_stop()
     with stop_signals():
         check_stop()
+
+
+def test_a_signal_in_the_middle_of_a_write_is_obeyed_after_it():
+    done = []
+
+    def write():
+        with undisturbed():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("written")
+        done.append("went on")
+
+    with stop_signals():
+        with pytest.raises(Interrupted):
+            write()
+        with undisturbed():  # as cleaning up does
+            done.append("cleaned up")
+    with stop_signals():
+        check_stop()
+    assert done == ["written", "cleaned up"]
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -241,14 +243,25 @@ def begin(**changes):
 
 def stop(process, number):
     """Send a signal half-way through the second trial; what was told."""
-    for line in process.stdout:
-        if "trial 1: prune_rate" in line:
-            break
+    while not is_training(1):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
     if number == signal.SIGTERM:  # only to the command, as `kill` and a cluster's queue do
         process.send_signal(number)
     else:  # to all its processes, as a terminal does
         os.killpg(process.pid, number)
     return process.communicate(timeout=PATIENCE)[1]
+
+
+def is_training(number):
+    """Whether the trial of a number has a run, which it gets before it trains."""
+    query = """SELECT 1 FROM trials JOIN trial_user_attributes USING (trial_id)
+               WHERE number = ? AND key = 'mlflow_run_id'"""
+    try:
+        with closing(sqlite3.connect("file:optuna.db?mode=ro", uri=True)) as storage:
+            return storage.execute(query, (number,)).fetchone() is not None
+    except sqlite3.OperationalError:  # it is not there yet
+        return False
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from experiments import summary
-from experiments.liveness import check_stop
+from experiments.liveness import check_stop, undisturbed
 from experiments.run import Tell
 
 LONGEST_PAUSE = 30.0  # seconds
@@ -31,7 +31,8 @@ def patiently(
     began, pause = time.monotonic(), 1.0
     while True:
         try:
-            return do()
+            with undisturbed():
+                return do()
         except unreachable as error:
             why = summary.explain(error.__cause__ or error)
             left = patience - (time.monotonic() - began)

@@ -19,7 +19,14 @@ from experiments.comparison.store import PARENT, without_login
 from experiments.environment import environment
 from experiments.fingerprint import code_digest
 from experiments.held_run import beat, held_run
-from experiments.liveness import at_work, has_begun, heartbeat, lock_name, sole_worker
+from experiments.liveness import (
+    at_work,
+    has_begun,
+    heartbeat,
+    lock_name,
+    sole_worker,
+    undisturbed,
+)
 from experiments.parameters import as_text
 from experiments.run import Tell
 from experiments.server import impatient
@@ -65,9 +72,10 @@ class TrialRun:
 
     def end(self, state: str) -> None:
         """Say how it ended; a trial that was stopped early is KILLED for MLflow."""
-        self.client.set_tag(self.run_id, STATE, state)
-        if ENDS[state] != "FINISHED":
-            mlflow.end_run(ENDS[state])
+        with undisturbed():
+            self.client.set_tag(self.run_id, STATE, state)
+            if ENDS[state] != "FINISHED":
+                mlflow.end_run(ENDS[state])
 
     def _flush(self) -> None:
         for start in range(0, len(self._waiting), 1000):
@@ -105,12 +113,13 @@ def open_trial(
         tags = {"kind": TRIAL, "optuna.study": search.name, "optuna.trial": str(number)}
         tags |= {"method": search.method, "dataset": search.dataset, "model": search.model}
         tags |= {STATE: "running", "code": code_digest()} | _environment(resolved.device)
-        run.client.log_batch(
-            run_id,
-            params=[Param(*param) for param in told.items()],
-            tags=[RunTag(*tag) for tag in tags.items()],
-        )
         try:
+            with undisturbed():
+                run.client.log_batch(
+                    run_id,
+                    params=[Param(*param) for param in told.items()],
+                    tags=[RunTag(*tag) for tag in tags.items()],
+                )
             yield run
         except BaseException as error:
             lost = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MlflowException))
