@@ -62,6 +62,21 @@ def attached_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID")
 
 
+@contextmanager
+def tracking_to(uri: str, experiment_id: str) -> Iterator[None]:
+    """Whatever is tracked meanwhile, by this process or its children, goes to this experiment."""
+    chosen = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_ID": experiment_id}
+    names = (*chosen, "MLFLOW_EXPERIMENT_NAME")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ.update(chosen)
+    try:
+        yield
+    finally:
+        for name in chosen:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
 def tracking_uri() -> str:
     """Where runs are tracked, wherever one looks from."""
     return str(mlflow.get_tracking_uri())

@@ -21,10 +21,8 @@ ACCURACY = {"objective": "accuracy", "budget_epochs": 10}
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(store, monkeypatch):
+def nothing_remembered(store):
     """Each test loads its data and trains its dense networks itself."""
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")  # a trial sets it: to be undone afterwards
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
     trial._load.cache_clear()
     trial._dense.clear()
 

@@ -1,10 +1,10 @@
 """Space: which parameters are searched, and between which bounds?
 
-Written on a command line as `lr=0.0001..0.01:log,rewind_epoch=0..5,criterion=magnitude/snip`, or
+Written on a command line as `lr=0.0001..0.01:log,batch_size=20..120,criterion=magnitude/snip`, or
 in a YAML file as
 
     lr: {low: 0.0001, high: 0.01, log: true}
-    rewind_epoch: {low: 0, high: 5}
+    batch_size: {low: 20, high: 120}
     criterion: [magnitude, snip]
 """
 

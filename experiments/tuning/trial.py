@@ -6,7 +6,6 @@ on nothing that is searched by default, and is trained once a process.
 """
 
 import json
-import os
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from statistics import fmean
 from time import perf_counter
 
 from datasets import Splits
-from experiments import summary
+from experiments import server, summary
 from experiments.config import Resolved
 from experiments.data import load_data
 from experiments.held_run import ERRORS
@@ -59,9 +58,11 @@ def do_trial(job: Job, tell: Tell) -> str:
         ValueError: If this machine has other data than those that the study began with.
         ConnectionError: If the storage is gone.
     """
-    os.environ["MLFLOW_TRACKING_URI"] = job.tracking_uri
-    os.environ["MLFLOW_EXPERIMENT_ID"] = job.experiment_id
-    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+    with server.tracking_to(job.tracking_uri, job.experiment_id):
+        return _claim_and_do(job, tell)
+
+
+def _claim_and_do(job: Job, tell: Tell) -> str:
     search = job.search
     data = [data_of(search, seed) for seed in search.config.seeds()]
     storage = open_storage(search.config.storage, search.config.patience, tell)
