@@ -48,6 +48,8 @@ def tracking(database, tmp_path_factory):
 def env(tracking, monkeypatch):
     """The environment of a command; this process looks at the same server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)  # `set_experiment` of another test leaves it
     return os.environ | ENV | QUIET | {"PYTHONPATH": str(ROOT)}
 
 
