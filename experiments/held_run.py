@@ -9,11 +9,11 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 import mlflow
-from mlflow.entities import RunTag
+from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from experiments import leftover, summary
@@ -110,6 +110,14 @@ def _close(status: str, tags: dict[str, str]) -> None:
             raise
         why = summary.explain(error)
         print(f"run {active.info.run_id} could not be marked {status}: {why}", file=sys.stderr)
+
+
+def describe(run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Say what a run is; params that `mlflow run` has logged already may not change, and stay."""
+    client = mlflow.MlflowClient()
+    known = client.get_run(run_id).data.params
+    new = [Param(*param) for param in params.items() if param[0] not in known]
+    client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in tags.items()])
 
 
 def beat(run_id: str) -> None:

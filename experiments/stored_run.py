@@ -75,6 +75,17 @@ def find_run(asked: Config) -> StoredRun:
     return StoredRun(run_id, config, run.data.tags, history, network)
 
 
+def to_resume(run_id: str, data_root: str) -> Config:
+    """The config that goes on with a run, whose own parameters hold for the rest.
+
+    Raises:
+        ValueError: As `find_run`.
+    """
+    config = config_from({"resume": run_id, "data_root": data_root})
+    find_run(config)
+    return config
+
+
 def get_run(run_id: str, asked_as: str) -> MlflowRun:
     """A run; `asked_as` is the parameter that named it, here and below.
 

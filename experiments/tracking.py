@@ -16,7 +16,7 @@ import mlflow
 import torch
 from mlflow.data.dataset import Dataset
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from datasets import Splits
@@ -25,8 +25,8 @@ from experiments.config import Config, Resolved
 from experiments.environment import environment, release
 from experiments.fields import NONE, Method
 from experiments.fingerprint import FINGERPRINT, code_digest, fingerprint, pretrained_digest
-from experiments.held_run import held_run
-from experiments.parameters import as_text
+from experiments.held_run import describe, held_run
+from experiments.parameters import AUTO, as_text
 from experiments.rounds import Network, RoundResult
 from experiments.stored_run import INITIAL, REWOUND, StoredRun, checkpoint_name
 from experiments.tables import EPOCH_METRICS, EPOCH_PREFIX, History, Row, epoch_rows
@@ -170,21 +170,8 @@ def open_run(
 
 def _describe(run: Run, asked: Config) -> None:
     """Say what the run is: name, params, tags, data."""
-    config, data, client = run.config, run.data, run.client
-    known = client.get_run(run.run_id).data.params
-    resolved = config.model_dump()
-    # What was asked; `mlflow run` has logged these already, and they may not change.
-    params = {name: as_text(value) for name, value in asked.model_dump().items()}
-    params |= {
-        f"resolved_{name}": as_text(resolved[name])
-        for name, text in params.items()
-        if text == "auto"
-    }
-    new = [Param(name, text) for name, text in params.items() if name not in known]
-    tags = [
-        RunTag(name, value) for name, value in (_tags(run) | environment(config.device)).items()
-    ]
-    client.log_batch(run.run_id, params=new, tags=tags)
+    config, data = run.config, run.data
+    describe(run.run_id, params_of(asked, config), _tags(run) | environment(config.device))
     for context in ("train", "valid", "test"):
         split = getattr(data, context)
         dataset = from_numpy(
@@ -197,10 +184,20 @@ def _describe(run: Run, asked: Config) -> None:
     if data.class_names:
         mlflow.log_text("".join(f"{name}\n" for name in data.class_names), "classes.txt")
     # Late, because a run that has it can be resumed, and is not described again.
-    mlflow.log_dict(resolved | {"resume": NONE}, "config.json")
+    mlflow.log_dict(config.model_dump() | {"resume": NONE}, "config.json")
     # Last, because a run that is found by it must have a config.
     mark = fingerprint(config, data.digest, torch.get_num_threads())
-    client.set_tag(run.run_id, FINGERPRINT, mark)
+    run.client.set_tag(run.run_id, FINGERPRINT, mark)
+
+
+def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:
+    """An experiment's params: what was asked for, and what "auto" came to."""
+    params = {name: as_text(value) for name, value in asked.model_dump().items()}
+    return params | {
+        f"resolved_{name}": as_text(getattr(resolved, name))
+        for name, text in params.items()
+        if text == AUTO
+    }
 
 
 def _log_input(dataset: Dataset, context: str) -> None:

@@ -8,7 +8,6 @@ next goes on with. Validation images alone choose; what is recommended is traine
 seeds, and only that is tested.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 
@@ -30,7 +29,7 @@ from experiments.tuning.storage import absolute, open_storage, shown
 from experiments.tuning.study import Study
 from experiments.tuning.table import RUN
 from experiments.tuning.trial import Job
-from experiments.workers import Workers, open_workers
+from experiments.workers import Workers, how_many, open_workers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -183,5 +182,4 @@ def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContext
         from experiments.tuning.cluster import open_cluster  # an optional package
 
         return open_cluster(config)
-    on_gpu = searches[0].resolved({}).device == "cuda"
-    return open_workers(config.workers or (1 if on_gpu else os.cpu_count() or 1))
+    return open_workers(how_many(config.workers, searches[0].resolved({}).device))

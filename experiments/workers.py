@@ -107,6 +107,11 @@ class Processes:
             tell(f"{name}: {line}")
 
 
+def how_many(asked: int | None, device: str) -> int:
+    """Processes that this machine has room for, unless a number is asked for."""
+    return asked or (1 if device == "cuda" else os.cpu_count() or 1)
+
+
 @contextmanager
 def open_workers(count: int) -> Iterator[Processes]:
     """`count` processes, stopped on the way out."""

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,15 +44,29 @@ def offline(monkeypatch):
         monkeypatch.setattr(kind, "mirrors", ["http://127.0.0.1:9/"])
 
 
+def settle(folder: Path, empty_store: Path, patch: pytest.MonkeyPatch) -> None:
+    """Go to a folder, and give it an MLflow of its own."""
+    shutil.copy(empty_store, folder / "mlflow.db")
+    patch.chdir(folder)
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        patch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch, empty_store) -> Path:
     """A folder to work in, with an MLflow of its own."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
+    settle(tmp_path, empty_store, monkeypatch)
     return tmp_path
+
+
+@contextmanager
+def somewhere(folder: Path, empty_store: Path):
+    """In a folder with an MLflow of its own, for longer than a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        settle(folder, empty_store, patch)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 # A small experiment of two pruning rounds that takes about a second.

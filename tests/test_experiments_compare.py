@@ -14,11 +14,8 @@ import pandas as pd
 import pytest
 
 from experiments.compare import main
-from experiments.config import config_from
 from experiments.report import main as report_main
-from experiments.run import experiment
-from experiments.workers import open_workers
-from tests.conftest import PATIENCE, QUICK, ROOT
+from tests.conftest import PATIENCE, QUICK, ROOT, somewhere
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2}
 TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
@@ -76,13 +73,7 @@ def same(one, two):
 def whole(tmp_path_factory, empty_store):
     """A comparison that nothing went wrong with: its folder to work in, and its run's id."""
     folder = tmp_path_factory.mktemp("whole")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
+    with somewhere(folder, empty_store):
         run, _ = compare()
     return folder, run.info.run_id
 
@@ -223,36 +214,6 @@ def alive_arms():
     return [pid for pid in found if int(pid) != os.getpid()]
 
 
-def test_a_dead_worker_costs_its_experiment_and_no_other(store):
-    outcomes, lines = {}, []
-    mlflow.set_experiment("weight-loss")
-    parent = mlflow.start_run().info.run_id
-    mlflow.end_run()
-    long = config_from(QUICK | {"rounds": 40, "prune_rate": 0.01})
-    with open_workers(1) as workers:
-        workers.start("a", experiment, long, parent)
-        while not any(line.startswith("a: round  1/") for line in lines):
-            workers.pass_on(lines.append)
-            time.sleep(0.05)
-        (worker,) = children("spawn_main")
-        os.kill(worker, signal.SIGKILL)
-        outcomes |= workers.wait(lines.append)
-        workers.start("b", experiment, config_from(QUICK), parent)
-        outcomes |= workers.wait(lines.append)
-    assert outcomes["a"].run_id is None
-    assert outcomes["a"].reason.startswith("its process died")
-    assert outcomes["a"].died
-    assert mlflow.get_run(outcomes["b"].run_id).info.status == "FINISHED"
-    assert not children("spawn_main")
-
-
-def children(word):
-    """Processes of ours whose command line has a word in it."""
-    pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in pids}
-    return [pid for pid, line in lines.items() if word in line]
-
-
 def test_an_arm_that_cannot_be_resumed_is_done_anew(again, capfd):
     folder, run_id = again
     arm = arms(mlflow.get_run(run_id))["random", "1"]
@@ -306,35 +267,6 @@ with sole_worker("{arm.info.run_id}"):
     assert "keep, seed 0: another process is at work on it; waiting for that" in out
     assert out.count("done before") == 6
     assert same(folder, new)
-
-
-def test_a_comparison_of_which_nothing_succeeds_fails_in_one_line(store, capsys):
-    with pytest.raises(SystemExit):
-        main(command(reinits="keep", seeds="0,", lr=1e30))
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: every arm failed; keep, seed 0: the loss is nan")
-    (run,) = runs("kind", "comparison")
-    assert run.info.status == "FAILED"
-    assert "every arm failed" in run.data.tags["error"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"shown_round": 3}, "shown_round must be at most 2, the last, got 3"),
-        ({"data_root": "nowhere", "dataset": "faces"}, "nowhere"),
-        ({"prune_rate": 2}, "prune_rate must be less than 1, got 2"),
-    ],
-)
-def test_a_mistake_is_one_line_and_no_run(changes, message, store, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))  # where faces would be prepared
-    with pytest.raises(SystemExit) as stop:
-        main(command(**changes))
-    assert stop.value.code == 2
-    *_, told = capsys.readouterr().err.splitlines()
-    assert told.startswith("error: ")
-    assert message in told
-    assert not runs("kind", "comparison")
 
 
 def test_a_report_of_what_is_no_comparison_is_refused(again, capsys):

@@ -5,18 +5,17 @@ it and branch off its run. What was done before is found by its fingerprint; wha
 is resumed; what another process is at work on is waited for.
 """
 
-import os
 import time
 from dataclasses import dataclass, field
 
 from experiments.comparison import store
 from experiments.comparison.arms import Arm, CompareConfig, arms_of, trunk_of
-from experiments.config import Config, Resolved, config_from
+from experiments.config import Config, Resolved
 from experiments.fields import NONE
 from experiments.liveness import check_stop
 from experiments.run import Tell, experiment
-from experiments.stored_run import find_run
-from experiments.workers import Outcome, Workers, open_workers
+from experiments.stored_run import to_resume
+from experiments.workers import Outcome, Workers, how_many, open_workers
 
 Outcomes = dict[Arm, Outcome]
 ELSEWHERE_SECONDS = 2.0  # between looks whether another process is done
@@ -125,20 +124,18 @@ class Schedule:
         """The config that goes on with a run, if there is one that can be gone on with."""
         if not found:
             return config
-        moved = {"resume": found.info.run_id, "data_root": config.data_root}
-        resumed = config_from(moved)  # the rest is the run's own
         try:
-            find_run(resumed)
+            return to_resume(found.info.run_id, config.data_root)
         except ValueError as error:
             self.tell(f"{arm.name}: done anew, since an earlier run is of no use ({error})")
             return config
-        return resumed
 
 
 def do_arms(config: CompareConfig, facts: Facts, parent: str, tell: Tell) -> Outcomes:
     """What became of every arm: found done already, or done now."""
     arms = arms_of(config)
-    with open_workers(_count(config, len(arms), facts.resolved.device)) as workers:
+    most = how_many(config.workers, facts.resolved.device)
+    with open_workers(min(most, len(arms))) as workers:
         schedule = Schedule(config, facts, parent, tell, workers)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
@@ -158,9 +155,3 @@ def trunks_of(config: CompareConfig, arms: list[Arm]) -> dict[int, Arm]:
     """By seed, the experiment whose masks are shared; an arm, where one is just that."""
     trunks = {arm.seed: trunk_of(config, arm.seed) for arm in arms}
     return trunks | {arm.seed: arm for arm in arms if arm.method == trunks[arm.seed].method}
-
-
-def _count(config: CompareConfig, experiments: int, device: str) -> int:
-    if config.workers:
-        return min(config.workers, experiments)
-    return 1 if device == "cuda" else min(os.cpu_count() or 1, experiments)

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from experiments import summary
+from experiments import held_run, summary
 from experiments.comparison.arms import Arm, CompareConfig, arms_of
 from experiments.comparison.statistics import METRICS
 from experiments.config import Resolved
@@ -54,12 +54,9 @@ class Record:
 
 def describe(run_id: str, config: CompareConfig, resolved: Resolved) -> None:
     """Say what the comparison is: params and tags."""
-    client = mlflow.MlflowClient()
-    known = client.get_run(run_id).data.params  # `mlflow run` has logged these
     params = {name: as_text(value) for name, value in config.model_dump().items()}
-    new = [Param(name, text) for name, text in params.items() if name not in known]
     tags = {"dataset": resolved.dataset, "model": resolved.model, "kind": COMPARISON}
-    client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in tags.items()])
+    held_run.describe(run_id, params, tags)
 
 
 def find_arm(config: Resolved, digest: str) -> Found | None:

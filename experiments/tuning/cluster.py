@@ -41,13 +41,7 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("experiments", "pruning", "models", "datasets")  # the folders that go to every machine
-SHARED = (
-    "MLFLOW_",
-    "PG",
-    "AWS_",
-    "AZURE_",
-    "GOOGLE_",
-)  # variables of the environment
+SHARED = ("MLFLOW_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # what variables begin with
 STOP_SECONDS = 30.0  # for trials to be given back when the search is stopped
 ANSWER_SECONDS = 10.0  # for a cluster to answer
 ONE_MACHINE = ("localhost", "127.0.0.1", "::1")

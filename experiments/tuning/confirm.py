@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from experiments.comparison import store
-from experiments.config import Config, config_from
+from experiments.config import Config
 from experiments.data import load_data
 from experiments.parameters import as_text, default_text
 from experiments.run import Tell, experiment
-from experiments.stored_run import find_run
+from experiments.stored_run import to_resume
 from experiments.tuning.runs import REACHED, reached
 from experiments.tuning.search import Search
 from experiments.tuning.space import Value
@@ -38,7 +38,7 @@ class Chosen:
 
 def as_command(search: Search, params: Mapping[str, Value]) -> str:
     """A trial as a command of its own: whatever is not as by default is said."""
-    config = search.config.config_of(search.method, params, search.config.seed)
+    config = search.config_of(params)
     said = {
         name: as_text(value)
         for name, value in (config.model_dump() | {"dataset": search.dataset}).items()
@@ -66,8 +66,8 @@ def confirm(chosen: list[Chosen], workers: Workers, tell: Tell) -> pd.DataFrame:
             each, seed = todo.pop(0)
             name = f"{each.search.method}, fresh seed {seed}"
             names[name] = each, seed
-            config = each.search.config.config_of(each.search.method, each.params, seed)
-            before = _before(config.model_copy(update={"dataset": each.search.dataset}), each)
+            config = each.search.config_of(each.params, seed)
+            before = _before(config.model_copy(update={"dataset": each.search.dataset}))
             if isinstance(before, str):
                 runs[name] = each, seed, before
                 tell(f"{name}: done before")
@@ -92,7 +92,7 @@ def _but_rounds(tell: Tell) -> Tell:
     return lambda line: None if ": round " in line or ": run " in line else tell(line)
 
 
-def _before(config: Config, chosen: Chosen) -> Config | str:
+def _before(config: Config) -> Config | str:
     """The run of the same experiment if it is finished, or the config that begins or resumes it."""
     data, _ = load_data(config)
     found = store.find_arm(config.resolved(data.name), data.digest)
@@ -100,12 +100,10 @@ def _before(config: Config, chosen: Chosen) -> Config | str:
         return config
     if store.is_finished(found):
         return str(found.info.run_id)
-    resumed = config_from({"resume": found.info.run_id, "data_root": config.data_root})
     try:
-        find_run(resumed)
+        return to_resume(found.info.run_id, config.data_root)
     except ValueError:
         return config
-    return resumed
 
 
 def _rows(runs: list[tuple[Chosen, int, str]]) -> pd.DataFrame:

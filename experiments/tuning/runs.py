@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from experiments.comparison.store import PARENT, without_login
 from experiments.environment import environment
 from experiments.fingerprint import code_digest
-from experiments.held_run import beat, held_run
+from experiments.held_run import beat, describe, held_run
 from experiments.liveness import (
     at_work,
     has_begun,
@@ -30,6 +30,7 @@ from experiments.liveness import (
 from experiments.parameters import as_text
 from experiments.run import Tell
 from experiments.server import impatient
+from experiments.tracking import params_of
 from experiments.tuning.patience import patiently
 from experiments.tuning.search import Search, TuneConfig
 from experiments.tuning.space import Value
@@ -43,8 +44,6 @@ AVERAGED = (
     *("early_stop_iteration", "early_stop_valid_accuracy"),
     *("compression_ratio", "theoretical_speedup"),
 )
-
-
 REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
 
 
@@ -101,25 +100,15 @@ def open_trial(
     name = f"{search.method} trial {number:03d} {said}"
     with held_run(name[:250], parent=study_run) as run_id:
         run = TrialRun(run_id, search.config.patience, tell)
-        config = search.config.config_of(search.method, params, search.config.seed)
         resolved = search.resolved(params)
-        told = {key: as_text(value) for key, value in config.model_dump().items()}
-        told |= {
-            f"resolved_{key}": as_text(getattr(resolved, key))
-            for key, value in told.items()
-            if value == "auto"
-        }
+        told = params_of(search.config_of(params), resolved)
         told["seeds_per_trial"] = str(search.config.seeds_per_trial)
         tags = {"kind": TRIAL, "optuna.study": search.name, "optuna.trial": str(number)}
         tags |= {"method": search.method, "dataset": search.dataset, "model": search.model}
         tags |= {STATE: "running", "code": code_digest()} | _environment(resolved.device)
         try:
             with undisturbed():
-                run.client.log_batch(
-                    run_id,
-                    params=[Param(*param) for param in told.items()],
-                    tags=[RunTag(*tag) for tag in tags.items()],
-                )
+                describe(run_id, told, tags)
             yield run
         except BaseException as error:
             lost = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MlflowException))
@@ -173,14 +162,10 @@ def reached(run_id: str) -> dict[str, float]:
 
 def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
     """Say what a search is: params, which `mlflow run` has logged some of, and tags."""
-    client = mlflow.MlflowClient()
-    known = client.get_run(run_id).data.params
     params = {name: as_text(value) for name, value in config.model_dump().items()}
     params["storage"] = without_login(config.storage)
-    new = [Param(name, text) for name, text in params.items() if name not in known]
     tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
-    tags |= _environment("cpu")
-    client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in tags.items()])
+    describe(run_id, params, tags | _environment("cpu"))
 
 
 def new_study(search: Search, parent: str) -> str:
@@ -192,8 +177,7 @@ def new_study(search: Search, parent: str) -> str:
         client.create_run(active.info.experiment_id, run_name=search.name, tags=tags).info.run_id
     )
     client.update_run(run_id, status="SCHEDULED")  # until somebody holds it
-    settings = [Param(name, str(value)[:6000]) for name, value in search.settings().items()]
-    client.log_batch(run_id, params=settings)
+    describe(run_id, {name: str(value) for name, value in search.settings().items()}, {})
     return run_id
 
 

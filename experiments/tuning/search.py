@@ -170,17 +170,20 @@ class Search:
         default = f"weight-loss/{self.dataset}/{self.model}"
         return f"{default if self.config.study == AUTO else self.config.study}/{self.method}"
 
+    def config_of(self, params: Mapping[str, Value], seed: int | None = None) -> Config:
+        """The config of one network of a trial; that of its first seed, unless one is given."""
+        seed = self.config.seed if seed is None else seed
+        return self.config.config_of(self.method, params, seed)
+
     def resolved(self, params: Mapping[str, Value], seed: int | None = None) -> Resolved:
-        """What a trial does, with one of its seeds; raises as `Config.resolved`."""
-        first = self.config.seed
-        config = self.config.config_of(self.method, params, first if seed is None else seed)
-        return config.resolved(self.dataset)
+        """The same with nothing "auto" in it; raises as `Config.resolved`."""
+        return self.config_of(params, seed).resolved(self.dataset)
 
     @cached_property
     def baseline(self) -> dict[str, Value]:
         """The first trial: what is done by default, or as `prune_rate` and others say."""
         resolved = self.resolved({})
-        said = self.config.config_of(self.method, {}, self.config.seed)
+        said = self.config_of({})
         values: dict[str, Value] = {}
         for name, rule in parse_space(self.config.search).items():
             left_open = getattr(said, name) is None

@@ -85,7 +85,7 @@ class Storage:
 
 
 def open_storage(url: str, patience: float, tell: Tell) -> Storage:
-    """The storage at `url`; once a process.
+    """The storage at `url`, whose connections a process opens once.
 
     Raises:
         ValueError: If it cannot be opened, or is not one of Optuna's.
@@ -93,9 +93,7 @@ def open_storage(url: str, patience: float, tell: Tell) -> Storage:
     """
     check_url(url)
     what = f"the storage {shown(url)}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        rdb = patiently(what, lambda: _open(url), UNREACHABLE, patience, tell)
+    rdb = patiently(what, lambda: _open(url), UNREACHABLE, patience, tell)
     return Storage(rdb, url, patience, tell)
 
 
@@ -207,7 +205,7 @@ def absolute(url: str) -> str:
 
 @contextmanager
 def sole(url: URL) -> Iterator[None]:
-    """Hold a storage's lock: a file's beside it, a PostgreSQL server's in a transaction."""
+    """Hold a storage's lock: of SQLite a file beside it, of PostgreSQL one in a transaction."""
     if is_file(url):
         with FileLock(f"{url.database}.lock"):
             yield

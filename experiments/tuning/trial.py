@@ -15,7 +15,7 @@ from time import perf_counter
 
 from datasets import Splits
 from experiments import server, summary
-from experiments.config import Resolved
+from experiments.config import Config, Resolved
 from experiments.data import load_data
 from experiments.held_run import ERRORS
 from experiments.liveness import check_stop
@@ -167,7 +167,7 @@ def data_of(search: Search, seed: int) -> Splits:
     Raises:
         ValueError: If they are not those that the search began with.
     """
-    config = search.config.config_of(search.method, {}, seed)
+    config = search.config_of({}, seed)
     data = _load(config.model_copy(update={"dataset": search.dataset, "reinit": "lottery"}))
     if data.digest != search.digests[seed - search.config.seed]:
         raise ValueError(
@@ -178,7 +178,7 @@ def data_of(search: Search, seed: int) -> Splits:
 
 
 @lru_cache(maxsize=16)
-def _load(config: Resolved) -> Splits:
+def _load(config: Config) -> Splits:
     return load_data(config)[0].without_test()
 
 
