@@ -1,29 +1,145 @@
-"""`python -m experiments COMMAND`: what can be run, and where it is."""
+"""`python -m experiments COMMAND`: what can be run, and where it is.
 
+A command checks its parameters, and prints its help, before it imports anything slow. To add one:
+write a function here whose first line says what the command does, and add it to `COMMANDS`.
+"""
+
+import inspect
+import os
 import sys
-from importlib import import_module
+from collections.abc import Callable, Sequence
 
-COMMANDS = {
-    "run": "prune, retrain and track one network, round by round (the main entry point)",
-    "compare": "compare methods over several seeds, with statistics, figures and a page",
-    "tune": "search prune rate, retrain epochs and more for each reinit method, with Optuna",
-    "report": "make the page of a comparison anew",
-    "prepare_faces": "make a data set of faces out of folders of photographs",
-    "bench": "time a training step against the plain way and against the floor",
-    "bench_tuning": "count the trials a minute of a search that does not train",
-    "mlproject": "write MLproject anew from the config's fields",
+from experiments.processes.signals import Interrupted, handle_signals
+from experiments.processes.terminal import describe_error, is_user_error
+
+EXIT_USER_ERROR = 2
+Arguments = Sequence[str]
+
+
+def run(argv: Arguments) -> None:
+    """Prune, retrain and track one network, round by round (the main entry point)."""
+    from experiments.config.experiment import Config
+    from experiments.config.parameters import parse
+
+    config = parse(Config, "run", argv)
+    from experiments.run import run_experiment
+
+    run_experiment(config)
+
+
+def compare(argv: Arguments) -> None:
+    """Compare methods over several seeds, with statistics, figures and a report page."""
+    from experiments.config.comparison import CompareConfig
+    from experiments.config.parameters import parse
+
+    config = parse(CompareConfig, "compare", argv)
+    from experiments.compare import compare_methods
+
+    compare_methods(config)
+
+
+def tune(argv: Arguments) -> None:
+    """Search prune rate, retrain epochs and more for each reinit method, with Optuna."""
+    from experiments.config.parameters import parse
+    from experiments.config.tune import TuneConfig
+
+    config = parse(TuneConfig, "tune", argv)
+    from experiments.tune import run_search
+
+    run_search(config)
+
+
+def report(argv: Arguments) -> None:
+    """Rebuild the report page of a comparison."""
+    from experiments.config.comparison import ReportConfig
+    from experiments.config.parameters import parse
+
+    config = parse(ReportConfig, "report", argv)
+    from experiments.report import rebuild_report
+
+    rebuild_report(config)
+
+
+def prepare_faces(argv: Arguments) -> None:
+    """Turn folders of photographs into a data set of faces."""
+    from experiments.config.faces import FacesConfig
+    from experiments.config.parameters import parse
+
+    config = parse(FacesConfig, "prepare_faces", argv)
+    from experiments.prepare_faces import prepare_photographs
+
+    prepare_photographs(config)
+
+
+def bench(argv: Arguments) -> None:
+    """Time a training step against the plain loop and against the floor."""
+    from experiments.bench.steps import main
+
+    main(argv)
+
+
+def bench_tuning(argv: Arguments) -> None:
+    """Count the trials a minute of a search that does not train."""
+    from experiments.bench.tuning import main
+
+    main(argv)
+
+
+def mlproject(argv: Arguments) -> None:
+    """Rewrite MLproject from the parameters in experiments/config/."""
+    from experiments.mlproject import main
+
+    main(argv)
+
+
+COMMANDS: dict[str, Callable[[Arguments], None]] = {
+    "run": run,
+    "compare": compare,
+    "tune": tune,
+    "report": report,
+    "prepare_faces": prepare_faces,
+    "bench": bench,
+    "bench_tuning": bench_tuning,
+    "mlproject": mlproject,
 }
+RESUMABLE = ("compare", "tune", "prepare_faces")  # the same command continues where it stopped
+
+
+def run_command(name: str, argv: Arguments) -> None:
+    """Run a command; a user's error becomes one line and exit status 2, a signal its usual status.
+
+    Raises:
+        SystemExit: If the command did not end well.
+    """
+    attached = os.environ.get("MLFLOW_RUN_ID")  # `mlflow run` has opened it for this process
+    try:
+        with handle_signals():
+            COMMANDS[name](argv)
+    except Interrupted as stop:
+        if name in RESUMABLE:
+            print("stopped; the same command continues from here", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        if attached and os.environ.get("MLFLOW_RUN_ID"):  # nobody has started the run yet
+            from experiments.tracking.server import mark_failed
+
+            mark_failed(attached, error)
+        sys.exit(EXIT_USER_ERROR)
 
 
 def main() -> None:
-    """Hand the command line to the module that is named first in it."""
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if command not in COMMANDS:
-        print("usage: python -m experiments COMMAND [--help]\n")
-        for name, what in COMMANDS.items():
-            print(f"  {name:<14} {what}")
-        sys.exit(0 if command in ("-h", "--help") else 2)
-    import_module(f"experiments.{command}").main(sys.argv[2:])
+    """Run the command that is named first on the command line."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        run_command(name, sys.argv[2:])
+        return
+    print("usage: python -m experiments COMMAND [--help]\n")
+    for command, function in COMMANDS.items():
+        print(f"  {command:<14} {inspect.getdoc(function)}")
+    sys.exit(0 if name in ("-h", "--help") else EXIT_USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -7,29 +7,18 @@ trained once: the first arm of a seed leads, and the others branch off its run. 
 were done before are found by their fingerprint and not done again, interrupted ones are resumed.
 """
 
-from collections.abc import Sequence
-
-from experiments import report, server
-from experiments.command import obey
-from experiments.comparison import store
-from experiments.comparison.arms import CompareConfig, arms_of, seeds_of
+from experiments.comparison import record
+from experiments.comparison.report import make_report, report_text
 from experiments.comparison.schedule import Facts, do_arms
-from experiments.data import load_data
-from experiments.held_run import held_run
-from experiments.parameters import parse
-from experiments.removals import plan
-from experiments.run import print_line
+from experiments.config.comparison import CompareConfig, arms_of, seeds_of
+from experiments.processes.terminal import print_line
+from experiments.rounds.data import load_data
+from experiments.rounds.plan import plan_rounds
+from experiments.tracking import server
+from experiments.tracking.session import tracked_run
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compare from the command line."""
-    obey(
-        lambda: compare(parse(CompareConfig, "compare", argv)),
-        when_stopped="stopped; the same command goes on from here",
-    )
-
-
-def compare(config: CompareConfig) -> str:
+def compare_methods(config: CompareConfig) -> str:
     """Do what was asked for, report it, and return the id of the comparison's run.
 
     Raises:
@@ -40,10 +29,10 @@ def compare(config: CompareConfig) -> str:
     shown = config.shown_round or facts.rounds
     if shown > facts.rounds:
         raise ValueError(f"shown_round must be at most {facts.rounds}, the last, got {shown}")
-    with held_run(store.comparison_name(config, facts.resolved)) as run_id:
-        store.describe(run_id, config, facts.resolved)
+    with tracked_run(record.comparison_name(config, facts.resolved)) as run_id:
+        record.describe(run_id, config, facts.resolved)
         outcomes = do_arms(config, facts, run_id, print_line)
-        made = store.record(
+        made = record.make_record(
             config,
             facts.resolved,
             outcomes,
@@ -52,12 +41,12 @@ def compare(config: CompareConfig) -> str:
             images=facts.images,
             data_source=facts.source,
         )
-        store.log_record(run_id, made)
+        record.log_record(run_id, made)
         if not any(outcome.run_id for outcome in outcomes.values()):
-            raise ValueError(f"every arm failed; {store.explain_failures(outcomes)[0]}")
-        folder = report.make(run_id, made)
-    print_line(f"\n{report.text(folder)}\n\nTo look at the runs: {server.ui_command()}")
-    for line in store.explain_failures(outcomes):
+            raise ValueError(f"every arm failed; {record.failure_lines(outcomes)[0]}")
+        folder = make_report(run_id, made)
+    print_line(f"\n{report_text(folder)}\n\nTo look at the runs: {server.ui_command()}")
+    for line in record.failure_lines(outcomes):
         print_line(f"WARNING: failed: {line}; the same command does what is missing")
     return run_id
 
@@ -81,7 +70,7 @@ def look_ahead(config: CompareConfig) -> Facts:
         dataset=dataset,
         digests=digests,
         resolved=resolved,
-        rounds=len(plan(resolved, data)),
+        rounds=len(plan_rounds(resolved, data)),
         image_shape=data.image_shape,
         images={part: len(getattr(data, part)) for part in ("train", "valid", "test")},
         source=data.source,

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.comparison.arms import CompareConfig
-from experiments.config import Config
-from experiments.parameters import entry_point
-from experiments.prepare_faces import FacesConfig
-from experiments.report import ReportConfig
-from experiments.tuning.search import TuneConfig
+from experiments.config.comparison import CompareConfig, ReportConfig
+from experiments.config.experiment import Config
+from experiments.config.faces import FacesConfig
+from experiments.config.parameters import entry_point
+from experiments.config.tune import TuneConfig
 
 PATH = Path(__file__).resolve().parent.parent / "MLproject"
 HEAD = """\

@@ -6,59 +6,27 @@ mlflow run . -e prepare_faces -P source=photographs -P out=data/my_faces
 import hashlib
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import mlflow
 import pandas as pd
 import torch
 from mlflow.entities import Metric, Param
-from pydantic import Field, model_validator
 
 from datasets.contact_sheets import FOLDER as SHEETS
-from datasets.face_options import FaceOptions
 from datasets.manifest import KEPT, MANIFEST, OUTCOMES, excluded_as
 from datasets.prepare import EXCLUDE, prepare, read_exclude
-from experiments import parameters, server
-from experiments.command import obey
-from experiments.held_run import held_run
-from experiments.liveness import check_stop
-from experiments.parameters import AUTO, Parameters, as_text, one_of
+from experiments.config.faces import FacesConfig
+from experiments.config.parameters import AUTO, as_text
+from experiments.processes.signals import raise_if_interrupted
+from experiments.tracking import server
+from experiments.tracking.session import tracked_run
 
 MOST_CLASSES = 100  # in MLflow's metrics, and in the table that is printed; files have them all
 BATCH = 1000  # metrics that MLflow takes at once
 
 
-class FacesConfig(FaceOptions, Parameters):
-    """What prepare_faces can be asked for."""
-
-    source: parameters.Path = Field(description="folder of class folders of photographs")
-    out: parameters.Path = Field(description="folder to write the data set to")
-    device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
-        AUTO, description="cpu or cuda; auto is cuda where there is one"
-    )
-
-    @model_validator(mode="after")
-    def _device_is_there(self) -> "FacesConfig":
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
-        return self
-
-    def options(self) -> FaceOptions:
-        """What decides the crops and the splits."""
-        return FaceOptions(**self.model_dump(include=set(FaceOptions.model_fields)))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare a folder from the command line."""
-    obey(
-        lambda: prepare_faces(parameters.parse(FacesConfig, "prepare_faces", argv)),
-        when_stopped="stopped; the same command goes on from here",
-    )
-
-
-def prepare_faces(config: FacesConfig) -> pd.DataFrame:
+def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
     """Prepare a folder, tell what became of it, and log that; the manifest.
 
     Raises:
@@ -68,10 +36,10 @@ def prepare_faces(config: FacesConfig) -> pd.DataFrame:
     source, out = Path(config.source), Path(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
-    with held_run(f"prepare_faces {source.name}") as run_id:
+    with tracked_run(f"prepare_faces {source.name}") as run_id:
         _log_params(run_id, config, device)
         table = prepare(source, out, config.options(), device)
-        check_stop()
+        raise_if_interrupted()
         counts = pd.crosstab(table["label"].replace("", "(no class)"), table["outcome"])
         counts = counts.reindex(columns=[name for name in OUTCOMES if name in counts])
         _log(run_id, counts, out)

@@ -8,39 +8,31 @@ next goes on with. Validation images alone choose; what is recommended is traine
 seeds, and only that is tested.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from experiments import server
-from experiments.command import obey
-from experiments.data import load_data
-from experiments.held_run import held_run
-from experiments.parameters import parse
-from experiments.run import print_line
+from experiments.config.tune import TuneConfig, methods_of
+from experiments.processes.pool import Executor, open_pool, worker_count
+from experiments.processes.retry import retry
+from experiments.processes.terminal import print_line
+from experiments.rounds.data import load_data
+from experiments.tracking import server
+from experiments.tracking.session import claim_run, tracked_run
 from experiments.tuning import report, runs
 from experiments.tuning.choose import recommend
 from experiments.tuning.confirm import Chosen, confirm
-from experiments.tuning.patience import patiently
 from experiments.tuning.progress import Progress
-from experiments.tuning.search import Search, TuneConfig, methods_of
-from experiments.tuning.storage import absolute, open_storage, shown
+from experiments.tuning.search import Search
+from experiments.tuning.storage import absolute_url, is_file, open_storage, parse_url, redacted
 from experiments.tuning.study import Study
 from experiments.tuning.table import RUN
 from experiments.tuning.trial import Job
-from experiments.workers import Workers, how_many, open_workers
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Search from the command line."""
-    obey(
-        lambda: tune(parse(TuneConfig, "tune", argv)),
-        when_stopped="stopped; the same command goes on from here",
-    )
-
-
-def tune(asked: TuneConfig) -> str:
+def run_search(asked: TuneConfig) -> str:
     """Search as was asked for, confirm and report what is found; the id of the search's run.
 
     Raises:
@@ -48,19 +40,17 @@ def tune(asked: TuneConfig) -> str:
             other settings, or too many trials fail.
         ConnectionError: If the storage or the tracking server does not answer in time.
     """
-    config = asked.model_copy(update={"storage": absolute(asked.storage)})
+    config = asked.model_copy(update={"storage": absolute_url(asked.storage)})
     if config.executor == "ray":
-        from experiments.tuning.cluster import prepare  # an optional package
-
-        config = prepare(config)
-    patiently("the tracking server", server.ping, (Exception,), config.patience, print_line)
+        config = prepare_cluster(config)
+    retry("the tracking server", server.ping, (Exception,), config.patience, print_line)
     searches = look_ahead(config)
     storage = open_storage(config.storage, config.patience, print_line)
     studies = {search.method: Study(search, storage) for search in searches}
     for study in studies.values():
         study.check_settings()
     name = f"tune {config.reinit} {searches[0].dataset} {searches[0].model}"
-    with held_run(name) as run_id, ExitStack() as held:
+    with tracked_run(name) as run_id, ExitStack() as held:
         runs.describe_search(run_id, config, searches[0])
         runs.close_dead_searches(run_id)
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
@@ -76,7 +66,7 @@ def tune(asked: TuneConfig) -> str:
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command is about to report them")
     print_line(f"\nTo look at the runs: {server.ui_command()}")
-    print_line(f"To look at the studies: optuna-dashboard {shown(asked.storage)}")
+    print_line(f"To look at the studies: optuna-dashboard {redacted(asked.storage)}")
     return run_id
 
 
@@ -125,10 +115,10 @@ def job_of(study: Study, search_run: str) -> Job:
 def hold(study: Study, job: Job, held: ExitStack) -> bool:
     """Hold the run of a study to the end, unless another command does; whether it is ours."""
     with study.storage.sole():
-        return held.enter_context(runs.hold(job.study_run))
+        return held.enter_context(claim_run(job.study_run))
 
 
-def do_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Workers) -> None:
+def do_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Executor) -> None:
     """See that every study gets as many trials as were asked for."""
     first = next(iter(studies.values())).search.config
     print_line(
@@ -176,10 +166,34 @@ def say(line: str) -> None:
     print_line(f"{who.partition('#')[0]}{colon}{what}")
 
 
-def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContextManager[Workers]:
+def prepare_cluster(config: TuneConfig) -> TuneConfig:
+    """Connect to the Ray cluster; the search as each of its machines must have it.
+
+    Raises:
+        ValueError: If there is no cluster, or what all machines must reach is not to be reached.
+    """
+    from experiments.processes import ray  # an optional package
+
+    storage, tracking = parse_url(config.storage), server.tracking_uri()
+    if is_file(storage):
+        raise ValueError(
+            "executor=ray needs a storage that all machines reach, such as "
+            f"postgresql+psycopg://user@host/optuna, got storage={config.storage}"
+        )
+    if urlsplit(tracking).scheme not in ("http", "https"):
+        raise ValueError(
+            "executor=ray needs a tracking server that all machines reach: set "
+            f"MLFLOW_TRACKING_URI to one such as http://host:5000, it is {tracking}"
+        )
+    servers = {redacted(config.storage): storage.host, tracking: urlsplit(tracking).hostname}
+    ray.connect(config.ray_address, servers)
+    return config.model_copy(update={"data_root": str(Path(config.data_root).absolute())})
+
+
+def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContextManager[Executor]:
     """Where trials are done: processes of this machine, or a Ray cluster."""
     if config.executor == "ray":
-        from experiments.tuning.cluster import open_cluster  # an optional package
+        from experiments.processes.ray import open_cluster  # an optional package
 
-        return open_cluster(config)
-    return open_workers(how_many(config.workers, searches[0].resolved({}).device))
+        return open_cluster(config.workers, config.device, server.tracking_uri())
+    return open_pool(worker_count(config.workers, searches[0].resolved({}).device))

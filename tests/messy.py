@@ -37,7 +37,7 @@ def messy_folder(root: Path) -> Path:
 def half_a_picture():
     file = BytesIO()
     portrait().save(file, "JPEG")
-    return file.getvalue()[: file.tell() // 2]
+    return file.getvalue()[: file.echo() // 2]
 
 
 def copied(messy: Path, root: Path) -> Path:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from experiments.parameters import checked
-from experiments.tuning.search import Search, TuneConfig
+from experiments.config.parameters import validated
+from experiments.config.tune import TuneConfig
+from experiments.tuning.search import Search
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Study
 
@@ -26,12 +27,12 @@ SMALL = {
 
 def small(**asked: object) -> TuneConfig:
     """SMALL with some of it changed."""
-    return checked(TuneConfig, SMALL | asked)
+    return validated(TuneConfig, SMALL | asked)
 
 
 def search_of(method: str = "lottery", **asked: object) -> Search:
     """A search that knows its data without reading them; what is not said is as by default."""
-    config = checked(TuneConfig, {"dataset": "digits", "device": "cpu"} | asked)
+    config = validated(TuneConfig, {"dataset": "digits", "device": "cpu"} | asked)
     model = config.config_of(method, {}, 0).resolved("digits").model
     digests = ("digest",) * config.seeds_per_trial
     return Search(config, method, "digits", model, (1, 8, 8), 10, digests)

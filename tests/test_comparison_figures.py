@@ -7,8 +7,9 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from experiments.comparison import drawing, figures
-from experiments.comparison.statistics import view
+from experiments.comparison import figures
+from experiments.figures import style
+from experiments.figures.intervals import accuracy_limits
 from pruning.reinit import REINITS
 
 METHODS = ("random", "lottery")
@@ -81,23 +82,21 @@ def everything(**changes):
 
 
 def test_a_reinit_looks_the_same_in_whatever_company():
-    alone = {name: drawing.styles([name])[name] for name in REINITS}
-    assert (
-        drawing.styles(["lottery snip", *reversed(REINITS), "a control"]).items() >= alone.items()
-    )
+    alone = {name: style.styles([name])[name] for name in REINITS}
+    assert style.styles(["lottery snip", *reversed(REINITS), "a control"]).items() >= alone.items()
     assert len({style.colour for style in alone.values()}) == len(REINITS) == 7
 
 
 def test_no_method_takes_the_look_of_another():
     names = ["lottery", "lottery snip", *(f"control {number}" for number in range(30)), "keep"]
-    looks = drawing.styles(names)
+    looks = style.styles(names)
     assert list(looks) == names
     assert len({(look.colour, str(look.dashes)) for look in looks.values()}) == len(names)
     assert len({looks[name].marker for name in names[:13]}) == 13
 
 
 def test_no_method_is_black_or_of_the_inks_colour():
-    assert all(max(to_rgb(colour)) > 0.4 for colour in drawing.COLOURS)
+    assert all(max(to_rgb(colour)) > 0.4 for colour in style.COLOURS)
 
 
 def test_accuracy_is_drawn_in_percent_with_the_dense_network_on_the_left():
@@ -122,28 +121,28 @@ def test_methods_of_one_round_stand_next_to_each_other_and_close():
 
 def test_the_view_holds_all_that_is_close_to_the_best():
     means = pd.Series([98.0, 98.2, 98.4, 97.9])
-    bottom, top = view(means, means - 0.1, means + 0.1)
+    bottom, top = accuracy_limits(means, means - 0.1, means + 0.1)
     assert 97.6 < bottom < 97.8
     assert 98.5 < top < 98.7
 
 
 def test_one_collapse_does_not_flatten_the_rest():
     means = pd.Series([98.0, 98.2, 98.4, 97.9, 11.0])
-    bottom, _ = view(means, means - 0.1, means + 0.1)
+    bottom, _ = accuracy_limits(means, means - 0.1, means + 0.1)
     # the upper median is 98, the best 98.4: four times 0.4 below the best, and some room
     assert 96 < bottom < 96.8
 
 
 def test_wide_intervals_do_not_widen_the_view_much():
     means = pd.Series([98.0, 98.2, 98.4])
-    bottom, top = view(means, means - 40, means + 40)
+    bottom, top = accuracy_limits(means, means - 40, means + 40)
     assert (bottom, top) == pytest.approx((98 - 0.1875, 98.4 + 0.1875))
 
 
 def test_a_view_without_intervals_is_that_of_the_means():
     means = pd.Series([97.0, 98.0])
     unknown = means * np.nan
-    assert view(means, unknown, unknown) == pytest.approx((97 - 1 / 24, 98 + 1 / 24))
+    assert accuracy_limits(means, unknown, unknown) == pytest.approx((97 - 1 / 24, 98 + 1 / 24))
 
 
 def test_what_is_cut_off_is_marked_and_named():

@@ -87,7 +87,7 @@ def test_a_value_that_is_not_known_is_not_averaged_away():
 
 def test_the_dense_network_of_a_seed_counts_once():
     table = pd.concat([rows("lottery", [0.9, 0.9, 0.9]), rows("keep", [0.9, 0.9])])
-    dense = statistics.dense_spread(table, "test_accuracy")
+    dense = statistics.dense_interval(table, "test_accuracy")
     assert dense["n"] == 3
     assert isclose(dense["mean"], 0.92)
     assert isclose(dense["std"], 0.02)

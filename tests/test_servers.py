@@ -16,8 +16,8 @@ import mlflow
 import numpy as np
 import pytest
 
-from experiments.config import config_from
-from experiments.run import experiment
+from experiments.config.experiment import config_from
+from experiments.run import run_experiment
 from tests.conftest import PATIENCE, QUICK, ROOT, command
 
 BIN = Path(sys.executable).parent
@@ -97,7 +97,7 @@ def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
 
 
 def test_the_logged_model_can_be_served(store):
-    run = mlflow.get_run(experiment(config_from(QUICK)))
+    run = mlflow.get_run(run_experiment(config_from(QUICK)))
     (logged,) = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
     address = f"http://127.0.0.1:{free_port()}"
     argv = ["mlflow", "models", "serve", "-m", logged.model_uri, "--env-manager", "local"]

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.colors import to_hex
 from optuna.trial import TrialState, create_trial
 
-from experiments.plots import COLOURS
+from experiments.config.space import Choices, Range
+from experiments.figures.experiment import COLOURS
 from experiments.tuning import axes, figures, findings, fronts, interactive, pictures
 from experiments.tuning.sampling import LEVEL, distributions
-from experiments.tuning.space import Choices, Range
 from experiments.tuning.storage import FAILURE
 from experiments.tuning.table import RESULT
 from tests.searching import search_of, study_of
@@ -223,7 +223,7 @@ def test_levels_are_what_trials_reported_at_equal_sparsity(single):
 def test_words_stand_side_by_side_and_what_was_searched_on_a_log_scale_is_shown_on_one():
     rule = Choices(("magnitude", "random"))
     table = pd.DataFrame({"number": [0, 1, 2], "criterion": ["magnitude", "random", "magnitude"]})
-    places = axes.spots(table, "criterion", rule)
+    places = axes.positions(table, "criterion", rule)
     assert list(places.round()) == [0, 1, 0]
     assert places[0] != places[2]
     assert axes.page_axis(Range(1, 20, log=True), "epochs", 14)["ticktext"] == [

@@ -41,7 +41,7 @@ def start():
     )
 
 
-def at_work():
+def running():
     """The processes that do a trial at this moment."""
     query = """SELECT value_json FROM trials JOIN trial_user_attributes USING (trial_id)
                WHERE state = 'RUNNING' AND key = 'worker'"""
@@ -57,7 +57,7 @@ def test_random_kills_leave_exactly_the_trials_that_were_asked_for(store):
     chance, killed, process = random.Random(5), [], start()
     while len(killed) < KILLS:
         assert process.poll() is None, process.stderr.read()
-        workers = [worker for worker in at_work() if worker not in killed]
+        workers = [worker for worker in running() if worker not in killed]
         if not workers or chance.random() < 0.5:
             time.sleep(chance.random() / 2)
             continue

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from experiments.parameters import checked
-from experiments.tuning.search import TuneConfig, methods_of
-from experiments.tuning.space import Choices, Range
+from experiments.config.parameters import validated
+from experiments.config.space import Choices, Range
+from experiments.config.tune import TuneConfig, methods_of
 from tests.searching import search_of
 
 
@@ -130,7 +130,7 @@ def test_methods_and_data_are_questions_of_their_own():
 
 
 def test_fresh_seeds_are_none_that_a_trial_has_seen():
-    config = checked(TuneConfig, {"seed": 5, "seeds_per_trial": 3, "confirm_seeds": 2})
+    config = validated(TuneConfig, {"seed": 5, "seeds_per_trial": 3, "confirm_seeds": 2})
     assert list(config.seeds()) == [5, 6, 7]
     assert list(config.fresh_seeds()) == [1005, 1006]
 
@@ -157,5 +157,5 @@ MISTAKES = [
 @pytest.mark.parametrize(("asked", "message"), MISTAKES, ids=str)
 def test_a_mistake_is_one_line(asked, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        checked(TuneConfig, asked)
+        validated(TuneConfig, asked)
     assert "\n" not in str(caught.value)

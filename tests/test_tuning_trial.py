@@ -9,12 +9,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from experiments.run import experiment
+from experiments.run import run_experiment
 from experiments.tune import job_of, look_ahead
 from experiments.tuning import trial
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Study
-from experiments.tuning.trial import do_trial
+from experiments.tuning.trial import claim_and_run
 from tests.searching import small
 
 ACCURACY = {"objective": "accuracy", "budget_epochs": 10}
@@ -47,7 +47,7 @@ def begin(store):
 def do(job):
     """Do the next trial; what was told, and its run."""
     told = []
-    do_trial(job, told.append)
+    claim_and_run(job, told.append)
     (found,) = mlflow.search_runs(
         [job.experiment_id],
         filter_string="tags.kind = 'trial'",
@@ -73,7 +73,7 @@ def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     params = study.params_of(1)
     assert params != study.search.baseline
     config = study.search.config.config_of(study.search.method, params, 0)
-    alone = experiment(config, job.study_run, [].append)
+    alone = run_experiment(config, job.study_run, [].append)
     for name in ("valid_accuracy", "valid_loss", "train_loss", "sparsity"):
         assert history(run.info.run_id, name) == history(alone, name)
     rounds = history(alone, "valid_accuracy")
@@ -141,7 +141,7 @@ def test_several_seeds_are_averaged_round_by_round(begin):
     params = study.params_of(1)
     alone = [
         history(
-            experiment(config.config_of("lottery", params, seed), job.study_run, [].append),
+            run_experiment(config.config_of("lottery", params, seed), job.study_run, [].append),
             "valid_accuracy",
         )
         for seed in (0, 1)
@@ -201,7 +201,7 @@ def test_a_study_without_a_trial_to_do_leaves_nothing(begin):
     study, job = begin(trials=1)
     do(job)
     before = mlflow.search_runs([job.experiment_id], output_format="list")
-    assert do_trial(job, print) == ""
+    assert claim_and_run(job, print) == ""
     assert len(mlflow.search_runs([job.experiment_id], output_format="list")) == len(before)
     assert len(study.trials()) == 1
 
@@ -210,18 +210,18 @@ def test_other_data_on_this_machine_are_refused_before_a_trial_is_taken(begin):
     study, job = begin()
     other = replace(job, search=replace(job.search, digests=("another",)))
     with pytest.raises(ValueError, match="data_root: data on this machine has other data"):
-        do_trial(other, print)
+        claim_and_run(other, print)
     assert study.waiting() == 4
 
 
 def test_an_interrupted_trial_is_given_back(begin, monkeypatch):
     study, job = begin()
 
-    def tell(line):
+    def echo(line):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        do_trial(job, tell)
+        claim_and_run(job, echo)
     assert [each.state.name for each in study.trials()] == ["FAIL", *["WAITING"] * 4]
     do(job), do(job), do(job)
     _, run = do(job)

@@ -9,28 +9,21 @@ To add one: a `draw_*`, its caption in `CAPTIONS`, and its line in `draw_all`.
 import re
 from collections.abc import Mapping
 from io import StringIO
+from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from experiments import plots
-from experiments.comparison.drawing import (
-    INK as INK,
-)
-from experiments.comparison.drawing import (
-    add_legend,
-    draw_dense_level,
-    draw_rounds,
-    in_ink,
-    look_closely,
-    new_figure,
-    remaining_axis,
-    styles,
-)
-from experiments.comparison.statistics import methods_of, overlap, pixels, spread, view
+from experiments.comparison.statistics import dense_interval, methods_of, overlap, pixels, summarise
+from experiments.figures import experiment
+from experiments.figures.intervals import accuracy_limits, mean_interval
+from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
 from pruning.masks import Masks
 
 BARS = "Mean over the seeds named in the legend; bars are its 95% Student interval"
@@ -58,19 +51,19 @@ CAPTIONS = {
 }
 
 
-@in_ink
+@report_style
 def draw_accuracy(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against remaining weights, the dense network on the left."""
     figure, (axes,) = new_figure("Test accuracy against remaining weights")
     drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining", 100)
-    note = look_closely(axes, drawn)
+    note = zoom_to_means(axes, drawn)
     axes.set_ylabel("test accuracy (%)")
     remaining_axis(axes, rounds)
     add_legend(figure, rounds, note)
     return figure
 
 
-@in_ink
+@report_style
 def draw_early_stop(rounds: pd.DataFrame) -> Figure:
     """Iteration of minimum validation loss against remaining weights."""
     figure, (axes,) = new_figure("How fast: iteration of minimum validation loss")
@@ -85,14 +78,16 @@ def draw_early_stop(rounds: pd.DataFrame) -> Figure:
     return figure
 
 
-@in_ink
+@report_style
 def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) -> Figure:
     """Test accuracy against retraining epoch in one round, and a close-up where one is needed."""
     rows = rounds[rounds["round"] == shown_round]
-    table = spread(epochs[epochs["round"] == shown_round], ["method", "epoch"], "test_accuracy")
+    table = mean_interval(
+        epochs[epochs["round"] == shown_round], ["method", "epoch"], "test_accuracy"
+    )
     table = (100 * table[["mean", "low", "high"]]).reset_index()
     late = table[table["epoch"] > table["epoch"].max() / 2]
-    close = view(late["mean"], late["low"], late["high"])
+    close = accuracy_limits(late["mean"], late["low"], late["high"])
     two = close[1] - close[0] < 0.4 * (table["mean"].max() - table["mean"].min())
     share = f"{100 * (1 - rows['sparsity'].mean()):.3g}%"
     title = f"Retraining with {share} of the weights (round {shown_round})"
@@ -118,7 +113,7 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
     return figure
 
 
-@in_ink
+@report_style
 def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against compression ratio and against theoretical speed-up."""
     figure, panels = new_figure("Accuracy against size, and against work", 2, sharey=True)
@@ -135,16 +130,16 @@ def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
         axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])  # noqa: RUF001
         axes.set_xlim(0.9, max(1.15 * largest, 2.1))
         axes.minorticks_off()
-        note = look_closely(axes, drawn)
+        note = zoom_to_means(axes, drawn)
     panels[0].set_ylabel("test accuracy (%)")
     add_legend(figure, rounds, note)
     return figure
 
 
-@in_ink
+@report_style
 def draw_layers(rounds: pd.DataFrame) -> Figure:
     """Pruned share of each layer against round, a panel for each method if they differ."""
-    columns = plots.layer_columns(rounds)
+    columns = experiment.layer_columns(rounds)
     left = 100 * (1 - rounds.groupby(["round", "method"])[list(columns.values())].mean())
     by_round = left.groupby("round")
     same = float((by_round.max() - by_round.min()).to_numpy().max()) < 0.1
@@ -171,7 +166,7 @@ def draw_layers(rounds: pd.DataFrame) -> Figure:
     return figure
 
 
-@in_ink
+@report_style
 def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
     """How far the masks of any two arms agree, and how far random ones would."""
     jaccard, expected = overlap(masks)
@@ -200,7 +195,7 @@ def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
     return figure
 
 
-@in_ink
+@report_style
 def draw_pixels(
     masks: Mapping[tuple[str, int], Masks], image_shape: tuple[int, ...]
 ) -> Figure | None:
@@ -264,3 +259,109 @@ def to_svg(figure: Figure) -> str:
     ):
         text = re.sub(pattern, new, text, flags=re.DOTALL)
     return text
+
+
+CROWDED = 1.12  # ratio of two sizes whose labels would touch
+
+
+def draw_rounds(
+    axes: Axes, rounds: pd.DataFrame, metric: str, against: str, scale: float
+) -> pd.DataFrame:
+    """Draw each method's means and intervals; returns them, with where they were drawn."""
+    table = summarise(rounds)
+    table["remaining"] = 100 * (1 - table["sparsity"])
+    names = {against: "x"} | {f"{metric}_{end}": end for end in ("mean", "low", "high")}
+    table = table[["method", "round", *names]].rename(columns=names)
+    table[["mean", "low", "high"]] *= scale
+    draw_dense_level(axes, rounds, metric, scale)
+    looks = styles(methods_of(rounds))
+    for place, (method, look) in enumerate(looks.items()):
+        own = table[table["method"] == method]
+        steps = np.log(own["x"]).diff().abs()
+        step = min(steps.median(), steps.sum() / 8)
+        aside = np.exp(0.4 * step * ((place + 0.5) / len(looks) - 0.5))
+        table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
+        half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
+        axes.errorbar(
+            table.loc[own.index, "x"],
+            own["mean"],
+            yerr=half,
+            color=look.colour,
+            ls=look.dashes,
+            marker=look.marker,
+            ms=4,
+            lw=1.3,
+            elinewidth=1,
+            capsize=1.5,
+        )
+    return table
+
+
+def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str, scale: float) -> None:
+    """The dense networks' mean as a dashed line, its interval as a faint band."""
+    dense = scale * dense_interval(rounds, metric)
+    axes.axhline(dense["mean"], color=INK, lw=1, ls=DASHED, zorder=1)
+    if dense["low"] < dense["high"]:
+        axes.axhspan(dense["low"], dense["high"], color=INK, alpha=0.08, lw=0, zorder=0)
+
+
+def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
+    """Show the range worth showing; mark what goes below it at the edge, and say how far."""
+    bottom, top = accuracy_limits(drawn["mean"], drawn["low"], drawn["high"])
+    axes.set_ylim(bottom, top)
+    below = drawn[drawn["mean"] < bottom]
+    looks = styles(methods_of(drawn))
+    edge: dict[str, Any] = {
+        "transform": axes.get_xaxis_transform(),
+        "clip_on": False,
+        "ls": "",
+        "marker": "v",
+    }
+    for method, points in below.groupby("method", sort=False)["x"]:
+        heights = [0.012] * len(points)
+        axes.plot(points, heights, ms=4, color=looks[str(method)].colour, **edge)
+    lowest = below.groupby("method", sort=False)["mean"].min()
+    told = ", ".join(f"{method} (down to {value:.3g}%)" for method, value in lowest.items())
+    return f"▾ below the range shown: {told}" if told else ""
+
+
+def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:
+    """An axis of remaining weights, dense on the left, with the rounds' own percentages."""
+    remaining = 100 * (1 - rounds.groupby("round")["sparsity"].mean())
+    shown = remaining.iloc[:: len(remaining) // 16 + 1]
+    axes.set(xscale="log", xlabel="remaining weights (%, log scale)")
+    names = [f"{share:.3g}" for share in shown]
+    if len(shown) > 2 and shown.iloc[-2] / shown.iloc[-1] < CROWDED:  # the last round may be small
+        names[-2] = ""
+    axes.set_xticks(shown, names)
+    axes.minorticks_off()
+    axes.invert_xaxis()
+
+
+def add_legend(
+    figure: Figure, rounds: pd.DataFrame, note: str = "", shown_round: int | None = None
+) -> None:
+    """Below the axes: the methods, the dense network, and how many seeds stand behind them."""
+    rows = rounds if shown_round is None else rounds[rounds["round"] == shown_round]
+    seeds = rows.groupby(["method", "round"]).size().groupby("method").agg(["min", "max"])
+    same = seeds["min"].min() == seeds["max"].max()
+    handles = []
+    for method, look in styles(methods_of(rounds)).items():
+        if method in seeds.index:
+            label = method if same else f"{method} ({_seeds(seeds.loc[[method]])})"
+            line = {"color": look.colour, "marker": look.marker, "ls": look.dashes}
+            handles.append(Line2D([], [], label=label, ms=4, lw=1.5, **line))
+    handles.append(Line2D([], [], label="dense network", color=INK, lw=1, ls=DASHED))
+    title = f"mean and 95% interval of {_seeds(seeds)}" if same else "mean and 95% interval"
+    if seeds["max"].max() == 1:
+        title = "one seed: no interval can be given"
+    title = "\n".join([title, *wrap(note, 100)])
+    columns = 3 if max(len(str(handle.get_label())) for handle in handles) > 18 else 4
+    figure.legend(handles=handles, title=title, loc="outside lower center", ncols=columns)
+
+
+def _seeds(counts: pd.DataFrame) -> str:
+    least, most = counts["min"].min(), counts["max"].max()
+    if least < most:
+        return f"{least} to {most} seeds"
+    return "1 seed" if most == 1 else f"{most} seeds"

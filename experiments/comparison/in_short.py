@@ -3,7 +3,7 @@
 import pandas as pd
 
 from experiments.comparison.sentences import RANKING, Tables, accuracy, smallest_round
-from experiments.comparison.statistics import dense_spread
+from experiments.comparison.statistics import dense_interval
 from experiments.comparison.wording import POINTS, difference, listed, percent, remaining
 
 
@@ -15,7 +15,7 @@ def in_short(tables: Tables) -> list[str]:
         return accuracy(summary, tables.differences, number)
     ranked = here.sort_values(RANKING, ascending=False, kind="stable")
     best, others = str(ranked["method"].iloc[0]), [str(name) for name in ranked["method"].iloc[1:]]
-    dense = percent(dense_spread(tables.rounds, POINTS.metric)["mean"])
+    dense = percent(dense_interval(tables.rounds, POINTS.metric)["mean"])
     said = "is the most accurate on average, with" if others else "has"
     return [
         f"With {remaining(1 - here['sparsity'].mean())} of the weights, {best} {said} "

@@ -30,6 +30,7 @@ from experiments.comparison.statistics import (
     winning_tickets,
 )
 from experiments.comparison.wording import listed, remaining
+from experiments.figures.style import INK
 from pruning.masks import Masks
 
 DESIGNS = {
@@ -203,7 +204,7 @@ def pictures(comparison: Comparison) -> list[Picture]:
 
 def _picture(name: str, svg: str, caption: str) -> Picture:
     """Ids are made unique on the page: matplotlib uses the same ones in every figure."""
-    svg = svg.replace(figures.INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
     box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+) ', svg)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from experiments.comparison.statistics import DENSE, METRICS, dense_spread, methods_of
+from experiments.comparison.statistics import DENSE, METRICS, dense_interval, methods_of
 from experiments.comparison.wording import UNITS, Unit, fold, percent, remaining
 from pruning.reinit import REINITS
 
@@ -99,7 +99,7 @@ def _dense_row(rounds: pd.DataFrame) -> pd.Series:
     row: dict[str, object] = {"method": DENSE, "sparsity": 0.0}
     row |= {"compression_ratio": 1.0, "theoretical_speedup": 1.0}
     for name in METRICS:
-        row |= dict(dense_spread(rounds, name).add_prefix(f"{name}_"))
+        row |= dict(dense_interval(rounds, name).add_prefix(f"{name}_"))
     return pd.Series(row | {"n": row["test_accuracy_n"]})
 
 

@@ -8,14 +8,16 @@ is resumed; what another process is at work on is waited for.
 import time
 from dataclasses import dataclass, field
 
-from experiments.comparison import store
-from experiments.comparison.arms import Arm, CompareConfig, arms_of, trunk_of
-from experiments.config import Config, Resolved
-from experiments.fields import NONE
-from experiments.liveness import check_stop
-from experiments.run import Tell, experiment
-from experiments.stored_run import to_resume
-from experiments.workers import Outcome, Workers, how_many, open_workers
+from experiments.comparison import record
+from experiments.config.comparison import Arm, CompareConfig, arms_of, trunk_of
+from experiments.config.experiment import Config, Resolved
+from experiments.config.fields import NONE
+from experiments.processes.pool import Executor, Outcome, open_pool, worker_count
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.terminal import Echo
+from experiments.run import run_experiment
+from experiments.tracking.resume import FoundRun, find_experiment, is_finished, resume_config
+from experiments.tracking.session import close_dead_runs, is_running
 
 Outcomes = dict[Arm, Outcome]
 ELSEWHERE_SECONDS = 2.0  # between looks whether another process is done
@@ -41,8 +43,8 @@ class Schedule:
     config: CompareConfig
     facts: Facts
     parent: str
-    tell: Tell
-    workers: Workers
+    echo: Echo
+    workers: Executor
     total: int = 0
     leaders: dict[int, Arm] = field(default_factory=dict)
     waiting: list[Arm] = field(default_factory=list)
@@ -64,16 +66,16 @@ class Schedule:
         """Begin what nothing keeps waiting, as long as a worker is free."""
         for arm in list(self.waiting):
             leader = self.leaders[arm.seed]
-            if self.workers.free and (arm == leader or leader in self.outcomes):
+            if self.workers.has_room and (arm == leader or leader in self.outcomes):
                 self._begin(arm)
 
     def end(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
         """Note what became of an experiment."""
         if outcome.died:
-            store.close_dead(self.parent, outcome.reason)
+            close_dead_runs(self.parent, outcome.reason)
         self.outcomes[arm] = outcome
         what = f"failed: {outcome.reason}" if outcome.reason else how
-        self.tell(f"{arm.name}: {what} ({len(self.outcomes)} of {self.total})")
+        self.echo(f"{arm.name}: {what} ({len(self.outcomes)} of {self.total})")
 
     def _begin(self, arm: Arm) -> None:
         """Do an experiment, or see that it is done, or cannot be, or is being done elsewhere."""
@@ -84,19 +86,19 @@ class Schedule:
             self.end(arm, Outcome(None, reason))
             return
         found = self._find(arm, config)
-        if found and store.is_at_work(found):
+        if found and is_running(found):
             if arm not in self.elsewhere:
-                self.tell(f"{arm.name}: another process is at work on it; waiting for that")
+                self.echo(f"{arm.name}: another process is at work on it; waiting for that")
             self.elsewhere.add(arm)
             return
         self.waiting.remove(arm)
         if found:
-            store.adopt(found, self.parent)
-        if found and store.is_finished(found):
+            record.adopt(found, self.parent)
+        if found and is_finished(found):
             self.end(arm, Outcome(found.info.run_id), "done before")
         else:
             resumed = self._resumed(arm, config, found)
-            self.workers.start(arm.name, experiment, resumed, self.parent)
+            self.workers.submit(arm.name, run_experiment, resumed, self.parent)
 
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an experiment, branching off its leader; None without a trunk it needs."""
@@ -113,40 +115,40 @@ class Schedule:
     def _is_done(self, arm: Arm) -> bool:
         config = self._config_of(arm)
         found = config and self._find(arm, config)
-        return bool(found and store.is_finished(found))
+        return bool(found and is_finished(found))
 
-    def _find(self, arm: Arm, config: Config) -> store.Found | None:
+    def _find(self, arm: Arm, config: Config) -> FoundRun | None:
         """The run of the same experiment, if there is one."""
         resolved = config.resolved(self.facts.dataset)
-        return store.find_arm(resolved, self.facts.digests[arm.seed])
+        return find_experiment(resolved, self.facts.digests[arm.seed])
 
-    def _resumed(self, arm: Arm, config: Config, found: store.Found | None) -> Config:
+    def _resumed(self, arm: Arm, config: Config, found: FoundRun | None) -> Config:
         """The config that goes on with a run, if there is one that can be gone on with."""
         if not found:
             return config
         try:
-            return to_resume(found.info.run_id, config.data_root)
+            return resume_config(found.info.run_id, config.data_root)
         except ValueError as error:
-            self.tell(f"{arm.name}: done anew, since an earlier run is of no use ({error})")
+            self.echo(f"{arm.name}: done anew, since an earlier run is of no use ({error})")
             return config
 
 
-def do_arms(config: CompareConfig, facts: Facts, parent: str, tell: Tell) -> Outcomes:
+def do_arms(config: CompareConfig, facts: Facts, parent: str, echo: Echo) -> Outcomes:
     """What became of every arm: found done already, or done now."""
     arms = arms_of(config)
-    most = how_many(config.workers, facts.resolved.device)
-    with open_workers(min(most, len(arms))) as workers:
-        schedule = Schedule(config, facts, parent, tell, workers)
+    most = worker_count(config.workers, facts.resolved.device)
+    with open_pool(min(most, len(arms))) as workers:
+        schedule = Schedule(config, facts, parent, echo, workers)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
-        tell(f"{schedule.total} experiments, {workers.count} at a time")
-        while schedule.waiting or workers.at_work:
+        echo(f"{schedule.total} experiments, {workers.count} at a time")
+        while schedule.waiting or workers.running:
             schedule.begin_ready()
-            if workers.at_work:
-                for name, outcome in workers.wait(tell).items():
+            if workers.running:
+                for name, outcome in workers.wait(echo).items():
                     schedule.end(by_name[name], outcome)
             elif schedule.waiting:  # all of them for other processes
-                check_stop()
+                raise_if_interrupted()
                 time.sleep(ELSEWHERE_SECONDS)
     return {arm: schedule.outcomes[arm] for arm in arms}
 

@@ -17,14 +17,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
-from experiments.plots import pixel_use
+from experiments.figures.experiment import pixel_use
+from experiments.figures.intervals import CONFIDENCE, INTERVAL, mean_interval
 from pruning.masks import Masks
 
 METRICS = ("test_accuracy", "early_stop_iteration", "early_stop_test_accuracy", "valid_accuracy")
 METHOD = ["reinit", "criterion", "control", "pruning"]
 SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
-SPREAD = ["mean", "std", "low", "high"]
-CONFIDENCE = 0.95
 DENSE = "dense"  # the other side of a difference to the same seed's round 0
 RULE = (
     "the winning ticket is the network with the fewest remaining weights whose validation "
@@ -32,20 +31,6 @@ RULE = (
     "the same seeds; larger ones need not be"
 )
 ROUNDING = 1e-12  # differences of accuracies are multiples of one image's share, far above this
-
-
-def spread(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
-    """How `metric` varies within each group of rows.
-
-    Returns:
-        One row a group, in order of appearance: `n`, `mean`, `std` (of a sample, ddof = 1), and
-        `low` and `high`, the ends of the mean's two-sided Student interval. Where n = 1, the last
-        three are NaN; a group with a NaN in it has NaN throughout.
-    """
-    groups = rows.groupby(by, sort=False)[metric]
-    mean, std, n = groups.mean(skipna=False), groups.std(skipna=False), groups.size()
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * std / np.sqrt(n)
-    return pd.DataFrame({"n": n, "mean": mean, "std": std, "low": mean - half, "high": mean + half})
 
 
 def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -59,16 +44,16 @@ def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby(by, sort=False)
     parts = [groups[METHOD].first(), groups[SIZES].mean()]
     parts.append(groups.size().rename("n").to_frame())
-    parts += [spread(rows, by, name)[SPREAD].add_prefix(f"{name}_") for name in METRICS]
+    parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in METRICS]
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
     first = ["method", *METHOD, "round"]
     return table[first + [name for name in table if name not in first]]
 
 
-def dense_spread(rounds: pd.DataFrame, metric: str) -> pd.Series:
+def dense_interval(rounds: pd.DataFrame, metric: str) -> pd.Series:
     """`spread` of the dense networks, each seed's counted once however many methods share it."""
     dense = rounds[rounds["round"] == 0].drop_duplicates("seed")
-    return spread(dense, ["round"], metric).iloc[0]
+    return mean_interval(dense, ["round"], metric).iloc[0]
 
 
 def differences(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +132,7 @@ def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
         ticket = _smallest_match(own, dense)
         if not ticket.empty:
             dense = dense.loc[ticket["seed"]]
-        test = spread(ticket, ["method"], "test_accuracy").reindex([method]).iloc[0]
+        test = mean_interval(ticket, ["method"], "test_accuracy").reindex([method]).iloc[0]
         rows.append(
             {"method": method, "n": len(dense), "round": ticket["round"].min()}
             | {"remaining": 1 - ticket["sparsity"].mean()}
@@ -165,22 +150,6 @@ def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
     means = groups.mean()[groups.size() == own["seed"].nunique()]
     enough = means[(means.index > 0) & (means["gain"] >= -ROUNDING)]
     return own.iloc[:0] if enough.empty else own[own["round"] == enough["sparsity"].idxmax()]
-
-
-def view(middle: pd.Series, low: pd.Series, high: pd.Series) -> tuple[float, float]:
-    """The range of accuracies (%) worth showing, so that one collapse does not flatten all else.
-
-    It reaches four times as far below the best mean as the better half of the means does, and at
-    least 1 point; further where that spares little. Intervals do not widen it by more than a third.
-    """
-    means = np.sort(middle.to_numpy(dtype=float))
-    best = means[-1]
-    reach = max(4 * (best - means[len(means) // 2]), 1.0)
-    bottom = max(means[0], best - reach) if means[0] < best - 1.5 * reach else means[0]
-    room = max(best - bottom, 0.5) / 3
-    ends = max(low.min(), bottom - room), min(high.max(), best + room)
-    bottom, top = np.fmin(bottom, ends[0]), np.fmax(best, ends[1])
-    return float(bottom - room / 8), float(top + room / 8)
 
 
 class Overlap(NamedTuple):

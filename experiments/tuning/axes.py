@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from plotly.subplots import make_subplots
 
-from experiments.comparison.drawing import INK
-from experiments.comparison.statistics import view
-from experiments.tuning.space import Choices, Range, Value
+from experiments.config.space import Choices, Range, Value
+from experiments.figures.intervals import accuracy_limits
+from experiments.figures.style import INK
 
 ACCURACY = "validation accuracy (%)"
 EPOCHS = "epochs of training, all rounds together"
@@ -34,7 +34,7 @@ def as_word(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
-def spots(table: pd.DataFrame, name: str, rule: Range | Choices | None) -> pd.Series:
+def positions(table: pd.DataFrame, name: str, rule: Range | Choices | None) -> pd.Series:
     """Where on an axis the trials of a table stand: words at 0, 1, ..., a little apart."""
     if not isinstance(rule, Choices):
         return table[name].astype(float)
@@ -75,9 +75,9 @@ def set_parameter_axis(
         getattr(axes, f"set_{axis}lim")(rule.low - room, rule.high + room)
 
 
-def closely(accuracies: pd.Series) -> tuple[float, float]:
+def limits_of(accuracies: pd.Series) -> tuple[float, float]:
     """The range of accuracies worth showing; one collapsed trial does not flatten all others."""
-    return view(accuracies, accuracies, accuracies)
+    return accuracy_limits(accuracies, accuracies, accuracies)
 
 
 def draw_points(axes: Axes, x: pd.Series, accuracies: pd.Series, colour: str, **look: Any) -> None:
@@ -90,7 +90,7 @@ def draw_points(axes: Axes, x: pd.Series, accuracies: pd.Series, colour: str, **
         axes.plot(x[below], [0.012] * int(below.sum()), color=colour, **edge, **more)
 
 
-def key(label: str, **look: Any) -> Line2D:
+def legend_entry(label: str, **look: Any) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], label=label, **({"color": INK, "ls": ""} | look))
 

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from experiments.comparison import store
-from experiments.config import Config
-from experiments.data import load_data
-from experiments.parameters import as_text, default_text
-from experiments.run import Tell, experiment
-from experiments.stored_run import to_resume
+from experiments.config.experiment import Config
+from experiments.config.parameters import as_text, default_text
+from experiments.config.space import Value
+from experiments.processes.pool import Executor
+from experiments.processes.terminal import Echo
+from experiments.rounds.data import load_data
+from experiments.run import run_experiment
+from experiments.tracking.resume import find_experiment, is_finished, resume_config
+from experiments.tracking.session import close_dead_runs, is_running
 from experiments.tuning.runs import REACHED, reached
 from experiments.tuning.search import Search
-from experiments.tuning.space import Value
-from experiments.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def as_command(search: Search, params: Mapping[str, Value]) -> str:
     return " ".join(["mlflow run . --env-manager=local", *words])
 
 
-def confirm(chosen: list[Chosen], workers: Workers, tell: Tell) -> pd.DataFrame:
+def confirm(chosen: list[Chosen], workers: Executor, echo: Echo) -> pd.DataFrame:
     """Retrain what was chosen with fresh seeds.
 
     Returns:
@@ -61,8 +62,8 @@ def confirm(chosen: list[Chosen], workers: Workers, tell: Tell) -> pd.DataFrame:
     total = len(todo)
     runs: dict[str, tuple[Chosen, int, str]] = {}
     names: dict[str, tuple[Chosen, int]] = {}
-    while todo or workers.at_work:
-        while todo and workers.free:
+    while todo or workers.running:
+        while todo and workers.has_room:
             each, seed = todo.pop(0)
             name = f"{each.search.method}, fresh seed {seed}"
             names[name] = each, seed
@@ -70,38 +71,38 @@ def confirm(chosen: list[Chosen], workers: Workers, tell: Tell) -> pd.DataFrame:
             before = _before(config.model_copy(update={"dataset": each.search.dataset}))
             if isinstance(before, str):
                 runs[name] = each, seed, before
-                tell(f"{name}: done before")
+                echo(f"{name}: done before")
             else:
-                workers.start(name, experiment, before, each.run)
-        if not workers.at_work:
+                workers.submit(name, run_experiment, before, each.run)
+        if not workers.running:
             continue
-        for name, outcome in workers.wait(_but_rounds(tell)).items():
+        for name, outcome in workers.wait(_but_rounds(echo)).items():
             if outcome.run_id:
                 runs[name] = *names[name], outcome.run_id
                 accuracy = reached(outcome.run_id)["test_accuracy"]
-                tell(f"{name}: test {accuracy:.4f} ({len(runs)} of {total})")
+                echo(f"{name}: test {accuracy:.4f} ({len(runs)} of {total})")
             else:
                 if outcome.died:
-                    store.close_dead(names[name][0].run, outcome.reason)
-                tell(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
+                    close_dead_runs(names[name][0].run, outcome.reason)
+                echo(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
     return _rows([runs[name] for name in names if name in runs])
 
 
-def _but_rounds(tell: Tell) -> Tell:
+def _but_rounds(echo: Echo) -> Echo:
     """Tells all but what begins a run and ends each round, of which there are many here."""
-    return lambda line: None if ": round " in line or ": run " in line else tell(line)
+    return lambda line: None if ": round " in line or ": run " in line else echo(line)
 
 
 def _before(config: Config) -> Config | str:
     """The run of the same experiment if it is finished, or the config that begins or resumes it."""
     data, _ = load_data(config)
-    found = store.find_arm(config.resolved(data.name), data.digest)
-    if found is None or store.is_at_work(found):
+    found = find_experiment(config.resolved(data.name), data.digest)
+    if found is None or is_running(found):
         return config
-    if store.is_finished(found):
+    if is_finished(found):
         return str(found.info.run_id)
     try:
-        return to_resume(found.info.run_id, config.data_root)
+        return resume_config(found.info.run_id, config.data_root)
     except ValueError:
         return config
 

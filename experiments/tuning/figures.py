@@ -14,19 +14,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation, TriContourSet
 
-from experiments.comparison.drawing import DASHED, INK, in_ink, new_figure, styles
-from experiments.plots import COLOURS
+from experiments.figures.experiment import COLOURS
+from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
 from experiments.tuning.axes import (
     ACCURACY,
     DEFAULT,
     POINT,
     RECOMMENDED,
-    closely,
     draw_points,
-    key,
+    legend_entry,
+    limits_of,
     log_ticks,
+    positions,
     set_parameter_axis,
-    spots,
 )
 from experiments.tuning.findings import Findings, history_of, on_scales
 from experiments.tuning.fronts import draw_fronts, draw_marks
@@ -57,28 +57,28 @@ def colour_of(found: Findings) -> str:
     return styles([found.search.method])[found.search.method].colour
 
 
-@in_ink
+@report_style
 def draw_history(found: Findings) -> Figure:
     """Accuracy of one trial after the other, and what became of those that did not end well."""
     rows, colour = history_of(found.table), colour_of(found)
     figure, (axes,) = new_figure(f"{found.search.method}: how the search went")
-    bottom, top = closely(found.found.complete["accuracy"])
+    bottom, top = limits_of(found.found.complete["accuracy"])
     axes.set_ylim(bottom, max(top, rows["accuracy"].max()))
     axes.plot(rows["number"], rows["best"], drawstyle="steps-post", color=colour, lw=1.2)
     looks: dict[str, tuple[str, Look]] = {
         "complete": (colour, {}),
         "stopped early": (STOPPED, {"mfc": "none", "mew": 1}),
     }
-    handles = [key("best so far", color=colour, ls="-", lw=1.2)]
+    handles = [legend_entry("best so far", color=colour, ls="-", lw=1.2)]
     for state, (shade, look) in looks.items():
         own = rows[rows["state"] == state]
         draw_points(axes, own["number"], own["accuracy"], shade, alpha=0.8, **look)
         more = " (with more weights left)" if state != "complete" else ""
-        handles += [key(state + more, color=shade, **POINT | look)] * bool(len(own))
+        handles += [legend_entry(state + more, color=shade, **POINT | look)] * bool(len(own))
     gone = rows.loc[rows["accuracy"].isna(), "number"]
     cross: Look = {"color": RED, "marker": "x", "ls": "", "ms": 6, "mew": 1.5}
     axes.plot(gone, [0.03] * len(gone), transform=axes.get_xaxis_transform(), **cross)
-    handles += [key("failed, or its process died", **cross)] * bool(len(gone))
+    handles += [legend_entry("failed, or its process died", **cross)] * bool(len(gone))
     draw_marks(axes, found.found, "number", None, colour)
     handles += _marks_key(found, colour)
     axes.set(xlabel="trial", ylabel=ACCURACY)
@@ -88,11 +88,11 @@ def draw_history(found: Findings) -> Figure:
 
 
 def _marks_key(found: Findings, colour: str) -> list[Line2D]:
-    handles = [key("the default", color=colour, **DEFAULT)] * len(found.found.default)
-    return [*handles, key("recommended", color=colour, **RECOMMENDED)]
+    handles = [legend_entry("the default", color=colour, **DEFAULT)] * len(found.found.default)
+    return [*handles, legend_entry("recommended", color=colour, **RECOMMENDED)]
 
 
-@in_ink
+@report_style
 def draw_importances(found: Findings) -> Figure:
     """Which parameter accounts for how much of the differences between trials."""
     shares = 100 * found.importances
@@ -111,26 +111,26 @@ def draw_importances(found: Findings) -> Figure:
     return figure
 
 
-@in_ink
+@report_style
 def draw_slices(found: Findings) -> Figure:
     """Accuracy over each parameter."""
     space, rows, colour = found.search.space, found.found.complete, colour_of(found)
     title = f"{found.search.method}: where the good trials lie"
     figure, panels = new_figure(title, len(space), height=3.8, sharey=True)
-    panels[0].set_ylim(*closely(rows["accuracy"]))
+    panels[0].set_ylim(*limits_of(rows["accuracy"]))
     for axes, (name, rule) in zip(panels, space.items(), strict=True):
         set_parameter_axis(axes, rule)
         axes.set_xlabel(name)
-        draw_points(axes, spots(rows, name, rule), rows["accuracy"], colour)
+        draw_points(axes, positions(rows, name, rule), rows["accuracy"], colour)
         draw_marks(axes, found.found, name, rule, colour)
     for axes in panels[::3]:
         axes.set_ylabel(ACCURACY)
-    handles = [key("complete trial", color=colour, **POINT), *_marks_key(found, colour)]
+    handles = [legend_entry("complete trial", color=colour, **POINT), *_marks_key(found, colour)]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
-@in_ink
+@report_style
 def draw_contours(found: Findings) -> Figure:
     """Accuracy over two parameters at a time."""
     title = f"{found.search.method}: accuracy between the trials"
@@ -139,7 +139,7 @@ def draw_contours(found: Findings) -> Figure:
         picture = _draw_contour(axes, found, pair)
     bar = figure.colorbar(picture, ax=panels, label=ACCURACY, aspect=30)
     bar.ax.tick_params(color=INK, labelcolor=INK)
-    handles = [key("complete trial", **POINT | {"alpha": 0.7}), *_marks_key(found, RED)]
+    handles = [legend_entry("complete trial", **POINT | {"alpha": 0.7}), *_marks_key(found, RED)]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
@@ -149,7 +149,7 @@ def _draw_contour(axes: Axes, found: Findings, pair: tuple[str, str]) -> TriCont
     rows = found.found.complete.astype(dict.fromkeys(pair, float))
     means = rows.groupby(list(pair))["accuracy"].mean().reset_index()
     triangles = Triangulation(*on_scales(means, pair, found.search).T).triangles
-    bands = MaxNLocator(BANDS).tick_values(*closely(rows["accuracy"]))
+    bands = MaxNLocator(BANDS).tick_values(*limits_of(rows["accuracy"]))
     x, y = (means[name] for name in pair)
     for axis, name in zip("xy", pair, strict=True):
         set_parameter_axis(axes, found.search.space[name], axis)
@@ -162,13 +162,13 @@ def _draw_contour(axes: Axes, found: Findings, pair: tuple[str, str]) -> TriCont
     return picture
 
 
-@in_ink
+@report_style
 def draw_levels(found: Findings) -> Figure:
     """Accuracy of each trial as weights go, and where trials were stopped early."""
     title = f"{found.search.method}: trials compared at equal sparsity"
     figure, (axes,) = new_figure(title)
     chosen, colour = int(found.found.chosen["number"].iloc[0]), colour_of(found)
-    axes.set_ylim(*closely(found.levels["accuracy"]))
+    axes.set_ylim(*limits_of(found.levels["accuracy"]))
     looks: dict[str, Look] = {
         "complete": {"color": colour, "lw": 0.9, "alpha": 0.45},
         "stopped early": {"color": STOPPED, "lw": 0.9, "ls": DASHED},
@@ -185,7 +185,7 @@ def draw_levels(found: Findings) -> Figure:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.invert_xaxis()
-    handles = [key(state, **({"ls": "-"} | look)) for state, look in looks.items()]
-    handles.append(key("recommended", color=colour, ls="-", lw=2.4))
+    handles = [legend_entry(state, **({"ls": "-"} | look)) for state, look in looks.items()]
+    handles.append(legend_entry("recommended", color=colour, ls="-", lw=2.4))
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

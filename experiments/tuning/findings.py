@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.config.space import Range
 from experiments.tuning.fronts import Found, found_in
 from experiments.tuning.sampling import LEVEL
 from experiments.tuning.search import Search
-from experiments.tuning.space import Range
 from experiments.tuning.study import Study
 
 ENOUGH = 8  # complete trials, to say which parameter matters or what lies between trials

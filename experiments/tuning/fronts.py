@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.comparison.drawing import INK, in_ink, new_figure, styles
+from experiments.config.space import Choices, Range
+from experiments.figures.style import INK, new_figure, report_style, styles
 from experiments.tuning.axes import (
     ACCURACY,
     DEFAULT,
@@ -26,19 +27,18 @@ from experiments.tuning.axes import (
     RECOMMENDED,
     WIDE,
     as_word,
-    closely,
     draw_points,
     hover,
-    key,
+    legend_entry,
+    limits_of,
     new_page,
     page_axis,
+    positions,
     set_parameter_axis,
-    spots,
 )
 from experiments.tuning.choose import at_equal_cost, complete, front
 from experiments.tuning.choose import rule as rule_of
 from experiments.tuning.search import Search
-from experiments.tuning.space import Choices, Range
 
 LETTERS = 56  # in a line of the legend
 
@@ -113,11 +113,11 @@ def draw_fronts(
     return _draw_ranges(found, search)
 
 
-@in_ink
+@report_style
 def _draw_costs(found: dict[str, Found], search: Search) -> Figure:
     figure, (axes,) = new_figure(title_of(found, search), height=4.8)
     cost = cost_rule(found)
-    axes.set_ylim(*closely(pd.concat([one.complete["accuracy"] for one in found.values()])))
+    axes.set_ylim(*limits_of(pd.concat([one.complete["accuracy"] for one in found.values()])))
     set_parameter_axis(axes, cost, letters=WIDE)
     for method, look in styles(list(found)).items():
         epochs, accuracies = found[method].front["total_epochs"], found[method].front["accuracy"]
@@ -141,19 +141,19 @@ def draw_marks(
     for row, look in ((one.default, DEFAULT), (one.chosen, RECOMMENDED)):
         shown = row[row["accuracy"] >= axes.get_ylim()[0]]
         if len(shown):
-            x = spots(shown, name, rule)
+            x = positions(shown, name, rule)
             axes.plot(x, shown["accuracy"], color=colour, clip_on=False, zorder=4, **look)
 
 
 def _draw_trials(axes: Axes, one: Found, name: str, rule: Range | Choices, colour: str) -> None:
-    draw_points(axes, spots(one.complete, name, rule), one.complete["accuracy"], colour)
+    draw_points(axes, positions(one.complete, name, rule), one.complete["accuracy"], colour)
     draw_marks(axes, one, name, rule, colour)
 
 
-@in_ink
+@report_style
 def _draw_ranges(found: dict[str, Found], search: Search) -> Figure:
     figure, panels = new_figure(title_of(found, search), 1 + len(search.space), 4.8, sharey=True)
-    panels[0].set_ylim(*closely(pd.concat([one.complete["accuracy"] for one in found.values()])))
+    panels[0].set_ylim(*limits_of(pd.concat([one.complete["accuracy"] for one in found.values()])))
     for method, look in styles(list(found)).items():
         best = found[method].best
         line: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "lw": 1.4}
@@ -178,18 +178,20 @@ def _add_legend(figure: Figure, found: dict[str, Found], search: Search, line: s
     for method, look in styles(list(found)).items():
         text = "\n".join(wrap(f"{method}: {found[method].wanted(search)}", LETTERS))
         style = {"color": look.colour, "marker": look.marker if pareto else ""}
-        wants.append(key(text, ls=look.dashes, ms=4.5, lw=1.4, **style))
+        wants.append(legend_entry(text, ls=look.dashes, ms=4.5, lw=1.4, **style))
     marks: list[Any] = [
-        key(line, ls="-", lw=1.4),
-        key("trial", marker="o", ms=3.2, alpha=0.45),
-        key("the default", **DEFAULT),
-        key("recommended", **RECOMMENDED),
+        legend_entry(line, ls="-", lw=1.4),
+        legend_entry("trial", marker="o", ms=3.2, alpha=0.45),
+        legend_entry("the default", **DEFAULT),
+        legend_entry("recommended", **RECOMMENDED),
     ]
     if len(found) == 1 and pareto:
         points = f"within {100 * search.config.tolerance:g} points of the best"
         marks.append(Patch(color=INK, alpha=0.08, lw=0, label=points))
     rows = max(len(wants), len(marks))
-    handles = [each for side in (wants, marks) for each in side + [key("")] * (rows - len(side))]
+    handles = [
+        each for side in (wants, marks) for each in side + [legend_entry("")] * (rows - len(side))
+    ]
     title = "\n".join(wrap(f"Recommended is {rule_of(search)}.", 100))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, title=title)
 
@@ -219,7 +221,7 @@ def page_over(
                 trace.update(name=f"{method}: {trace.name}", legendgroup=f"{method} {trace.name}")
                 figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
     accuracies = pd.concat([one.complete["accuracy"] for one in found.values()])
-    figure.update_yaxes(range=closely(accuracies))
+    figure.update_yaxes(range=limits_of(accuracies))
     return figure.update_yaxes(title=ACCURACY, row=1, col=1)
 
 
@@ -250,7 +252,7 @@ def _trace(
     marker: dict[str, Any],
 ) -> go.Scatter:
     return go.Scatter(
-        x=spots(rows, name, rule).tolist(),
+        x=positions(rows, name, rule).tolist(),
         y=rows["accuracy"].tolist(),
         name=label,
         mode="markers",

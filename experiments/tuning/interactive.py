@@ -9,7 +9,7 @@ import optuna.visualization as drawn
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from experiments.tuning.axes import ACCURACY, closely, hover, in_style, new_page
+from experiments.tuning.axes import ACCURACY, hover, in_style, limits_of, new_page
 from experiments.tuning.figures import RED, STOPPED, colour_of
 from experiments.tuning.findings import Findings, history_of
 from experiments.tuning.fronts import interactive_fronts, marks, page_over
@@ -67,7 +67,7 @@ def history(found: Findings) -> go.Figure:
         line={"shape": "hv", "color": colour},
         hoverinfo="skip",
     )
-    bottom, top = closely(found.found.complete["accuracy"])
+    bottom, top = limits_of(found.found.complete["accuracy"])
     top = max(top, rows["accuracy"].max())
     for state, own in rows.groupby("state"):
         figure.add_scatter(
@@ -111,7 +111,7 @@ def contours(found: Findings) -> go.Figure:
     """Accuracy over two parameters at a time."""
     names = sorted({name for pair in found.pairs for name in pair})
     figure = drawn.plot_contour(found.optuna, names, target=_accuracy, target_name=ACCURACY)
-    bottom, top = closely(found.found.complete["accuracy"])
+    bottom, top = limits_of(found.found.complete["accuracy"])
     look = {"zmin": bottom, "zmax": top, "colorscale": "Cividis", "reversescale": False}
     figure.update_traces(selector={"type": "contour"}, **look)
     return in_style(figure, f"{found.search.method}: accuracy between the trials")

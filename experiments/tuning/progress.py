@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import ClassVar
 
-from experiments.liveness import check_stop
-from experiments.run import Tell
+from experiments.processes.pool import Executor, Outcome, Work
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.terminal import Echo
 from experiments.tuning import runs
 from experiments.tuning.study import Study
 from experiments.tuning.table import latest_failures, states_of
-from experiments.tuning.trial import Job, do_trial
-from experiments.workers import Outcome, Work, Workers
+from experiments.tuning.trial import Job, claim_and_run
 
 SWEEP_SECONDS = 10.0  # between looks for trials whose process died on another machine
 ELSEWHERE_SECONDS = 1.0  # between looks whether other commands are done
@@ -24,13 +24,13 @@ class Progress:
 
     studies: dict[str, Study]  # by method
     jobs: dict[str, Job]
-    workers: Workers
-    tell: Tell
+    workers: Executor
+    echo: Echo
     before: dict[str, set[int]] = field(default_factory=dict)  # trials that had ended
     swept: float = 0.0
     given: dict[str, int] = field(default_factory=dict)  # tasks, by method
     numbers: "count[int]" = field(default_factory=count)
-    work: ClassVar[Work] = staticmethod(do_trial)
+    work: ClassVar[Work] = staticmethod(claim_and_run)
 
     def __post_init__(self) -> None:
         for method, study in self.studies.items():
@@ -41,30 +41,30 @@ class Progress:
         """Begin what can be begun, and wait a little; whether there is more to do."""
         self._sweep_now_and_then()
         waiting = {method: study.waiting() for method, study in self.studies.items()}
-        while self.workers.free and any(waiting.values()):
+        while self.workers.has_room and any(waiting.values()):
             # The one that has had least, so that all get on alike.
             method = min((m for m in waiting if waiting[m]), key=lambda m: self.given.get(m, 0))
             waiting[method] -= 1
             self.given[method] = self.given.get(method, 0) + 1
             name = f"{method}#{next(self.numbers)}"
-            self.workers.start(name, self.work, self.jobs[method])
-        if self.workers.at_work:
-            for name, outcome in self.workers.wait(self.tell, SWEEP_SECONDS).items():
+            self.workers.submit(name, self.work, self.jobs[method])
+        if self.workers.running:
+            for name, outcome in self.workers.wait(self.echo, SWEEP_SECONDS).items():
                 self._ended(name.partition("#")[0], outcome)
             return True
         if all(study.ended() >= study.search.config.trials for study in self.studies.values()):
             self.sweep()
             return False
-        check_stop()
+        raise_if_interrupted()
         time.sleep(ELSEWHERE_SECONDS)
         return True
 
     def _ended(self, method: str, outcome: Outcome) -> None:
         if outcome.died:
-            self.tell(f"{method}: a worker died ({outcome.reason}); its trial is tried again once")
+            self.echo(f"{method}: a worker died ({outcome.reason}); its trial is tried again once")
             self.sweep()
         elif outcome.reason == "it was stopped":
-            self.tell(f"{method}: a worker was stopped; its trial is tried again")
+            self.echo(f"{method}: a worker was stopped; its trial is tried again")
             self.sweep()
         elif outcome.reason:
             raise ValueError(f"{outcome.reason}; the same command goes on from here")

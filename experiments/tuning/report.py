@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.comparison.statistics import spread
-from experiments.run import print_line
+from experiments.figures.intervals import mean_interval
+from experiments.processes.terminal import print_line
 from experiments.tuning import runs
 from experiments.tuning.choose import at_equal_cost, complete, rule
 from experiments.tuning.confirm import Chosen
@@ -78,7 +78,7 @@ def row_of(table: pd.DataFrame, chosen: Chosen, tested: pd.DataFrame) -> dict[st
         row["best_at_default_cost_trial"] = int(best["number"])
     if len(tested):
         for name in ("valid_accuracy", "test_accuracy", "dense_test_accuracy"):
-            values = spread(tested, ["method"], name).iloc[0]
+            values = mean_interval(tested, ["method"], name).iloc[0]
             row[f"fresh_{name}"] = float(values["mean"])
             row[f"fresh_{name}_low"] = float(values["low"])
             row[f"fresh_{name}_high"] = float(values["high"])

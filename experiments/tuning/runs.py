@@ -6,7 +6,7 @@ Steps of a trial's metrics count rounds; several seeds are averaged.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,19 @@ import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison.store import PARENT, without_login
-from experiments.environment import environment
-from experiments.fingerprint import code_digest
-from experiments.held_run import beat, describe, held_run
-from experiments.liveness import (
-    at_work,
-    has_begun,
-    heartbeat,
-    lock_name,
-    sole_worker,
-    undisturbed,
-)
-from experiments.parameters import as_text
-from experiments.run import Tell
-from experiments.server import impatient
-from experiments.tracking import params_of
-from experiments.tuning.patience import patiently
-from experiments.tuning.search import Search, TuneConfig
-from experiments.tuning.space import Value
+from experiments.config.parameters import as_text
+from experiments.config.space import Value
+from experiments.config.tune import TuneConfig
+from experiments.processes.locks import is_alive, may_be_starting
+from experiments.processes.retry import retry
+from experiments.processes.signals import defer_signals
+from experiments.processes.terminal import Echo
+from experiments.tracking.environment import environment
+from experiments.tracking.fingerprint import code_digest
+from experiments.tracking.log import params_of
+from experiments.tracking.server import short_timeouts, without_login
+from experiments.tracking.session import PARENT, describe, tracked_run
+from experiments.tuning.search import Search
 
 SEARCH, STUDY, TRIAL = "search", "study", "trial"  # the tag `kind` of a run
 STATE = "trial_state"
@@ -50,9 +44,9 @@ REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
 class TrialRun:
     """The run of a trial, while it is done."""
 
-    def __init__(self, run_id: str, patience: float, tell: Tell) -> None:
+    def __init__(self, run_id: str, patience: float, echo: Echo) -> None:
         self.run_id, self.client = run_id, mlflow.MlflowClient()
-        self.patience, self.tell = patience, tell
+        self.patience, self.echo = patience, echo
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
 
@@ -71,7 +65,7 @@ class TrialRun:
 
     def end(self, state: str) -> None:
         """Say how it ended; a trial that was stopped early is KILLED for MLflow."""
-        with undisturbed():
+        with defer_signals():
             self.client.set_tag(self.run_id, STATE, state)
             if ENDS[state] != "FINISHED":
                 mlflow.end_run(ENDS[state])
@@ -85,21 +79,21 @@ class TrialRun:
         """Log at once, or when the tracking server answers again."""
 
         def log() -> None:
-            with impatient():
+            with short_timeouts():
                 self.client.log_batch(self.run_id, metrics=metrics)
 
-        patiently("the tracking server", log, (MlflowException,), self.patience, self.tell)
+        retry("the tracking server", log, (MlflowException,), self.patience, self.echo)
 
 
 @contextmanager
 def open_trial(
-    search: Search, number: int, params: Mapping[str, Value], study_run: str, tell: Tell
+    search: Search, number: int, params: Mapping[str, Value], study_run: str, echo: Echo
 ) -> Iterator[TrialRun]:
     """The run of a trial, nested under its study's; marked failed on the way out, if it did."""
     said = " ".join(f"{name}={as_text(value)}" for name, value in params.items())
     name = f"{search.method} trial {number:03d} {said}"
-    with held_run(name[:250], parent=study_run) as run_id:
-        run = TrialRun(run_id, search.config.patience, tell)
+    with tracked_run(name[:250], parent=study_run) as run_id:
+        run = TrialRun(run_id, search.config.patience, echo)
         resolved = search.resolved(params)
         told = params_of(search.config_of(params), resolved)
         told["seeds_per_trial"] = str(search.config.seeds_per_trial)
@@ -107,12 +101,12 @@ def open_trial(
         tags |= {"method": search.method, "dataset": search.dataset, "model": search.model}
         tags |= {STATE: "running", "code": code_digest()} | _environment(resolved.device)
         try:
-            with undisturbed():
+            with defer_signals():
                 describe(run_id, told, tags)
             yield run
         except BaseException as error:
             lost = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MlflowException))
-            with suppress(MlflowException), impatient():
+            with suppress(MlflowException), short_timeouts():
                 run.client.set_tag(run_id, STATE, "lost" if lost else "failed")
             raise
 
@@ -133,8 +127,8 @@ def close_dead(study_run: str, states: Mapping[str, str]) -> None:
     for run in nested(study_run, "attributes.status = 'RUNNING'"):
         run_id, tags = run.info.run_id, run.data.tags
         state = states.get(run_id, "lost")
-        begun = has_begun(tags, run.info.start_time / 1000)
-        if state == "running" or begun or at_work(run_id, tags):
+        begun = may_be_starting(tags, run.info.start_time / 1000)
+        if state == "running" or begun or is_alive(run_id, tags):
             continue
         if state not in ENDS:
             client.set_tag(run_id, "error", "its process died")
@@ -188,7 +182,7 @@ def close_dead_searches(run_id: str) -> None:
     for run in mlflow.search_runs(
         [mlflow.get_run(run_id).info.experiment_id], filter_string=running, output_format="list"
     ):
-        if run.info.run_id != run_id and not at_work(run.info.run_id, run.data.tags):
+        if run.info.run_id != run_id and not is_alive(run.info.run_id, run.data.tags):
             client.set_tag(run.info.run_id, "error", "its process died")
             client.set_terminated(run.info.run_id, "KILLED")
 
@@ -207,37 +201,6 @@ def experiment_of(run_id: str, search: Search) -> str:
         f"the study {search.name} is tracked in run {run_id}, which {mlflow.get_tracking_uri()} "
         "does not have: set MLFLOW_TRACKING_URI to where it was begun, or choose another study="
     )
-
-
-@contextmanager
-def hold(run_id: str) -> Iterator[bool]:
-    """Hold the run of a study, unless another command does; whether it is ours.
-
-    On the way out it is marked FINISHED, KILLED or FAILED, as a run of ours always is.
-    """
-    client, status = mlflow.MlflowClient(), "FAILED"
-    info = client.get_run(run_id)
-    with ExitStack() as held:
-        try:
-            held.enter_context(sole_worker(run_id))
-        except ValueError:
-            yield False
-            return
-        elsewhere = info.data.tags.get("lock") != lock_name(run_id)
-        if info.info.status == "RUNNING" and elsewhere and at_work(run_id, info.data.tags):
-            yield False
-            return
-        client.update_run(run_id, status="RUNNING")
-        try:
-            with heartbeat(lambda: beat(run_id)):
-                yield True
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            with suppress(MlflowException):
-                client.set_terminated(run_id, status)
 
 
 def log_study(run_id: str, folder: Path, numbers: Mapping[str, float], words: str) -> None:

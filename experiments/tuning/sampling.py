@@ -18,9 +18,9 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments.training import derive_seed
+from experiments.config.space import Choices, Range, Space, Value
+from experiments.training.loop import derive_seed
 from experiments.tuning.search import Search
-from experiments.tuning.space import Choices, Range, Space, Value
 
 DRAWS = 200  # at most, for one that the budget can pay
 ESTIMATED = 20  # of these by what was found, all further ones at random

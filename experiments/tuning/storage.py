@@ -24,17 +24,16 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-from experiments import summary
-from experiments.liveness import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
-from experiments.run import Tell
-from experiments.tuning.patience import patiently
+from experiments.processes.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
+from experiments.processes.retry import retry
+from experiments.processes.terminal import Echo, describe_error
 
 # What a server that is gone, or a file that others keep busy, makes of a query.
 UNREACHABLE = (DBAPIError, StorageInternalError)
 RETRIES = 1
 FAILURE = "failure"  # why a trial failed, by its own fault
 HISTORY, ORIGINAL = "retry_history", "failed_trial"  # Optuna's own names for these
-SOLE = 1803_03635  # the number of our lock among those of a PostgreSQL database
+ADVISORY_LOCK = 1803_03635  # the number of our lock among those of a PostgreSQL database
 BUSY_SECONDS = 60  # that a file may be busy
 CONNECT: dict[str, dict[str, int]] = {  # so that nothing hangs for ever
     "sqlite": {"timeout": BUSY_SECONDS},
@@ -42,7 +41,13 @@ CONNECT: dict[str, dict[str, int]] = {  # so that nothing hangs for ever
     "postgresql+psycopg2": {"connect_timeout": 10, "keepalives_idle": 30},
 }
 # What waiting does not mend, in the words of SQLite and PostgreSQL.
-HOPELESS = ("authentication failed", "does not exist", "not a database", "readonly", "no password")
+PERMANENT_ERRORS = (
+    "authentication failed",
+    "does not exist",
+    "not a database",
+    "readonly",
+    "no password",
+)
 Result = TypeVar("Result")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -58,7 +63,7 @@ class Storage:
     rdb: RDBStorage
     url: str
     patience: float
-    tell: Tell
+    echo: Echo
     back: list[float] = field(default_factory=list)  # when it answered again, after long silence
 
     def patiently(self, do: Callable[[], Result]) -> Result:
@@ -69,8 +74,8 @@ class Storage:
         """
 
         began = time.monotonic()
-        what = f"the storage {shown(self.url)}"
-        result = patiently(what, do, UNREACHABLE, self.patience, self.tell)
+        what = f"the storage {redacted(self.url)}"
+        result = retry(what, do, UNREACHABLE, self.patience, self.echo)
         if time.monotonic() - began > HEARTBEAT_SECONDS:
             self.back.append(time.monotonic())
         return result
@@ -81,20 +86,20 @@ class Storage:
 
     def sole(self) -> AbstractContextManager[object]:
         """Nobody else on any machine is in here meanwhile; for what must be made once."""
-        return sole(make_url(self.url))
+        return exclusive_lock(make_url(self.url))
 
 
-def open_storage(url: str, patience: float, tell: Tell) -> Storage:
+def open_storage(url: str, patience: float, echo: Echo) -> Storage:
     """The storage at `url`, whose connections a process opens once.
 
     Raises:
         ValueError: If it cannot be opened, or is not one of Optuna's.
         ConnectionError: If it does not answer in time.
     """
-    check_url(url)
-    what = f"the storage {shown(url)}"
-    rdb = patiently(what, lambda: _open(url), UNREACHABLE, patience, tell)
-    return Storage(rdb, url, patience, tell)
+    parse_url(url)
+    what = f"the storage {redacted(url)}"
+    rdb = retry(what, lambda: _open(url), UNREACHABLE, patience, echo)
+    return Storage(rdb, url, patience, echo)
 
 
 @lru_cache(maxsize=4)
@@ -104,27 +109,27 @@ def _open(url: str) -> RDBStorage:
     try:
         _refuse_others(parsed)
         # Only one process at a time may make the tables.
-        with sole(parsed):
+        with exclusive_lock(parsed):
             return RDBStorage(
                 url,
                 engine_kwargs={"pool_pre_ping": True, **more},
                 heartbeat_interval=int(HEARTBEAT_SECONDS),
                 grace_period=int(DEAD_AFTER_SECONDS),
-                heartbeat_stale_trial_callback=again,
+                heartbeat_stale_trial_callback=retry_lost,
             )
     except ImportError:
         raise ValueError(
-            f"storage {shown(url)} needs a driver that is not installed: "
+            f"storage {redacted(url)} needs a driver that is not installed: "
             "pip install -r requirements-cluster.txt"
         ) from None
     except DBAPIError as error:
-        why = summary.explain(error.orig or error)
-        if any(words in why for words in HOPELESS):
-            raise ValueError(f"storage {shown(url)} cannot be used: {why}") from None
+        why = describe_error(error.orig or error)
+        if any(words in why for words in PERMANENT_ERRORS):
+            raise ValueError(f"storage {redacted(url)} cannot be used: {why}") from None
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"storage {shown(url)} is none of this version of Optuna ({summary.explain(error)}); "
+            f"storage {redacted(url)} is none of this version of Optuna ({describe_error(error)}); "
             "it must be a database of its own, not MLflow's"
         ) from None
 
@@ -136,7 +141,7 @@ def _refuse_others(url: URL) -> None:
         raise ValueError(f"storage {url} is MLflow's: give Optuna a database of its own")
 
 
-def again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None:
+def retry_lost(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None:
     """Put a lost trial's parameters to the end of the queue, unless they were lost before.
 
     Args:
@@ -144,7 +149,7 @@ def again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None
     """
     history = trial.system_attrs.get(HISTORY, []) + [trial.number] * counted
     if len(history) <= RETRIES and is_lost(trial):
-        kept = {ORIGINAL: original(trial), HISTORY: history}
+        kept = {ORIGINAL: original_number(trial), HISTORY: history}
         study.add_trial(
             create_trial(
                 state=TrialState.WAITING,
@@ -155,7 +160,7 @@ def again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None
         )
 
 
-def original(trial: FrozenTrial) -> int:
+def original_number(trial: FrozenTrial) -> int:
     """The number of the trial that this one is another try of; else its own."""
     return int(trial.system_attrs.get(ORIGINAL, trial.number))
 
@@ -165,7 +170,7 @@ def is_lost(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
 
 
-def check_url(url: str) -> URL:
+def parse_url(url: str) -> URL:
     """The parts of a storage's address.
 
     Raises:
@@ -182,7 +187,7 @@ def check_url(url: str) -> URL:
     except ImportError:
         return parsed  # told when it is opened
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError(f"storage must be SQLite or PostgreSQL, got {shown(url)}")
+        raise ValueError(f"storage must be SQLite or PostgreSQL, got {redacted(url)}")
     if is_file(parsed):
         if parsed.database in (None, "", ":memory:"):
             raise ValueError(f"storage must be a file or a server, which can be shared, got {url}")
@@ -192,9 +197,9 @@ def check_url(url: str) -> URL:
     return parsed
 
 
-def absolute(url: str) -> str:
+def absolute_url(url: str) -> str:
     """The same storage from whatever folder one looks at it; raises as `check_url`."""
-    parsed = check_url(url)
+    parsed = parse_url(url)
     if parsed.drivername == "postgresql":  # the driver of requirements-cluster.txt
         parsed = parsed.set(drivername="postgresql+psycopg")
     if not is_file(parsed):
@@ -204,7 +209,7 @@ def absolute(url: str) -> str:
 
 
 @contextmanager
-def sole(url: URL) -> Iterator[None]:
+def exclusive_lock(url: URL) -> Iterator[None]:
     """Hold a storage's lock: of SQLite a file beside it, of PostgreSQL one in a transaction."""
     if is_file(url):
         with FileLock(f"{url.database}.lock"):
@@ -215,7 +220,7 @@ def sole(url: URL) -> Iterator[None]:
             # A machine that is cut off while it is in here must not keep all others out.
             connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '120s'"))
-            connection.execute(select(func.pg_advisory_xact_lock(SOLE)))
+            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
             yield
 
 
@@ -224,6 +229,6 @@ def is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """An address without its password."""
     return make_url(url).render_as_string(hide_password=True)

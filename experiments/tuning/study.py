@@ -23,18 +23,18 @@ from optuna.storages import fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from experiments.liveness import HEARTBEAT_SECONDS, at_work, heartbeat, lock_name, sole_worker
+from experiments.config.space import Value
+from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.tuning.sampling import EqualSparsityPruner, distributions, draw
 from experiments.tuning.search import Search
-from experiments.tuning.space import Value
 from experiments.tuning.storage import (
     FAILURE,
     ORIGINAL,
     UNREACHABLE,
     Storage,
-    again,
     is_lost,
-    original,
+    original_number,
+    retry_lost,
 )
 from experiments.tuning.table import table_of
 
@@ -126,7 +126,7 @@ class Study:
             with self.storage.sole():
                 there = [trial for trial in self.trials() if not is_lost(trial)]
                 missing = self.search.config.trials - len(there)
-                with_default = any(original(trial) == 0 for trial in there)
+                with_default = any(original_number(trial) == 0 for trial in there)
                 for number in range(missing):
                     default = {ORIGINAL: 0} if not number and not with_default else {}
                     new = create_trial(state=TrialState.WAITING, system_attrs=default)
@@ -163,7 +163,7 @@ class Study:
         key = self._key(claim.id)
         with ExitStack() as ours:
             try:
-                ours.enter_context(sole_worker(key))
+                ours.enter_context(run_lock(key))
             except ValueError:
                 return False
             if not self.storage.patiently(lambda: self._to_running(claim.id, lock_name(key))):
@@ -198,7 +198,7 @@ class Study:
             here = trial.user_attrs.get(LOCK) == lock_name(key)
             if trial.state != TrialState.RUNNING or not here:
                 continue
-            if at_work(key, trial.user_attrs):
+            if is_alive(key, trial.user_attrs):
                 self._beat(trial._trial_id)  # for it: the storage may have been away
             else:
                 self.lose(trial._trial_id)
@@ -221,7 +221,7 @@ class Study:
         def fail() -> None:
             with self.storage.sole(), suppress(UpdateFinishedTrialError):
                 if self.rdb.set_trial_state_values(trial_id, TrialState.FAIL):
-                    again(self.optuna, self.rdb.get_trial(trial_id), counted)
+                    retry_lost(self.optuna, self.rdb.get_trial(trial_id), counted)
 
         self.storage.patiently(fail)
 
@@ -233,7 +233,7 @@ class Study:
         def choose() -> dict[str, Value]:
             trial, known = self.rdb.get_trial(claim.id), distributions(self.search.space)
             params = trial.params
-            if original(trial) == 0:
+            if original_number(trial) == 0:
                 params = self.search.baseline
             elif params.keys() != known.keys():
                 params = draw(self.optuna, trial, self.search) | params
@@ -260,7 +260,7 @@ class Study:
         def add() -> bool:
             for step, value in values.items():
                 self.rdb.set_trial_intermediate_value(claim.id, step, value)
-            if original(trial := self.rdb.get_trial(claim.id)) == 0:
+            if original_number(trial := self.rdb.get_trial(claim.id)) == 0:
                 return False  # the baseline is what all others are measured by
             return EqualSparsityPruner().prune(self.optuna, trial)
 
@@ -275,7 +275,7 @@ class Study:
             failure: Why it failed, if it did.
         """
 
-        def tell() -> bool:
+        def echo() -> bool:
             state, told = TrialState.COMPLETE, values
             if failure:
                 state = TrialState.FAIL
@@ -289,7 +289,7 @@ class Study:
                 self.rdb.set_trial_state_values(claim.id, state, told)
             return not is_lost(self.rdb.get_trial(claim.id))
 
-        return self.storage.patiently(tell)
+        return self.storage.patiently(echo)
 
     def table(self) -> pd.DataFrame:
         """What came of it, a row for each trial (see `table_of`)."""

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments.tuning.storage import FAILURE, HISTORY, RETRIES, is_lost, original
+from experiments.tuning.storage import FAILURE, HISTORY, RETRIES, is_lost, original_number
 
 RESULT, RUN = "result", "mlflow_run_id"  # names of a trial's notes
 RESULTS = ("valid_accuracy", "total_epochs", "retraining_epochs", "rounds", "sparsity", "seconds")
@@ -41,7 +41,7 @@ def table_of(trials: Iterable[FrozenTrial], names: Iterable[str]) -> pd.DataFram
         row |= {name: trial.params.get(name) for name in names}
         row |= dict.fromkeys(RESULTS) | trial.user_attrs.get(RESULT, {})
         row |= {
-            "again_for": original(trial) if original(trial) != trial.number else None,
+            "again_for": original_number(trial) if original_number(trial) != trial.number else None,
             "worker": trial.user_attrs.get("worker", ""),
             "run_id": trial.user_attrs.get(RUN, ""),
             "started": trial.datetime_start,

@@ -14,18 +14,18 @@ from statistics import fmean
 from time import perf_counter
 
 from datasets import Splits
-from experiments import server, summary
-from experiments.config import Config, Resolved
-from experiments.data import load_data
-from experiments.held_run import ERRORS
-from experiments.liveness import check_stop
-from experiments.rounds import RoundResult, Trunk, prune_rounds
-from experiments.run import Tell
-from experiments.training import Look
+from experiments.config.experiment import Config, Resolved
+from experiments.config.space import Value
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.terminal import Echo, describe_error
+from experiments.rounds.data import load_data
+from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
+from experiments.tracking import server
+from experiments.tracking.session import TRACKING_ERRORS
+from experiments.training.loop import Evaluation
 from experiments.tuning.runs import AVERAGED, TrialRun, open_trial
 from experiments.tuning.sampling import levels_between
 from experiments.tuning.search import Search
-from experiments.tuning.space import Value
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Claim, Study, TakenError
 from experiments.tuning.table import RESULT, RUN
@@ -44,14 +44,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Judged:
+class TrialResult:
     """What a trial came to, or how far it got."""
 
     complete: bool  # else stopped early
     result: dict[str, float]  # `valid_accuracy`, what it cost, and how far it went
 
 
-def do_trial(job: Job, tell: Tell) -> str:
+def claim_and_run(job: Job, echo: Echo) -> str:
     """Do a trial of a study that waits to be done; the id of its run, or "" if none waits.
 
     Raises:
@@ -59,45 +59,45 @@ def do_trial(job: Job, tell: Tell) -> str:
         ConnectionError: If the storage is gone.
     """
     with server.tracking_to(job.tracking_uri, job.experiment_id):
-        return _claim_and_do(job, tell)
+        return _claim_and_do(job, echo)
 
 
-def _claim_and_do(job: Job, tell: Tell) -> str:
+def _claim_and_do(job: Job, echo: Echo) -> str:
     search = job.search
     data = [data_of(search, seed) for seed in search.config.seeds()]
-    storage = open_storage(search.config.storage, search.config.patience, tell)
+    storage = open_storage(search.config.storage, search.config.patience, echo)
     study = Study(search, storage)
     with study.claim() as claim:
         if claim is None:
             return ""
         try:
-            return _do(job, study, claim, data, tell)
+            return _do(job, study, claim, data, echo)
         except TakenError:
-            tell(f"trial {claim.number}: taken away, since it gave no sign of life for too long")
+            echo(f"trial {claim.number}: taken away, since it gave no sign of life for too long")
             return ""
         except ValueError as error:
-            failure = summary.explain(error)
-        except (KeyboardInterrupt, SystemExit, *ERRORS):  # nothing that is the parameters' fault
+            failure = describe_error(error)
+        except (KeyboardInterrupt, SystemExit, *TRACKING_ERRORS):  # not the parameters' fault
             study.lose(claim.id, counted=False)
             raise
         except BaseException as error:
-            failure = summary.explain(error)
+            failure = describe_error(error)
             if "memory" not in failure:  # a mistake of ours, to be seen in full
                 traceback.print_exc()
                 failure = f"{type(error).__name__}: {failure}"
         study.end(claim, None, failure)
-        tell(f"trial {claim.number}: failed: {failure}")
+        echo(f"trial {claim.number}: failed: {failure}")
         return "failed"
 
 
-def _do(job: Job, study: Study, claim: Claim, data: list[Splits], tell: Tell) -> str:
+def _do(job: Job, study: Study, claim: Claim, data: list[Splits], echo: Echo) -> str:
     search = job.search
     params = study.params(claim)
     said = " ".join(f"{name}={value}" for name, value in params.items())
-    tell(f"trial {claim.number}: {said}")
-    with open_trial(search, claim.number, params, job.study_run, tell) as run:
+    echo(f"trial {claim.number}: {said}")
+    with open_trial(search, claim.number, params, job.study_run, echo) as run:
         study.write(claim, RUN, run.run_id)
-        judged = judge(search, params, data, run, study, claim)
+        judged = run_trial(search, params, data, run, study, claim)
         run.log_result(judged.result)
         study.write(claim, RESULT, judged.result)
         values = [judged.result["valid_accuracy"], judged.result["total_epochs"]]
@@ -107,21 +107,21 @@ def _do(job: Job, study: Study, claim: Claim, data: list[Splits], tell: Tell) ->
             raise TakenError
         run.end("complete" if judged.complete else "stopped early")
     how = "" if judged.complete else f"stopped early at {judged.result['sparsity']:.0%} pruned, "
-    tell(
+    echo(
         f"trial {claim.number}: {how}valid {judged.result['valid_accuracy']:.4f}, "
         f"{judged.result['total_epochs']} epochs"
     )
     return run.run_id
 
 
-def judge(
+def run_trial(
     search: Search,
     params: Mapping[str, Value],
     data: list[Splits],
     run: TrialRun,
     study: Study,
     claim: Claim,
-) -> Judged:
+) -> TrialResult:
     """Prune and retrain with each of the seeds; raises as `prune_rounds`."""
     began, config = perf_counter(), search.resolved(params)
     networks = [
@@ -149,7 +149,7 @@ def judge(
         "sparsity": before[0],
         "seconds": round(perf_counter() - began, 3),
     }
-    return Judged(complete=number == cost.rounds, result=result)
+    return TrialResult(complete=number == cost.rounds, result=result)
 
 
 def _by_seed(search: Search, results: tuple[RoundResult, ...]) -> dict[str, float]:
@@ -188,13 +188,13 @@ def _rounds(config: Resolved, data: Splits, seeds: int) -> Iterator[RoundResult]
         _dense[key] = next(_ended(prune_rounds(config, data)))
         if len(_dense) > DENSE_KEPT * seeds:
             del _dense[next(iter(_dense))]
-    trunk = Trunk(_dense[key], network=lambda number: _dense[key].network)
-    yield from _ended(prune_rounds(config, data, trunk=trunk))
+    base = BaseRun(_dense[key], network=lambda number: _dense[key].network)
+    yield from _ended(prune_rounds(config, data, base=base))
 
 
-def _ended(events: Iterator[Look | RoundResult]) -> Iterator[RoundResult]:
+def _ended(events: Iterator[Evaluation | RoundResult]) -> Iterator[RoundResult]:
     for event in events:
-        check_stop()
+        raise_if_interrupted()
         if isinstance(event, RoundResult):
             yield event
 

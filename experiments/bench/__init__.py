@@ -1,0 +1,1 @@
+"""Benchmarks of training steps, face detection and searches."""

@@ -1,0 +1,120 @@
+"""Bench of the face pipeline: a training step of LightCNN-9, and finding faces.
+
+* Training, batch 20, half of the weights pruned. Ours: the step of experiments/training.py with the
+  recipe's precision, crops and mirror images batched. Plain: float32, torchvision's transforms one
+  image at a time through a `DataLoader`, `torch.nn.utils.prune`, `torch.optim.AdamW`.
+* Detection. Ours: photographs of one size together. Plain: MTCNN one photograph at a time.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import cbook
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn.utils.prune import random_unstructured
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from datasets import Split, View
+from datasets.detection import Detector
+from experiments.bench.timing import ImageByImage, forever
+from experiments.config.experiment import has_bf16
+from experiments.training.loop import Recipe, shuffled_batches, stepper
+from models import build_model, draw_state, prunable_weights
+
+MODEL, SHAPE, CLASSES = "lightcnn_9", (1, 128, 128), 7
+IMAGES, BATCH, RATE, DECAY, CLIP, SMOOTHING = 200, 20, 1e-3, 0.05, 1.0, 0.1
+MEAN, STD = 0.5, 0.25
+PHOTOGRAPHS = 16
+Step = Callable[[], object]
+
+
+def ours(device: str) -> Step:
+    """The step that every experiment takes."""
+    model = _model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    masks = {
+        name: torch.rand_like(model.get_parameter(name)) < 0.5 for name in prunable_weights(model)
+    }
+    pixels, labels = _data()
+    split = Split(pixels.unsqueeze(1), labels, View(255, MEAN, STD, crop=SHAPE[1])).to(device)
+    recipe = Recipe(
+        optimizer="adamw",
+        lr=lambda progress: RATE,
+        momentum=0.0,
+        weight_decay=DECAY,
+        batch_size=BATCH,
+        epochs=1,
+        eval_every=0,
+        grad_clip=CLIP,
+        label_smoothing=SMOOTHING,
+        bf16=has_bf16(device),
+    )
+    step = stepper(model, masks, recipe)
+    batches = forever(lambda: shuffled_batches(split, BATCH, seed=0))
+    return lambda: step(*next(batches), RATE)
+
+
+def plain(device: str) -> Step:
+    """The step as tutorials write it."""
+    model = _model().to(device)
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(SHAPE[1]),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    loader = DataLoader(ImageByImage(*_data(), transform), batch_size=BATCH, shuffle=True)
+    batches = forever(lambda: iter(loader))
+
+    def step() -> None:
+        images, labels = next(batches)
+        logits = model(images.to(device))
+        loss = F.cross_entropy(logits, labels.to(device), label_smoothing=SMOOTHING)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+    return step
+
+
+def find_together(device: str) -> Step:
+    """The faces of `PHOTOGRAPHS` pictures of one size, as prepare_faces finds them."""
+    detector, pictures = Detector(device), _portraits()
+    return lambda: detector.find(pictures)
+
+
+def find_singly(device: str) -> Step:
+    """The same, a call of MTCNN for each."""
+    detector, pictures = Detector(device), _portraits()
+    return lambda: [detector.mtcnn.detect(picture, landmarks=True) for picture in pictures]
+
+
+def _model() -> nn.Module:
+    model = build_model(MODEL, SHAPE, CLASSES)
+    model.load_state_dict(draw_state(MODEL, SHAPE, CLASSES, 0))
+    return model
+
+
+def _data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (IMAGES, 144, 144), generator=generator, dtype=torch.uint8)
+    return pixels, torch.randint(CLASSES, (IMAGES,), generator=generator)
+
+
+def _portraits() -> list[Image.Image]:
+    """Matplotlib's portrait, 256x300, in slightly different lights."""
+    path = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    with Image.open(str(path)) as image:
+        picture = ImageOps.contain(image.convert("RGB"), (256, 300))
+    light = np.linspace(0.8, 1.1, PHOTOGRAPHS)
+    return [picture.point(lambda value, factor=factor: value * factor) for factor in light]

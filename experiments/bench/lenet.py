@@ -1,0 +1,89 @@
+"""Bench of LeNet-300-100: a training step on data of MNIST's size.
+
+Half of the weights are pruned, batch 60, Adam.
+
+* ours: the step of experiments/training.py, batches included;
+* plain: torchvision's per-image transforms through a `DataLoader`, `torch.nn.utils.prune`, Adam as
+  it comes;
+* floor: the bare matrix products of the step and `torch.optim.Adam(fused=True)`, nothing else.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.prune import random_unstructured
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from datasets import Split, View
+from experiments.bench.timing import ImageByImage, Step, forever
+from experiments.training.loop import Recipe, shuffled_batches, stepper
+from models import build_model, draw_state, prunable_weights
+
+IMAGES, BATCH, RATE = 55_000, 60, 1.2e-3
+
+
+def ours(device: str) -> Step:
+    """The step that every experiment takes."""
+    model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
+    model.load_state_dict(draw_state("lenet_300_100", (1, 28, 28), 10, 0))
+    masks = {
+        name: torch.rand_like(model.get_parameter(name)) < 0.5 for name in prunable_weights(model)
+    }
+    pixels, labels = _data()
+    view = View(white=255, mean=0.1307, std=0.3081)
+    split = Split(pixels.unsqueeze(1), labels, view).to(device)
+    recipe = Recipe("adam", lambda progress: RATE, 0.0, 0.0, BATCH, 1, 0)
+    step = stepper(model, masks, recipe)
+    batches = forever(lambda: shuffled_batches(split, BATCH, seed=0))
+    return lambda: step(*next(batches), RATE)
+
+
+def plain(device: str) -> Step:
+    """The step as tutorials write it."""
+    model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
+    for layer in model.children():
+        random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.1307, 0.3081)])
+    loader = DataLoader(ImageByImage(*_data(), transform), batch_size=BATCH, shuffle=True)
+    batches = forever(lambda: iter(loader))
+
+    def step() -> None:
+        images, labels = next(batches)
+        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def floor(device: str) -> Step:
+    """The step's matrix products, into tensors that are there already, and the fused update."""
+    sizes = [784, 300, 100, 10]
+    model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+    weights = [model.get_parameter(name) for name in prunable_weights(model)]
+    values = [torch.randn(BATCH, size, device=device) for size in sizes]  # of each layer
+    errors = [torch.randn(BATCH, size, device=device) for size in sizes]
+    outputs = [torch.empty(BATCH, size, device=device) for size in sizes]
+
+    @torch.no_grad()
+    def step() -> None:
+        for layer, weight in enumerate(weights):
+            torch.mm(values[layer], weight.t(), out=outputs[layer + 1])
+            torch.mm(errors[layer + 1].t(), values[layer], out=weight.grad)
+            if layer:
+                torch.mm(errors[layer + 1], weight, out=outputs[layer])
+        optimizer.step()
+
+    return step
+
+
+def _data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (IMAGES, 28, 28), generator=generator, dtype=torch.uint8)
+    return pixels, torch.randint(10, (IMAGES,), generator=generator)

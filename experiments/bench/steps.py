@@ -1,0 +1,82 @@
+"""Bench: what does the work cost, against the plain way and against the floor?
+
+    python -m experiments bench
+
+The ways to do a thing take turns, so that a machine that slows down slows all of them; ratios are
+taken turn by turn. bench_lenet.py and bench_faces.py say what is timed.
+"""
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from experiments.bench import faces, lenet
+from experiments.bench.timing import Step, median_range, take_turns
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Ways to do one thing, the first of them ours; `share` of the steps asked for are timed."""
+
+    what: str
+    ways: dict[str, Callable[[str], Step]]
+    share: float
+    images: int  # in a step
+
+
+BENCHES = {
+    "lenet": Bench(
+        "a training step of LeNet-300-100",
+        {"ours": lenet.ours, "plain": lenet.plain, "floor": lenet.floor},
+        share=1,
+        images=lenet.BATCH,
+    ),
+    "lightcnn": Bench(
+        "a training step of LightCNN-9",
+        {"ours": faces.ours, "plain": faces.plain},
+        share=1 / 40,
+        images=faces.BATCH,
+    ),
+    "detection": Bench(
+        f"finding faces in {faces.PHOTOGRAPHS} photographs",
+        {"ours": faces.find_together, "plain": faces.find_singly},
+        share=1 / 200,
+        images=faces.PHOTOGRAPHS,
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table of milliseconds and ratios for each device."""
+    parser = argparse.ArgumentParser(prog="python -m experiments bench")
+    parser.add_argument("what", nargs="*", help=f"{', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--turns", type=int, default=15, help="turns of each (default: 15)")
+    parser.add_argument("--steps", type=int, default=200, help="steps in a turn (default: 200)")
+    asked = parser.parse_args(argv)
+    for name in asked.what or BENCHES:
+        if name not in BENCHES:
+            parser.error(f"what must be of {', '.join(BENCHES)}, got {name}")
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in devices:
+        machine = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+        threads = torch.get_num_threads()
+        print(f"{device} ({machine}, {threads} threads), torch {torch.__version__}", flush=True)
+        for name in asked.what or BENCHES:
+            _compare(BENCHES[name], device, asked.turns, asked.steps)
+
+
+def _compare(bench: Bench, device: str, turns: int, steps: int) -> None:
+    ways = {name: make(device) for name, make in bench.ways.items()}
+    times = take_turns(ways, turns, max(1, round(bench.share * steps)))
+    print(f"{bench.what}, ms:")
+    for name, values in times.items():
+        print(f"  {name:<14} {median_range(values, '8.3f')}")
+    speeds = [1000 * bench.images / value for value in times["ours"]]
+    print(f"  {'images/s, ours':<14} {median_range(speeds, '8.1f')}")
+    pairs = [("plain", "ours")] + ([("ours", "floor")] if "floor" in times else [])
+    for a, b in pairs:
+        ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
+        print(f"  {a + ' / ' + b:<14} {median_range(ratios, '8.2f')}", flush=True)

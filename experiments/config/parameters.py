@@ -1,0 +1,115 @@
+"""Parameters: a list of typed fields as command line, as MLproject entry point, and in words.
+
+A list is a frozen pydantic model: a field's name is the command-line flag, the MLproject parameter
+and the MLflow param; its default, help and rule stand beside it. Where a field may be "auto", None
+stands for it here.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+AUTO = "auto"
+
+
+class Parameters(BaseModel):
+    """A frozen list of parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
+
+or_auto = BeforeValidator(lambda value: None if value == AUTO else value)
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Path = Annotated[str, Field(min_length=1)]
+
+
+def one_of(*names: str) -> AfterValidator:
+    """The rule that a value is one of `names`, or None."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def validated(kind: type[ParametersT], values: Mapping[str, Any]) -> ParametersT:
+    """Parameters from their values.
+
+    Raises:
+        ValueError: One line that names the parameter, the rule and the value.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [_message(kind, problem) for problem in error.errors()]
+        raise ValueError("; ".join(problems)) from None
+
+
+def parse(kind: type[ParametersT], command: str, argv: Sequence[str] | None = None) -> ParametersT:
+    """Parameters from a command line such as `--reinit lottery --prune_rate 0.3`.
+
+    Raises:
+        ValueError: As `checked`; also for an unknown flag.
+    """
+    parser = _Parser(prog=f"python -m experiments {command}", allow_abbrev=False)
+    for name, field in kind.model_fields.items():
+        default = "" if field.is_required() else f" (default: {default_text(field)})"
+        help_text = f"{field.description}{default}".replace("%", "%%")
+        parser.add_argument(f"--{name}", metavar="...", help=help_text, default=argparse.SUPPRESS)
+    return validated(kind, vars(parser.parse_args(argv)))
+
+
+def entry_point(kind: type[Parameters], name: str, command: str) -> str:
+    """The text of an MLproject entry point."""
+    lines = [f"  {name}:", "    parameters:"]
+    for parameter, field in kind.model_fields.items():
+        default = "" if field.is_required() else f', default: "{default_text(field)}"'
+        lines += [f"      # {field.description}", f"      {parameter}: {{type: string{default}}}"]
+    lines += ["    command: >-", f"      python -m experiments {command}"]
+    lines += [f"      --{parameter}={{{parameter}}}" for parameter in kind.model_fields]
+    return "\n".join(lines) + "\n"
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as one types it: "auto" for None."""
+    return as_text(field.default)
+
+
+def as_text(value: object) -> str:
+    """A field's value as one types it: "auto" for None."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return AUTO if value is None else str(value)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(f"{message}; {self.prog} --help lists the parameters")
+
+
+def _message(kind: type[Parameters], problem: Mapping[str, Any]) -> str:
+    """One of pydantic's problems as: parameter, rule, value."""
+    rule = str(problem["msg"]).removeprefix("Value error, ")
+    name = problem["loc"][0] if problem["loc"] else ""
+    if not name or ", got " in rule or rule.startswith(f"{name}: "):  # our own, said in full
+        return rule
+    if problem["type"] == "extra_forbidden":
+        return f"there is no parameter {name}; the parameters are {', '.join(kind.model_fields)}"
+    if problem["type"] == "missing":
+        field = kind.model_fields[str(name)]
+        return f"{name} must be given: {field.description}"
+    rule = rule.replace("Input should be", "must be").replace("String should", "must")
+    value = str(problem["input"])
+    shown = value if value.isprintable() and len(value) < 80 else repr(value)[:80]
+    return f"{name} {re.sub(' +', ' ', rule)}, got {shown}"

@@ -1,0 +1,1 @@
+"""Figures: the style they share, and the figures of one experiment."""

@@ -1,0 +1,121 @@
+"""Plots: first the numbers, then the axes.
+
+Each `draw_*` takes a figure's numbers and returns a `Figure`; nothing here reads or writes files.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experiments.rounds.rounds import LAYER_PREFIX
+from pruning.masks import Masks
+
+# Okabe and Ito's colour-blind-safe palette, without its yellow.
+MOST_NAMED = 14  # rounds in a legend or on an axis
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def pixel_use(masks: Masks, image_shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Share of a pixel's dense weights that survive, [height, width] in [0, 1].
+
+    None where the first layer is not fully connected to the pixels of an image.
+    """
+    first: Tensor = next(iter(masks.values()))  # [units, channels * height * width]
+    channels, height, width = image_shape
+    if first.ndim != 2 or first.shape[1] != channels * height * width:
+        return None
+    shares = first.cpu().numpy().reshape(-1, channels, height, width)
+    return np.asarray(shares.mean(axis=(0, 1)))
+
+
+def layer_columns(rounds: pd.DataFrame) -> dict[str, str]:
+    """Column of each layer's sparsity, by the layer's name."""
+    names = [str(name) for name in rounds if str(name).startswith(LAYER_PREFIX)]
+    return {name.removeprefix(LAYER_PREFIX): name for name in names}
+
+
+def labelled_rounds(count: int) -> list[int]:
+    """The rounds that there is room to name: all, or evenly spaced ones and the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_NAMED))})
+
+
+def draw_accuracy(rounds: pd.DataFrame, title: str) -> Figure:
+    """Test and validation accuracy against remaining weights, the dense network on the left."""
+    figure, axes = _figure(title)
+    remaining = 100 * (1 - rounds["sparsity"])
+    for name, label, colour, marker in (
+        ("test_accuracy", "test", COLOURS[0], "o"),
+        ("early_stop_test_accuracy", "test, at early stop", COLOURS[1], "s"),
+        ("valid_accuracy", "validation", COLOURS[2], "^"),
+    ):
+        axes.plot(remaining, 100 * rounds[name], marker=marker, color=colour, label=label, ms=4)
+    dense = 100 * rounds["test_accuracy"].iloc[0]
+    axes.axhline(dense, color="0.5", lw=1, ls="--", label="dense, test")
+    axes.set(xscale="log", xlabel="remaining weights (%)", ylabel="accuracy (%)")
+    ticks = remaining[labelled_rounds(len(remaining))]
+    axes.set_xticks(ticks, [f"{share:.3g}" for share in ticks], rotation=60, fontsize=8)
+    axes.minorticks_off()
+    axes.invert_xaxis()
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_epochs(rounds: pd.DataFrame, epochs: pd.DataFrame, title: str) -> Figure:
+    """Validation accuracy against epoch, one line a round, from dense (dark) to sparse (light)."""
+    figure, axes = _figure(title)
+    shades = colormaps["viridis"](np.linspace(0, 0.92, len(rounds)))
+    for shade, (_, row) in zip(shades, rounds.iterrows(), strict=True):
+        curve = epochs[epochs["round"] == row["round"]]
+        label = f"{row['round']:.0f}: {100 * (1 - row['sparsity']):.3g}%"
+        if int(row["round"]) not in labelled_rounds(len(rounds)):
+            label = "_"  # matplotlib's way to leave it out of the legend
+        axes.plot(
+            curve["epoch"], 100 * curve["valid_accuracy"], color=shade, label=label, marker="."
+        )
+    axes.set(xlabel="epoch of the round", ylabel="validation accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(title="round: remaining", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def draw_layers(rounds: pd.DataFrame, title: str) -> Figure:
+    """Sparsity of each layer against round."""
+    figure, axes = _figure(title)
+    columns = layer_columns(rounds)
+    widths = np.linspace(7, 1.5, len(columns))  # lines that coincide show as stripes
+    for number, (layer, column) in enumerate(columns.items()):
+        axes.plot(
+            rounds["round"],
+            100 * rounds[column],
+            color=COLOURS[number % len(COLOURS)],
+            lw=widths[number],
+            label=layer,
+        )
+    axes.plot(rounds["round"], 100 * rounds["sparsity"], color="white", lw=0.8, ls="--")
+    axes.set(xlabel="round", ylabel="pruned weights (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_pixels(share: NDArray[np.float64], title: str) -> Figure:
+    """Which pixels the surviving weights of the first layer still look at (see `pixel_use`)."""
+    figure, axes = _figure(title)
+    picture = axes.imshow(100 * share, cmap="viridis", vmin=0)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    figure.colorbar(picture, ax=axes, label="surviving weights of a pixel (%)", shrink=0.85)
+    return figure
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,40 @@
+"""Terminal: what the person at the terminal reads: lines as they come, and an error as one line."""
+
+import sys
+from collections.abc import Callable
+
+Echo = Callable[[str], None]  # takes a line for the user
+
+
+def print_line(text: str) -> None:
+    """Print a line at once, above a progress bar if there is one."""
+    from tqdm import tqdm  # only commands that work print lines
+
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether an error is one that a user can act on, and not a fault of this program.
+
+    MLflow's errors are recognised by name, so that nothing has to import MLflow for this.
+    """
+    if isinstance(error, ValueError | OSError | MemoryError):
+        return True
+    if isinstance(error, RuntimeError):  # PyTorch's way to run out of memory
+        return "memory" in describe_error(error)
+    return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
+
+
+def describe_error(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename2 or error.filename
+        where = f": {name}" if name else ""
+        return f"{error.strerror}{where}"
+    if "allocate" in str(error) or isinstance(error, MemoryError):
+        return "out of memory: use a smaller model or batch_size, or another device"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # SQLAlchemy repeats the error before this one, in parentheses.
+    own = [line for line in lines if not line.startswith("(raised as a result of")]
+    return own[0] if own else type(error).__name__

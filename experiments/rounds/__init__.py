@@ -1,0 +1,1 @@
+"""The rounds of one experiment: train, measure, prune, restart."""

@@ -1,0 +1,231 @@
+"""Tracking: what an experiment leaves in MLflow.
+
+A round is complete once its row of metrics is logged, in one transaction; its checkpoint and its
+epochs' metrics are there by then. Steps of a run's metrics count rounds; steps of
+`epoch/...` metrics count epochs through all rounds.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import torch
+from mlflow.data.dataset import Dataset
+from mlflow.data.numpy_dataset import from_numpy
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from datasets import Splits
+from experiments.config.experiment import Config, Resolved
+from experiments.config.fields import NONE, Method
+from experiments.config.parameters import AUTO, as_text
+from experiments.figures import experiment
+from experiments.rounds.rounds import RoundResult, Snapshot
+from experiments.tracking import summary
+from experiments.tracking.environment import environment, release
+from experiments.tracking.fingerprint import (
+    FINGERPRINT,
+    code_digest,
+    fingerprint,
+    pretrained_digest,
+)
+from experiments.tracking.resume import INITIAL, REWOUND, StoredRun, checkpoint_name
+from experiments.tracking.session import describe, tracked_run
+from experiments.tracking.tables import EPOCH_METRICS, EPOCH_PREFIX, History, Row, epoch_rows
+from models import build_model
+from models.serving import FromPixels
+from pruning.checkpoint import save_checkpoint
+
+
+class Run:
+    """One experiment's run in MLflow."""
+
+    def __init__(self, run_id: str, config: Resolved, data: Splits, why: str, last: int) -> None:
+        self.run_id, self.config, self.data, self.why, self.last = run_id, config, data, why, last
+        self.client = mlflow.MlflowClient()
+        self.history = History()
+        self.network: Snapshot | None = None
+
+    def log_round(self, result: RoundResult) -> None:
+        """Keep a finished round: first its checkpoint, then its numbers."""
+        number = result.network.round
+        size = self._log_checkpoints(result)
+        row = {"round": number} | result.metrics
+        row |= {"checkpoint_bytes": size} | result.seconds
+        epochs = epoch_rows(self.config, number, result.evaluations)
+        self._log_metrics(row, epochs)
+        self.history.rounds.append(row)
+        self.history.epochs.extend(epochs)
+        self.network = result.network
+        self._log_tables()
+
+    def finish(self) -> None:
+        """Draw the figures and log the last network as a model; may be done again."""
+        assert self.network is not None
+        self._log_tables()
+        rounds, epochs = self.history.frames()
+        title = summary.run_name(self.config)
+        figures = {
+            "accuracy_vs_sparsity": experiment.draw_accuracy(rounds, title),
+            "accuracy_per_epoch": experiment.draw_epochs(rounds, epochs, title),
+            "layer_sparsity": experiment.draw_layers(rounds, title),
+        }
+        share = experiment.pixel_use(self.network.masks, self.data.image_shape)
+        if share is not None:
+            figures["first_layer_pixels"] = experiment.draw_pixels(share, title)
+        for name, figure in figures.items():
+            mlflow.log_figure(figure, f"plots/{name}.png")
+        model_id = self._log_model(self.network)
+        # Without a step, so that the UI draws bars to compare.
+        mlflow.log_metrics(summary.headlines(rounds), model_id=model_id)
+
+    def _log_checkpoints(self, result: RoundResult) -> int:
+        network = result.network
+        number, name = network.round, checkpoint_name(network.round)
+        states = {name: network.state}
+        if number == 0:
+            states[INITIAL] = network.initial
+            if network.rewound is not None:
+                states[REWOUND] = network.rewound
+        sizes = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for what, state in states.items():
+                metadata = {"config": self.config.settings(), "round": number, "what": what}
+                metadata |= {"metrics": result.metrics} if what == name else {}
+                path = Path(folder, f"{what}.safetensors")
+                sizes[what] = save_checkpoint(path, state, network.masks, metadata)
+            mlflow.log_artifacts(folder, "checkpoints")
+        return sizes[name]
+
+    def _log_metrics(self, row: Row, epochs: list[Row]) -> None:
+        now = int(1000 * time.time())
+        curves = [
+            Metric(f"{EPOCH_PREFIX}{name}", epoch[name], now, int(epoch["step"]))
+            for epoch in epochs
+            for name in EPOCH_METRICS
+            if epoch["step"] not in self.history.steps_logged
+        ]
+        self.client.log_batch(self.run_id, metrics=curves)
+        values = {name: value for name, value in row.items() if name != "round"}
+        metrics = [Metric(name, value, now, int(row["round"])) for name, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)  # the round is complete with this
+
+    def _log_tables(self) -> None:
+        rounds, epochs = self.history.frames()
+        mlflow.log_text(rounds.to_csv(index=False), "rounds.csv")
+        mlflow.log_text(epochs.to_csv(index=False), "epochs.csv")
+        text = summary.description(self.config, rounds, self.last, self.why)
+        mlflow.set_tag("mlflow.note.content", text)
+
+    def _log_model(self, network: Snapshot) -> str:
+        run = self.client.get_run(self.run_id)
+        for old in self.client.search_logged_models(
+            [run.info.experiment_id], filter_string=f"source_run_id = '{self.run_id}'"
+        ):
+            self.client.delete_logged_model(old.model_id)  # of a process killed while it finished
+        data = self.data
+        model = build_model(self.config.model, data.image_shape, data.classes)
+        model.load_state_dict({name: value.cpu() for name, value in network.state.items()})
+        assert data.test
+        view = data.test.view
+        served = FromPixels(model, view.mean, view.std, view.crop).eval()
+        example = (data.test.images[:2].cpu().float() / view.white).numpy()
+        with torch.no_grad():
+            logits = served(torch.from_numpy(example)).numpy()
+        logged = mlflow.pytorch.log_model(
+            served,
+            name=re.sub(r"[^\w-]", "-", summary.run_name(self.config)),
+            signature=mlflow.models.infer_signature(example, logits),
+            input_example=example,
+            pip_requirements=[f"{name}=={release(name)}" for name in ("torch", "numpy")],
+            serialization_format="pt2",
+        )
+        return str(logged.model_id)
+
+
+@contextmanager
+def open_run(
+    config: Resolved,
+    asked: Config,
+    data: Splits,
+    why: str,
+    last: int,
+    stored: StoredRun | None,
+    parent: str | None = None,
+) -> Iterator[Run]:
+    """The run to log to: the one `mlflow run` has opened, a new one, or `stored` continued.
+
+    Args:
+        config: Resolved; `asked` is the same as it was asked for, with "auto" in it.
+        why: Why it is this data set, in words.
+        last: Number of the last round.
+        parent: Run that a new one is nested under.
+    """
+    with tracked_run(summary.run_name(config), stored.run_id if stored else NONE, parent) as run_id:
+        run = Run(run_id, config, data, why, last)
+        if stored:
+            run.history, run.network = stored.history, stored.network
+        else:
+            _describe(run, asked)
+        yield run
+
+
+def _describe(run: Run, asked: Config) -> None:
+    """Say what the run is: name, params, tags, data."""
+    config, data = run.config, run.data
+    describe(run.run_id, params_of(asked, config), _tags(run) | environment(config.device))
+    for context in ("train", "valid", "test"):
+        split = getattr(data, context)
+        dataset = from_numpy(
+            split.images.cpu().numpy(),
+            targets=split.labels.cpu().numpy(),
+            name=f"{data.name}-{context}",
+            digest=data.digest,
+        )
+        _log_input(dataset, context)
+    if data.class_names:
+        mlflow.log_text("".join(f"{name}\n" for name in data.class_names), "classes.txt")
+    # Late, because a run that has it can be resumed, and is not described again.
+    mlflow.log_dict(config.model_dump() | {"resume": NONE}, "config.json")
+    # Last, because a run that is found by it must have a config.
+    mark = fingerprint(config, data.digest, torch.get_num_threads())
+    run.client.set_tag(run.run_id, FINGERPRINT, mark)
+
+
+def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:
+    """An experiment's params: what was asked for, and what "auto" came to."""
+    params = {name: as_text(value) for name, value in asked.model_dump().items()}
+    return params | {
+        f"resolved_{name}": as_text(getattr(resolved, name))
+        for name, text in params.items()
+        if text == AUTO
+    }
+
+
+def _log_input(dataset: Dataset, context: str) -> None:
+    """Log a data set, which another run may be the first to log at this very moment."""
+    for pause in (0.1, 0.5, None):
+        try:
+            mlflow.log_input(dataset, context=context)
+            return
+        except MlflowException as error:  # MLflow looks for it and then inserts it
+            if pause is None or "unique constraint" not in str(error).lower():
+                raise
+            time.sleep(pause)
+
+
+def _tags(run: Run) -> dict[str, str]:
+    config = run.config
+    chosen = (*Method.model_fields, "masks", "dataset", "model", "scope", "device", "precision")
+    return {name: str(getattr(config, name)) for name in chosen} | {
+        "code": code_digest(),
+        "pretrained_sha256": pretrained_digest(config),
+        "dataset_why": run.why,
+        "dataset_source": run.data.source,
+        "dataset_digest": run.data.digest,
+        "rounds_planned": str(run.last),
+    }

@@ -1,0 +1,48 @@
+"""Leftover: the run that `mlflow run` opens for a command which then continues another run.
+
+`mlflow run` writes the status of its run when the command has ended, and fails if that run is
+deleted by then. So it is deleted afterwards, by a process that outlives the command.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+
+WAIT_SECONDS = 60.0
+
+
+def label(run_id: str, resumed: str) -> None:
+    """Say what the run is, in case nobody lives to delete it."""
+    client = mlflow.MlflowClient()
+    client.update_run(run_id, name=f"resumes {resumed}")
+    client.set_tag(run_id, "mlflow.parentRunId", resumed)
+
+
+def delete_when_closed(run_id: str) -> None:
+    """Start a process that waits until `mlflow run` has closed the run, and then deletes it."""
+    subprocess.Popen(
+        [sys.executable, "-m", "experiments.tracking.orphan", run_id],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def main(run_id: str) -> None:
+    """Wait for the run to end, at most `PATIENCE_SECONDS`, and delete it."""
+    client = mlflow.MlflowClient()
+    give_up = time.monotonic() + WAIT_SECONDS
+    while client.get_run(run_id).info.status == "RUNNING" and time.monotonic() < give_up:
+        time.sleep(0.2)
+    if client.get_run(run_id).info.status == "RUNNING":  # `mlflow run` itself was killed
+        client.set_terminated(run_id, "KILLED")
+    client.delete_run(run_id)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,109 @@
+"""Summary: an experiment in words, for the terminal and for MLflow's list of runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from experiments.config.experiment import Config, Resolved
+
+UNNAMED = ("device", "data_root", "resume", "branch_of")  # they do not change a result
+HEADLINES = (
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "early_stop_test_accuracy",
+    "sparsity",
+    "compression_ratio",
+    "theoretical_speedup",
+)
+
+
+def run_name(config: Resolved) -> str:
+    """A name that tells runs apart in a list, such as `lottery mnist lenet_300_100 90% seed 0`.
+
+    Whatever else is not as by default is named too.
+    """
+    how_far = f"{config.rounds} rounds" if config.rounds else f"{100 * config.target_sparsity:g}%"
+    said = ("reinit", "dataset", "model", "target_sparsity", "rounds", "seed")
+    usual = _auto(config, "reinit", "model")
+    method = ("reinit", "model", "optimizer", "schedule")
+    usual["lr"] = _auto(config, *method)["lr"]
+    for name in ("retrain_lr", "warmup_epochs"):  # follow from others, which are named
+        usual[name] = _auto(config, *method, "lr", "epochs")[name]
+    usual["output_prune_rate"] = config.prune_rate
+    extras = [
+        f"{name}={value}"
+        for name, value in config.model_dump().items()
+        if value != usual[name] and name not in (*said, *UNNAMED)
+    ]
+    words = [config.reinit, config.dataset, config.model, how_far, *extras, f"seed {config.seed}"]
+    return " ".join(words)
+
+
+def _auto(config: Resolved, *said: str) -> dict[str, Any]:
+    """The config as it would be if only these of its parameters had been said."""
+    chosen = config.model_dump(include=set(said))
+    return Config(**chosen).resolved(config.dataset).model_dump()
+
+
+def round_line(row: Mapping[str, float], last: int) -> str:
+    """One finished round on one line."""
+    return (
+        f"round {row['round']:>{len(str(last))}.0f}/{last}  "
+        f"remaining {1 - row['sparsity']:7.2%}  "
+        f"valid {row['valid_accuracy']:.4f}  test {row['test_accuracy']:.4f}  "
+        f"loss {row['train_loss']:.4f}  {row['round_seconds']:.1f} s"
+    )
+
+
+def table(rounds: pd.DataFrame) -> str:
+    """The rounds as a small table of plain text."""
+    shown = pd.DataFrame(
+        {
+            "round": rounds["round"],
+            "remaining": rounds["sparsity"].map(lambda share: f"{1 - share:.2%}"),
+            "valid": rounds["valid_accuracy"].map("{:.4f}".format),
+            "test": rounds["test_accuracy"].map("{:.4f}".format),
+            "early stop at": rounds["early_stop_iteration"],
+            "test there": rounds["early_stop_test_accuracy"].map("{:.4f}".format),
+            "smaller": rounds["compression_ratio"].map("{:.1f}x".format),
+            "on disk": rounds["checkpoint_bytes"].map(lambda size: f"{size / 1000:,.0f} kB"),
+        }
+    )
+    text: str = shown.to_string(index=False)
+    return text
+
+
+def headlines(rounds: pd.DataFrame) -> dict[str, float]:
+    """What the last network and the dense one reached, as metrics of the whole run."""
+    dense, final = rounds.iloc[0], rounds.iloc[-1]
+    values = {f"final/{name}": float(final[name]) for name in HEADLINES}
+    return {"dense/test_accuracy": float(dense["test_accuracy"])} | values
+
+
+def description(config: Resolved, rounds: pd.DataFrame, rounds_planned: int, why: str) -> str:
+    """A run in a few lines of Markdown: what it was, and what came out so far."""
+    dense, final = rounds.iloc[0], rounds.iloc[-1]
+    change = 100 * (final["test_accuracy"] - dense["test_accuracy"])
+    of_what = {"layer": "each layer's weights", "global": "all weights, wherever they are,"}
+    rate = f"{config.prune_rate:g} of {of_what[config.scope]} a round"
+    if config.output_prune_rate != config.prune_rate:
+        rate += f" ({config.output_prune_rate:g} in the output layer)"
+    return "\n".join(
+        [
+            f"**{config.model}** on **{config.dataset}**, seed {config.seed}: "
+            f"*{config.criterion}* pruning, {rate}, survivors restart by **{config.reinit}**.",
+            "",
+            f"Round {final['round']:.0f} of {rounds_planned}: "
+            f"**{final['sparsity']:.2%} pruned**, test accuracy "
+            f"**{final['test_accuracy']:.4f}** against {dense['test_accuracy']:.4f} dense "
+            f"({change:+.2f} points); {final['compression_ratio']:.1f} times fewer parameters, "
+            f"{final['theoretical_speedup']:.1f} times fewer multiply-adds, "
+            f"{final['checkpoint_bytes'] / 1000:,.0f} kB on disk against "
+            f"{dense['checkpoint_bytes'] / 1000:,.0f} kB.",
+            "",
+            "Networks: `checkpoints/`. Figures: `plots/`. Numbers: `rounds.csv`, `epochs.csv`. "
+            f"Data: {why}.",
+        ]
+    )

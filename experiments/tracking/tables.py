@@ -1,0 +1,77 @@
+"""Tables: the rounds of an experiment, and their epochs, as rows that pandas reads.
+
+One row a round (`rounds.csv`) and one row an epoch (`epochs.csv`). Epochs are counted twice:
+within their round (`epoch`), and through all rounds (`step`), as MLflow's charts want it.
+"""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from experiments.config.experiment import Resolved
+from experiments.training.loop import Evaluation
+
+Row = dict[str, float]
+
+SECONDS = ("round_seconds", "train_seconds")
+ROUND_METRICS = (
+    "train_loss",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "early_stop_iteration",
+    "early_stop_valid_accuracy",
+    "early_stop_test_accuracy",
+    "sparsity",
+    "remaining_weights",
+    "compression_ratio",
+    "theoretical_speedup",
+    "checkpoint_bytes",
+    *SECONDS,
+)
+EPOCH_METRICS = ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
+EPOCH_PREFIX = "epoch/"
+COMPLETE = "checkpoint_bytes"  # a round that has this metric is complete
+INTEGER_COLUMNS = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights", COMPLETE)
+
+
+@dataclass
+class History:
+    """Rows so far, in order."""
+
+    rounds: list[Row] = field(default_factory=list)
+    epochs: list[Row] = field(default_factory=list)
+    steps_logged: frozenset[int] = frozenset()  # also of a round that was cut short
+
+    def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Rounds and epochs, with whole numbers as integers."""
+        return _frame(self.rounds), _frame(self.epochs)
+
+
+def epoch_rows(config: Resolved, number: int, evaluations: tuple[Evaluation, ...]) -> list[Row]:
+    """The looks that end an epoch, as rows of round `number`."""
+    before = config.epochs + (number - 1) * config.retrain_epochs if number else 0
+    return [
+        {
+            "round": number,
+            "epoch": evaluation.epoch,
+            "step": before + evaluation.epoch,
+        }
+        | {name: getattr(evaluation, name) for name in EPOCH_METRICS}
+        for evaluation in evaluations
+        if evaluation.ends_epoch
+    ]
+
+
+def place_of(config: Resolved, step: int) -> tuple[int, int]:
+    """The round and the epoch in it of a `step` counted through all rounds."""
+    if step <= config.epochs:
+        return 0, step
+    rounds, epochs = divmod(step - config.epochs - 1, config.retrain_epochs)
+    return rounds + 1, epochs + 1
+
+
+def _frame(rows: list[Row]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: int for name in INTEGER_COLUMNS if name in frame})

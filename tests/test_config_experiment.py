@@ -1,0 +1,189 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments.config.comparison import Arms, CompareConfig
+from experiments.config.experiment import Config, config_from, has_bf16
+from experiments.config.parameters import as_text, default_text, parse
+from experiments.config.recipes import RECIPES
+from experiments.config.tune import TuneConfig, Tuning
+from experiments.mlproject import mlproject
+from models import MODELS
+from pruning.controls import CONTROLS
+from pruning.criteria import CRITERIA
+from pruning.reinit import REINITS
+
+ROOT = Path(__file__).parent.parent
+
+MISTAKES = [
+    ("reinit", "lotery", f"reinit must be one of {', '.join(REINITS)}, got lotery"),
+    (
+        "dataset",
+        "cifar",
+        "dataset must be one of auto, mnist, fashion_mnist, digits, faces, olivetti, got cifar",
+    ),
+    ("model", "resnet_20", "lightcnn_29, lightcnn_29_v2, got resnet_20"),
+    ("model", "lenet_999999999999999999999", "model is larger than any memory, got lenet_999"),
+    ("seed", "1\nx", "seed must be a valid integer"),
+    ("model", "lenet_0", "model lenet wants layer sizes such as lenet_300_100, got lenet_0"),
+    ("criterion", "x", f"criterion must be one of {', '.join(CRITERIA)}, got x"),
+    ("control", "x", f"control must be one of {', '.join(CONTROLS)}, got x"),
+    ("pruning", "x", "pruning must be one of iterative, one_shot, got x"),
+    ("branch_of", "x", "branch_of must be the id of a run, 32 hexadecimal digits, got x"),
+    ("masks", "shared", "masks=shared needs branch_of, the run whose masks are taken"),
+    ("scope", "x", "scope must be one of layer, global, got x"),
+    ("prune_rate", "0", "prune_rate must be greater than 0, got 0"),
+    ("prune_rate", "1", "prune_rate must be less than 1, got 1"),
+    ("prune_rate", "nan", "prune_rate must be a finite number, got nan"),
+    ("prune_rate", "a lot", "prune_rate must be a valid number, unable to parse"),
+    ("output_prune_rate", "1", "output_prune_rate must be less than 1, got 1"),
+    ("target_sparsity", "1.0", "target_sparsity must be less than 1, got 1.0"),
+    ("rounds", "-1", "rounds must be greater than or equal to 0, got -1"),
+    ("rounds", "1.5", "rounds must be a valid integer"),
+    ("epochs", "0", "epochs must be greater than 0, got 0"),
+    ("retrain_epochs", "0", "retrain_epochs must be greater than 0, got 0"),
+    ("optimizer", "lion", "optimizer must be one of adam, adamw, sgd, got lion"),
+    ("lr", "0", "lr must be greater than 0, got 0"),
+    ("lr", "inf", "lr must be a finite number, got inf"),
+    ("retrain_lr", "-1", "retrain_lr must be greater than 0, got -1"),
+    ("schedule", "x", "schedule must be one of constant, cosine, got x"),
+    ("warmup_epochs", "-1", "warmup_epochs must be greater than or equal to 0, got -1"),
+    ("grad_clip", "-1", "grad_clip must be greater than or equal to 0, got -1"),
+    ("label_smoothing", "1", "label_smoothing must be less than 1, got 1"),
+    ("precision", "fp8", "precision must be one of auto, float32, bf16, got fp8"),
+    ("weight_decay", "-1", "weight_decay must be greater than or equal to 0, got -1"),
+    ("batch_size", "0", "batch_size must be greater than 0, got 0"),
+    ("seed", "-1", "seed must be greater than or equal to 0, got -1"),
+    ("device", "tpu", "device must be one of auto, cpu, cuda, got tpu"),
+    ("data_root", "", "data_root must"),
+    ("resume", "../x", "resume must be the id of a run, 32 hexadecimal digits, got ../x"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), MISTAKES)
+def test_a_mistake_is_one_line_with_name_rule_and_value(name, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse(Config, "run", [f"--{name}", value])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_flag_is_named():
+    with pytest.raises(ValueError, match="unrecognized arguments: --prun_rate"):
+        parse(Config, "run", ["--prun_rate", "0.3"])
+    with pytest.raises(ValueError, match="there is no parameter prun_rate; the parameters are"):
+        config_from({"prun_rate": 0.3})
+
+
+MISMATCHES = [
+    ({"momentum": 0.9}, "momentum is for optimizer=sgd, got 0.9 with adam"),
+    ({"reinit": "rewind", "rewind_epoch": 11}, "rewind_epoch must be at most epochs (10), got 11"),
+    (
+        {"reinit": "lr_rewind", "rewind_epoch": 11},
+        "rewind_epoch must be at most epochs (10), got 11",
+    ),
+    (
+        {"masks": "shared", "branch_of": "0" * 32, "control": "inverted"},
+        "masks=shared takes the masks of another run, so control=inverted",
+    ),
+    (
+        {"masks": "shared", "branch_of": "0" * 32, "pruning": "one_shot"},
+        "pruning=one_shot, which choose others, do not go with it",
+    ),
+    ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs (10), got 10"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), MISMATCHES)
+def test_what_does_not_go_with_the_defaults_is_told(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config_from(values).resolved("mnist")
+
+
+def test_rewinding_past_the_end_of_training_is_refused():
+    with pytest.raises(ValueError, match=r"rewind_epoch must be at most epochs \(2\), got 3"):
+        parse(Config, "run", ["--reinit", "rewind", "--epochs", "2", "--rewind_epoch", "3"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="device=cuda needs a CUDA GPU"):
+        parse(Config, "run", ["--device", "cuda"])
+
+
+def test_defaults_typed_in_full_give_the_default_config():
+    argv = [
+        word
+        for name, field in Config.model_fields.items()
+        for word in (f"--{name}", default_text(field))
+    ]
+    assert parse(Config, "run", argv) == parse(Config, "run", []) == Config()
+
+
+def test_a_config_survives_its_own_text():
+    config = parse(Config, "run", ["--reinit", "keep", "--lr", "0.5", "--output_prune_rate", "0"])
+    text = {name: as_text(value) for name, value in config.model_dump().items()}
+    assert config_from(text) == config
+
+
+def test_resolving_fills_in_every_auto():
+    config = parse(Config, "run", ["--device", "cpu"]).resolved("mnist")
+    assert not {None, "auto"} & set(config.model_dump().values())
+    assert (config.dataset, config.device, config.output_prune_rate) == ("mnist", "cpu", 0.2)
+    assert (config.lr, config.retrain_lr) == (0.0012, 0.0012)
+    assert config.resolved("mnist") == config
+
+
+def test_photographs_come_with_a_lightcnn_and_its_recipe():
+    config = parse(Config, "run", ["--device", "cpu"]).resolved("faces")
+    assert (config.model, config.optimizer, config.lr) == ("lightcnn_9", "adamw", 0.001)
+    assert config.warmup_epochs == config.epochs / 4
+    assert config.precision == ("bf16" if has_bf16("cpu") else "float32")
+    small = config_from({"model": "lenet_20", "epochs": 3}).resolved("faces")
+    assert (small.model, small.epochs, small.precision) == ("lenet_20", 3, "float32")
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_every_family_of_models_has_a_recipe(family):
+    assert family in RECIPES
+
+
+@pytest.mark.parametrize(
+    ("argv", "retrain_lr"),
+    [
+        (["--reinit", "keep", "--schedule", "cosine", "--lr", "0.1"], 0.001),
+        (["--reinit", "keep", "--schedule", "constant", "--lr", "0.1"], 0.1),
+        (["--reinit", "keep", "--schedule", "cosine", "--retrain_lr", "0.3"], 0.3),
+        (["--reinit", "lottery", "--schedule", "cosine", "--lr", "0.1"], 0.1),
+        (["--optimizer", "sgd"], 0.1),
+        (["--reinit", "keep", "--model", "lightcnn_9"], 0.0003),
+    ],
+)
+def test_the_retraining_rate_is_what_the_method_says(argv, retrain_lr):
+    assert parse(Config, "run", argv).resolved("digits").retrain_lr == pytest.approx(retrain_lr)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [("main", Config), ("compare", CompareConfig), ("tune", TuneConfig)]
+)
+def test_mlproject_is_the_parameters_of_each_command_written_out(command, kind):
+    assert (ROOT / "MLproject").read_text() == mlproject(), "run python -m experiments mlproject"
+    point = yaml.safe_load(mlproject())["entry_points"][command]
+    assert list(point["parameters"]) == list(kind.model_fields)
+    for name, field in kind.model_fields.items():
+        assert point["parameters"][name] == {"type": "string", "default": default_text(field)}
+        assert f"--{name}={{{name}}}" in point["command"]
+
+
+def test_the_readme_lists_every_parameter_with_its_default_and_its_meaning():
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    fields = [
+        (name, default_text(field), field.description)
+        for kind in (Arms, Tuning, Config)  # what a command has besides, and the main command's
+        for name, field in kind.model_fields.items()
+    ]
+    assert sorted(rows) == sorted(fields)

@@ -1,0 +1,157 @@
+"""What is searched: every form of writing it, and every mistake in one line."""
+
+import re
+
+import pytest
+
+from experiments.config.parameters import validated
+from experiments.config.space import DEFAULT, Choices, Range, containing, in_words, parse_space
+from experiments.config.tune import TuneConfig
+
+FORMS = [
+    ("none", {}),
+    ("prune_rate=0.1..0.3", {"prune_rate": Range(0.1, 0.3)}),
+    ("prune_rate=.2/.5", {"prune_rate": Choices((0.2, 0.5))}),
+    ("retrain_epochs=1/2/5", {"retrain_epochs": Choices((1, 2, 5))}),
+    ("lr=0.0001..0.01:log", {"lr": Range(0.0001, 0.01, log=True)}),
+    ("lr=1e-4..1:log", {"lr": Range(0.0001, 1.0, log=True)}),
+    (
+        " rewind_epoch = 0..5 , criterion = magnitude/snip ",
+        {"rewind_epoch": Range(0, 5), "criterion": Choices(("magnitude", "snip"))},
+    ),
+    ("lr=auto/0.1", {"lr": Choices(("auto", 0.1))}),
+    ("warmup_epochs=0..5", {"warmup_epochs": Range(0.0, 5.0)}),
+    ("optimizer=sgd", {"optimizer": Choices(("sgd",))}),
+]
+
+
+@pytest.mark.parametrize(("text", "found"), FORMS)
+def test_a_list_adds_to_the_default_space_or_replaces_it(text, found):
+    assert parse_space(text) == {**DEFAULT, **found}
+    assert validated(TuneConfig, {"search": text, "reinit": "rewind"}).search == text
+
+
+def test_the_default_space_is_that_of_the_documentation():
+    assert in_words(DEFAULT) == "prune_rate=0.05..0.6,retrain_epochs=1..20:log"
+
+
+@pytest.mark.parametrize(("text", "_found"), FORMS[1:])
+def test_a_space_in_words_is_read_as_itself(text, _found):
+    space = parse_space(text)
+    assert parse_space(in_words(space)) == space
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("rewind_epoch=0..5", True), ("retrain_epochs=2..3", True), ("warmup_epochs=0..5", False)],
+)
+def test_a_range_is_of_whole_numbers_exactly_if_the_parameter_is(text, whole):
+    name = text.partition("=")[0]
+    assert parse_space(text)[name].whole == whole
+
+
+YAML = """
+lr: {low: 0.0001, high: 1e-2, log: true}
+rewind_epoch: {low: 0, high: 5}
+criterion: [magnitude, snip]
+retrain_epochs: [2, 4]
+"""
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_a_yaml_file_says_the_same_as_a_list(suffix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"space.{suffix}").write_text(YAML)
+    text = "lr=0.0001..0.01:log,rewind_epoch=0..5,criterion=magnitude/snip,retrain_epochs=2/4"
+    assert parse_space(f"space.{suffix}") == parse_space(text)
+
+
+FORM = "search must be name=low..high, name=low..high:log or name=one/another"
+MISTAKES = [
+    ("lr", f"{FORM}, with commas between them, got lr"),
+    ("lr=", f"{FORM}, with commas between them, got lr="),
+    ("=3", f"{FORM}, with commas between them, got =3"),
+    ("lr=0.1..0.2,", f"{FORM}, with commas between them, got "),
+    ("lr=0.1..0.2,lr=0.3/0.4", "search: lr is named twice"),
+    ("lr=1..2..3", "search: lr must be a valid number"),
+    ("lr=0.1//0.2", "search: lr must be a valid number"),
+    ("lr=1..2:ln", "search: what follows the range of lr must be log, got ln"),
+    ("lr=2..1", "search: lr must have a low below its high, got 2..1"),
+    ("lr=1..1", "search: lr must have a low below its high, got 1..1"),
+    ("lr=0..1", "search: lr must be greater than 0, got 0"),
+    ("lr=nan..1", "search: lr must be a finite number, got nan"),
+    ("lr=auto..1", "search: the bounds of lr must be numbers, got auto..1"),
+    ("prune_rate=0.2..1", "search: prune_rate must be less than 1, got 1"),
+    ("rewind_epoch=0.5..2", "search: rewind_epoch must be a valid integer"),
+    ("rewind_epoch=0..5:log", "search: rewind_epoch with log must be above 0, got 0..5"),
+    ("criterion=a..b", "search: criterion is no number, write criterion=one/another"),
+    ("criterion=magnitude/x", "search: criterion must be one of magnitude, random, "),
+    ("criterion=snip/snip", "search: a value of criterion is named twice"),
+    ("seed=0..4", "search: seed is no parameter to search; these are: criterion, pruning, "),
+    ("target_sparsity=0.5..0.9", "search: target_sparsity is no parameter to search"),
+    ("prun_rate=0.1..0.2", "search: prun_rate is no parameter to search"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES)
+def test_a_mistake_in_a_list_is_one_line(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse_space(text)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        validated(TuneConfig, {"search": text})
+    assert "\n" not in str(caught.value)
+
+
+YAML_MISTAKES = [
+    ("[1", "search: space.yaml is no YAML: while parsing a flow sequence"),
+    ("\x00", "search: space.yaml is no YAML: "),
+    ("- lr", "search: space.yaml must hold a mapping from parameters to their ranges"),
+    ("", "search: space.yaml must hold a mapping from parameters to their ranges"),
+    ("lr: 3", "search: lr in space.yaml must be a list of values, or have low, high and perhaps"),
+    ("lr: []", "search: lr in space.yaml must be a list of values"),
+    ("lr: {low: 1}", "search: lr in space.yaml must be a list of values"),
+    ("lr: {low: 1, high: 2, step: 3}", "search: lr in space.yaml must be a list of values"),
+    ("lr: {low: 1, high: 2, log: 1}", "search: log of lr must be true or false, got 1"),
+    ("lr: {low: [1], high: 2}", "search: lr must be a valid number, got [1]"),
+    ("criterion: [magnitude, 1]", "search: criterion must be a valid string, got 1"),
+    ("1: {low: 1, high: 2}", "search: 1 is no parameter to search"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), YAML_MISTAKES)
+def test_a_mistake_in_a_file_is_one_line(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        validated(TuneConfig, {"search": "space.yaml"})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match=r"search: space\.yaml is no YAML: "):
+        parse_space("space.yaml")
+    with pytest.raises(OSError, match=r"'nowhere\.yaml'"):
+        parse_space("nowhere.yaml")
+
+
+def test_a_space_is_widened_to_hold_the_baseline_and_no_further():
+    space = {
+        "prune_rate": Range(0.3, 0.6),
+        "retrain_epochs": Range(1, 20, log=True),
+        "lr": Range(0.001, 0.01, log=True),
+        "criterion": Choices(("snip", "random")),
+        "optimizer": Choices(("adam", "sgd")),
+    }
+    values = {"prune_rate": 0.2, "retrain_epochs": 40, "lr": 0.01}
+    widened = containing(space, values | {"criterion": "magnitude", "optimizer": "sgd"})
+    assert widened == {
+        "prune_rate": Range(0.2, 0.6),
+        "retrain_epochs": Range(1, 40, log=True),
+        "lr": Range(0.001, 0.01, log=True),
+        "criterion": Choices(("magnitude", "snip", "random")),
+        "optimizer": Choices(("adam", "sgd")),
+    }
+    assert widened["retrain_epochs"].whole

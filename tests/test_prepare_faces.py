@@ -1,0 +1,129 @@
+"""Faces, from the command: photographs in, what became of them in MLflow, a network out."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from datasets.manifest import read_manifest
+from experiments.__main__ import run_command
+from experiments.prepare_faces import metric_name
+from tests.conftest import PATIENCE, ROOT
+from tests.portraits import flower, folder
+from tests.test_experiments_resume import anywhere
+from tests.test_project import mlflow_run, runs
+
+assert anywhere  # a fixture
+
+TINY = {"epochs": 1, "retrain_epochs": 1, "rounds": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Two people and a picture without a face."""
+    root = folder(tmp_path_factory.mktemp("source") / "photographs", ada=5, grace=5)
+    flower().save(root / "ada" / "flower.png")
+    return root
+
+
+def flags(**settings):
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def test_mlflow_run_prepares_and_tells_what_became_of_the_photographs(anywhere, photographs):
+    out = anywhere / "faces"
+    done = mlflow_run(entry_point="prepare_faces", source=photographs, out=out)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["which_face"] == "largest"
+    assert run.data.metrics == {
+        "outcome/kept": 10,
+        "outcome/no_face": 1,
+        "class/ada/kept": 5,
+        "class/ada/no_face": 1,
+        "class/grace/kept": 5,
+        "class/grace/no_face": 0,
+    }
+    logged = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=""))
+    assert {str(path.relative_to(logged)) for path in logged.rglob("*.*")} == {
+        "manifest.csv",
+        "counts.csv",
+        "contact_sheets/ada.1.jpg",
+        "contact_sheets/grace.1.jpg",
+    }
+    assert "11 photographs of 2 classes: 10 kept, 1 no_face" in done.stdout
+    assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in done.stdout
+
+
+def test_an_interrupted_preparation_goes_on(anywhere, photographs):
+    argv = flags(source=photographs, out=anywhere / "faces")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "prepare_faces", *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (anywhere / "faces/options.json").exists():  # it has begun
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    (run,) = runs()
+    assert run.info.status == "KILLED"
+    run_command("prepare_faces", argv)
+    assert set(read_manifest(anywhere / "faces/manifest.csv")["outcome"]) == {"kept", "no_face"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "nowhere"}, "nowhere is not a folder of class folders of photographs"),
+        (
+            {"which_face": "best"},
+            "which_face must be 'largest', 'most_confident' or 'all', got best",
+        ),
+        ({"margin": 0.1}, "margin is for align=false, got 0.1 with align=true"),
+        ({"valid_share": 0.6, "test_share": 0.4}, "must leave something to train with"),
+        ({"min_confidence": "nan"}, "min_confidence must be a finite number, got nan"),
+    ],
+)
+def test_mistakes_are_one_line(store, photographs, capsys, changes, message):
+    with pytest.raises(SystemExit) as stop:
+        run_command(
+            "prepare_faces", flags(**{"source": photographs, "out": store / "faces"} | changes)
+        )
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+
+
+def test_names_of_classes_become_names_of_metrics():
+    assert metric_name("Grace Hopper") == "Grace Hopper"
+    names = {metric_name(name) for name in ("a/b", "a:b", "..", "日本", "", "x" * 300, "x" * 301)}
+    assert len(names) == 7
+    for name in names:
+        mlflow.utils.validation._validate_metric_name(f"class/{name}/kept")
+
+
+def test_a_lightcnn_trains_on_a_raw_folder(anywhere, photographs, monkeypatch, capsys):
+    """The folder is prepared into a cache; then everything is as for any network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(anywhere / "cache"))
+    settings = TINY | {"dataset": "faces", "data_root": photographs, "batch_size": 4, "rounds": 2}
+    run_command("run", flags(**settings))
+    (straight,) = runs()
+    assert straight.info.status == "FINISHED"
+    assert straight.data.params["resolved_model"] == "lightcnn_9"
+    assert straight.data.metrics["final/sparsity"] == pytest.approx(0.36, abs=1e-6)
+    assert "preparing the photographs in" in capsys.readouterr().err
+    one = mlflow.pytorch.load_model(mlflow.search_logged_models(output_format="list")[0].model_uri)
+    assert one(torch.rand(2, 1, 144, 144)).shape == (2, 2)

@@ -1,0 +1,266 @@
+"""Many machines: PostgreSQL, an MLflow server on it, two Ray nodes, workers that die."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import mlflow
+import optuna
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
+
+from experiments.tuning.storage import open_storage
+from tests.conftest import QUICK, ROOT
+from tests.postgres import free_port, postgres
+from tests.test_servers import ENV, serving
+
+DIGITS = {name: QUICK[name] for name in ("dataset", "model", "epochs", "lr", "device")}
+SLOW = "retrain_epochs=20..24"  # seconds a trial, so that it can be caught
+QUIET = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def database():
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tracking(database, tmp_path_factory):
+    """The address of an MLflow server on PostgreSQL."""
+    port, folder = free_port(), tmp_path_factory.mktemp("server")
+    argv = [
+        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", database.url("mlflow"), "--artifacts-destination", "artifacts"),
+    ]
+    with serving(argv, f"http://127.0.0.1:{port}/health", folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def env(tracking, monkeypatch):
+    """The environment of a command; this process looks at the same server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)  # `set_experiment` of another test leaves it
+    return os.environ | ENV | QUIET | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def ray_cluster():
+    """The address of a cluster of two nodes of four CPUs."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as nodes:
+        head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
+        nodes.enter_context(ray_node(*head))
+        nodes.enter_context(ray_node(f"--address=127.0.0.1:{port}"))
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def ray_node(*words):
+    argv = ["ray", "start", "--block", "--num-cpus=4", "--object-store-memory=100000000", *words]
+    process = subprocess.Popen(
+        argv,
+        env=os.environ | ENV | QUIET,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        told = []
+        for line in process.stdout:
+            told.append(line)
+            if "Ray runtime started" in line:
+                break
+        assert "Ray runtime started" in told[-1], "".join(told)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
+
+
+def tune(folder, env, storage, **changes):
+    """A search as a process of its own."""
+    asked = DIGITS | {"reinit": "lottery", "storage": storage, "confirm_seeds": 0} | changes
+    argv = [sys.executable, "-m", "experiments", "tune"]
+    argv += [f"--{name}={value}" for name, value in asked.items()]
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        argv, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@contextmanager
+def looking_at(address):
+    """A storage to look at what others do in it; makes its tables if they are not there."""
+    rdb = optuna.storages.RDBStorage(address, engine_kwargs={"poolclass": NullPool})
+    try:
+        yield rdb
+    finally:
+        rdb.remove_session()
+
+
+def trials_of(storage, study):
+    """The trials of a study that another process makes at some time."""
+    try:
+        return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+    except KeyError:
+        return []
+
+
+def process_of(trial):
+    """The process that is in the midst of a trial, and so holds no lock of the database's."""
+    if trial.state != TrialState.RUNNING or "mlflow_run_id" not in trial.user_attrs:
+        return None
+    return int(trial.user_attrs["worker"].split()[1])
+
+
+def hold_all(storage, study, number, command):
+    """Stop processes in the midst of their trials until so many stand still; trials by process."""
+    held = {}
+    while len(held) < number:
+        assert command.poll() is None, command.stdout.read()
+        for trial in trials_of(storage, study):
+            process = process_of(trial)
+            if process and process not in held:
+                os.kill(process, signal.SIGSTOP)
+                held[process] = trial.number
+        time.sleep(0.2)
+    return held
+
+
+def parent_of(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def check_runs(storage, study, asked):
+    """Every trial's run is nested under the one run of the study, and has ended as the trial."""
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    mine = [run for run in runs if run.data.tags.get("optuna.study") == study]
+    (top,) = (run for run in mine if run.data.tags["kind"] == "study")
+    below = [run for run in mine if run.data.tags["kind"] == "trial"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in below} == {top.info.run_id}
+    ended = Counter(run.info.status for run in below)
+    trials = trials_of(storage, study)
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.COMPLETE] == ended["FINISHED"] == asked
+    assert states[TrialState.FAIL] == ended["FAILED"] == len(trials) - asked
+    assert "RUNNING" not in {run.info.status for run in mine}
+    numbers = {run.info.run_id: int(run.data.tags["optuna.trial"]) for run in below}
+    assert {t.user_attrs["mlflow_run_id"]: t.number for t in trials} == numbers
+    return trials
+
+
+def test_a_search_on_a_ray_cluster_outlives_a_killed_worker(database, env, ray_cluster, tmp_path):
+    """Eight workers on two nodes: one is killed in the midst of a trial, which is done again."""
+    address, study = database.url("optuna"), "on_ray/lottery"
+    ray = {"executor": "ray", "ray_address": ray_cluster, "study": "on_ray", "search": SLOW}
+    search = tune(tmp_path, env, address, trials=10, confirm_seeds=1, **ray)
+    with looking_at(address) as storage:
+        held = hold_all(storage, study, 8, search)
+        nodes = Counter(parent_of(process) for process in held)
+        victim, lost = next(
+            (process_of(trial), trial.number)
+            for trial in trials_of(storage, study)
+            if process_of(trial) in held
+        )
+        os.kill(victim, signal.SIGKILL)
+        for process in held.keys() - {victim}:
+            os.kill(process, signal.SIGCONT)
+        told, _ = search.communicate(timeout=240)
+        assert search.returncode == 0, told
+        assert sorted(nodes.values()) == [4, 4]
+        trials = check_runs(storage, study, asked=10)
+    assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [lost]
+    assert [t.number for t in trials if t.system_attrs.get("retry_history")] == [10]
+    assert trials[10].params == trials[lost].params
+    assert "10 trials, 8 at a time" in told
+    assert "a worker died" in told
+    assert "fresh seed 1000: test" in told
+    assert "Traceback" not in told
+
+
+def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
+    address, study = database.url("joined"), "joined/lottery"
+    searches = [
+        tune(tmp_path / str(n), env, address, trials=9, workers=1, study="joined") for n in range(3)
+    ]
+    told = [search.communicate(timeout=240)[0] for search in searches]
+    assert [search.returncode for search in searches] == [0, 0, 0], told
+    with looking_at(address) as storage:
+        trials = check_runs(storage, study, asked=9)
+    assert len(trials) == 9
+    baseline = {"prune_rate": 0.2, "retrain_epochs": 10}
+    assert [trial.number for trial in trials if trial.params == baseline] == [0]
+    assert sum("What each method wants" in each for each in told) == 1
+    assert not any("does not answer" in each for each in told)
+
+
+def test_a_search_waits_for_a_database_that_is_restarted(store, tmp_path):
+    env, study = os.environ | ENV | QUIET | {"PYTHONPATH": str(ROOT)}, "restarted/lottery"
+    with postgres() as server, looking_at(address := server.url("optuna")) as storage:
+        search = tune(tmp_path, env, address, trials=4, workers=1, study="restarted", search=SLOW)
+        while not any(trial.state.is_finished() for trial in trials_of(storage, study)):
+            assert search.poll() is None, search.stdout.read()
+            time.sleep(0.2)
+        server.stop()
+        time.sleep(3)
+        server.start()
+        told, _ = search.communicate(timeout=120)
+        assert search.returncode == 0, told
+        check_runs(storage, study, asked=4)
+
+
+def test_a_database_that_does_not_answer_is_told_in_one_line():
+    said = []
+    with pytest.raises(ConnectionError) as caught:
+        open_storage(f"postgresql+psycopg://a@127.0.0.1:{free_port()}/optuna", 1, said.append)
+    assert "has not answered for 1 s" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(said) == 1
+
+
+def refused(env, *words):
+    """What a search on a cluster is refused with."""
+    argv = [sys.executable, "-m", "experiments", "tune", "--executor=ray", *words]
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    return done.stderr.splitlines()
+
+
+def test_a_cluster_that_is_not_there_is_told_in_one_line():
+    env = os.environ | ENV | QUIET | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    storage, port = "--storage=postgresql+psycopg://a@127.0.0.1/optuna", free_port()
+    (told,) = refused(env, storage, f"--ray_address=127.0.0.1:{port}")
+    assert told.startswith(f"error: there is no Ray cluster at 127.0.0.1:{port}")
+    assert "ray start --head" in told
+
+
+@pytest.mark.parametrize(
+    ("storage", "tracking", "why"),
+    [
+        ("sqlite:///optuna.db", "http://127.0.0.1:9", "a storage that all machines reach"),
+        ("postgresql+psycopg://a@b/c", "sqlite:///m.db", "a tracking server that all machines"),
+    ],
+)
+def test_a_cluster_wants_servers_rather_than_files(monkeypatch, storage, tracking, why):
+    from experiments.config.tune import TuneConfig
+    from experiments.processes.ray import prepare
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    with pytest.raises(ValueError, match=why):
+        prepare(TuneConfig(executor="ray", storage=storage))

@@ -1,0 +1,241 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from datasets import load_splits
+from experiments.__main__ import run_command
+from experiments.config.experiment import Config, config_from
+from experiments.run import run_experiment
+from experiments.tracking import log
+from experiments.training.loop import derive_seed
+from pruning.checkpoint import load_checkpoint
+from tests.conftest import PATIENCE, QUICK, ROOT, command
+
+ROUND_METRICS = {
+    "train_loss",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "sparsity",
+    "remaining_weights",
+    "compression_ratio",
+    "theoretical_speedup",
+    "early_stop_iteration",
+    "early_stop_valid_accuracy",
+    "early_stop_test_accuracy",
+    "checkpoint_bytes",
+    "round_seconds",
+    "train_seconds",
+    "layer_sparsity/fc1",
+    "layer_sparsity/fc2",
+    "layer_sparsity/fc3",
+}
+
+
+NAME = (
+    "lottery digits lenet_30_20 2 rounds epochs=2 retrain_epochs=2 lr=0.01 train_limit=300 seed 0"
+)
+
+
+@pytest.fixture
+def finished(store):
+    """A finished run, and MLflow's account of it."""
+    run_id = run_experiment(config_from(QUICK | {"dataset": "auto"}))
+    return mlflow.get_run(run_id)
+
+
+def artifact(run, path):
+    return mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
+
+
+def test_a_run_tells_what_it_was(finished):
+    assert finished.info.status == "FINISHED"
+    assert finished.info.run_name == NAME
+    params, tags = finished.data.params, finished.data.tags
+    assert set(Config.model_fields) <= set(params)
+    assert (params["dataset"], params["resolved_dataset"]) == ("auto", "digits")
+    assert (params["prune_rate"], params["resolved_output_prune_rate"]) == ("0.2", "0.2")
+    assert tags["dataset_why"].startswith("auto: MNIST is not in")
+    assert tags["version.torch"] == torch.__version__.partition("+")[0]
+    assert {"reinit", "model", "git_commit", "git_dirty", "threads"} <= set(tags)
+    note = tags["mlflow.note.content"]
+    assert "**35.99% pruned**" in note
+    assert "MNIST is not in" in note
+    assert f"{finished.data.metrics['test_accuracy']:.4f}" in note
+    inputs = {entry.tags[0].value: entry.dataset for entry in finished.inputs.dataset_inputs}
+    assert set(inputs) == {"train", "valid", "test"}
+    assert inputs["test"].name == "digits-test"
+
+
+def test_every_round_and_epoch_is_logged_once(finished):
+    client = mlflow.MlflowClient()
+    for name in ROUND_METRICS:
+        history = client.get_metric_history(finished.info.run_id, name)
+        assert [point.step for point in history] == [0, 1, 2], name
+    for name in ("train_loss", "valid_loss", "valid_accuracy"):
+        history = client.get_metric_history(finished.info.run_id, f"epoch/{name}")
+        assert [point.step for point in history] == [1, 2, 3, 4, 5, 6], name
+    metrics = finished.data.metrics
+    assert metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
+    assert metrics["final/test_accuracy"] == metrics["test_accuracy"]
+
+
+def test_tables_say_the_same_as_the_metrics(finished):
+    rounds = pd.read_csv(artifact(finished, "rounds.csv"))
+    epochs = pd.read_csv(artifact(finished, "epochs.csv"))
+    assert rounds["round"].tolist() == [0, 1, 2]
+    assert set(rounds) == ROUND_METRICS | {"round"}
+    for name in ROUND_METRICS:
+        assert rounds[name].iloc[-1] == finished.data.metrics[name]
+    assert epochs["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert epochs["round"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert epochs["valid_loss"].iloc[-1] == finished.data.metrics["epoch/valid_loss"]
+
+
+def test_checkpoints_hold_masked_networks(finished):
+    folder = artifact(finished, "checkpoints")
+    rounds = pd.read_csv(artifact(finished, "rounds.csv"))
+    initial = load_checkpoint(f"{folder}/initial.safetensors")
+    assert initial.metadata["what"] == "initial"
+    for number in range(3):
+        back = load_checkpoint(f"{folder}/round_{number:02d}.safetensors")
+        survivors = sum(int(mask.sum()) for mask in back.masks.values())
+        assert survivors == rounds["remaining_weights"][number]
+        assert back.metadata["round"] == number
+        assert back.metadata["config"]["reinit"] == "lottery"
+        assert back.metadata["metrics"]["test_accuracy"] == rounds["test_accuracy"][number]
+        for name, mask in back.masks.items():
+            assert not back.state[name][~mask].any()
+
+
+def test_plots_are_pictures(finished):
+    names = {"accuracy_vs_sparsity", "accuracy_per_epoch", "layer_sparsity", "first_layer_pixels"}
+    client = mlflow.MlflowClient()
+    plots = client.list_artifacts(finished.info.run_id, "plots")
+    assert {plot.path for plot in plots} == {f"plots/{name}.png" for name in names}
+    for plot in plots:
+        content = Path(artifact(finished, plot.path)).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_logged_model_is_the_last_network(finished):
+    (logged,) = mlflow.search_logged_models(
+        experiment_ids=[finished.info.experiment_id], output_format="list"
+    )
+    assert logged.source_run_id == finished.info.run_id
+    values = {metric.key: metric.value for metric in logged.metrics}
+    assert values["final/test_accuracy"] == finished.data.metrics["test_accuracy"]
+    model = mlflow.pyfunc.load_model(logged.model_uri)
+    pixels = model.input_example
+    assert pixels.shape == (2, 1, 8, 8)
+    assert (pixels.min(), pixels.max()) == (0.0, 1.0)
+    last = load_checkpoint(f"{artifact(finished, 'checkpoints')}/round_02.safetensors").state
+    data, _ = load_splits("digits", "", derive_seed(0, "split"), QUICK["train_limit"])
+    values = (torch.from_numpy(pixels).flatten(1) - data.test.view.mean) / data.test.view.std
+    for layer in ("fc1", "fc2"):
+        values = (values @ last[f"{layer}.weight"].T + last[f"{layer}.bias"]).relu()
+    logits = values @ last["fc3.weight"].T + last["fc3.bias"]
+    assert np.allclose(model.predict(pixels), logits.numpy(), atol=1e-4)
+
+
+def test_two_runs_of_one_seed_leave_the_same_bytes(store):
+    runs = [mlflow.get_run(run_experiment(config_from(QUICK))) for _ in range(2)]
+    one, two = ({p.name: p.read_bytes() for p in files(run)} for run in runs)
+    assert one == two
+    assert len(one) == 5  # three rounds, initial, rewound
+    timing = {"round_seconds", "train_seconds"}
+    assert {k: v for k, v in runs[0].data.metrics.items() if k not in timing} == {
+        k: v for k, v in runs[1].data.metrics.items() if k not in timing
+    }
+
+
+def files(run):
+    return sorted(Path(artifact(run, "checkpoints")).iterdir())
+
+
+def test_a_failing_run_is_marked_with_the_reason(store, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command("run", command(lr="1e30"))
+    assert caught.value.code == 2
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED"
+    assert re.fullmatch(
+        r"the loss is \w+ in epoch 1, .* lower lr, got 1e\+30", run.data.tags["error"]
+    )
+    assert capsys.readouterr().err.endswith(f"error: {run.data.tags['error']}\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prune_rate": "1.5"}, "error: prune_rate must be less than 1, got 1.5"),
+        ({"dataset": "mnist"}, "error: MNIST is not in"),
+        ({"rounds": "0", "prune_rate": "1e-9"}, "error: prune_rate is too small"),
+        ({"resume": "0" * 32}, "error: resume: sqlite:"),
+        ({"train_limit": "99999"}, "error: train_limit must be at most 1412 for digits"),
+    ],
+)
+def test_a_mistake_opens_no_run(store, capsys, changes, message):
+    with pytest.raises(SystemExit) as caught:
+        run_command("run", command(**changes))
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+
+
+def test_a_run_that_mlflow_opened_is_marked_when_the_config_is_wrong(store, monkeypatch, capsys):
+    mlflow.set_experiment("x")
+    opened = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("x").experiment_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with pytest.raises(SystemExit):
+        run_command("run", command(epochs="0"))
+    run = mlflow.get_run(opened.info.run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "epochs must be greater than 0, got 0"
+    assert "error: epochs must" in capsys.readouterr().err
+
+
+def test_an_unreachable_server_is_one_line(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "run", *command()],
+        cwd=log.__file__.rsplit("/", 2)[0],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: the tracking server http://127.0.0.1:9 does not answer")
+    assert "Traceback" not in done.stderr
+
+
+def test_runs_that_begin_together_may_log_the_same_data(store):
+    """MLflow looks for a data set and then inserts it, and so refuses the second at once."""
+    code = (
+        "import sys; from experiments.__main__ import run_command; run_command('run', sys.argv[1:])"
+    )
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *command(rounds=1, epochs=1, reinit=reinit)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for reinit in ("keep", "random", "lottery", "sign")
+    ]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0, 0], errors
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {len(run.inputs.dataset_inputs) for run in runs} == {3}

@@ -1,0 +1,227 @@
+"""Interruption, for real: processes are killed, and their runs continued."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from experiments.__main__ import run_command
+from experiments.config.experiment import config_from
+from experiments.processes.signals import (
+    Interrupted,
+    defer_signals,
+    handle_signals,
+    raise_if_interrupted,
+)
+from experiments.run import run_experiment
+from experiments.tracking.log import Run
+from tests.conftest import PATIENCE, QUICK, ROOT, command
+
+TIMES = ("round_seconds", "train_seconds")
+LONG = {"retrain_epochs": 60, "rounds": 5, "reinit": "rewind", "criterion": "random"}
+
+
+def start(*argv):
+    """A process of its own that runs an experiment against the test's store."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", "run", *argv],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stop_after_round(process, number, how):
+    """Send a signal as soon as the process says that a round is done; its run, and what it said."""
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith(f"round {number}/"):
+            process.send_signal(how)
+            break
+    said.append(process.stdout.read())
+    process.wait(timeout=PATIENCE)
+    process.stdout.close()
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert f"round {number}/" in "".join(said), "".join(said)
+    return run, said
+
+
+def files(run_id):
+    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints")
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def histories(run_id, leave_out=TIMES):
+    client = mlflow.MlflowClient()
+    return {
+        name: [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+        for name in mlflow.get_run(run_id).data.metrics
+        if name not in leave_out
+    }
+
+
+@pytest.fixture
+def anywhere(store, monkeypatch):
+    """The store of the test, with artifacts beside it whatever folder a process runs in."""
+    mlflow.create_experiment("weight-loss", artifact_location=str(store / "artifacts"))
+    return store
+
+
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(anywhere):
+    killed, _ = stop_after_round(start(*command(**LONG)), 1, signal.SIGKILL)
+    assert killed.info.status == "RUNNING"  # nobody was left to say otherwise
+    run_id = killed.info.run_id
+    run_command("run", [f"--resume={run_id}"])
+    resumed = mlflow.get_run(run_id)
+    assert resumed.info.status == "FINISHED"
+    straight = run_experiment(config_from(QUICK | LONG))
+    assert files(run_id) == files(straight)
+    assert len(files(run_id)) == 8  # six rounds, initial, rewound
+    assert histories(run_id) == histories(straight)
+    assert resumed.data.params == mlflow.get_run(straight).data.params
+    assert len(mlflow.search_logged_models(output_format="list", experiment_ids=["1"])) == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_terminated_run_is_killed_and_can_be_resumed(anywhere, how):
+    process = start(*command(**LONG))
+    run, said = stop_after_round(process, 0, how)
+    assert process.returncode == 128 + how
+    assert run.info.status == "KILLED"
+    assert f"stopped; -P resume={run.info.run_id} goes on" in "".join(said)
+    assert run.data.tags["interrupted"] == how.name
+    run_command("run", [f"--resume={run.info.run_id}", "--reinit=rewind"])
+    resumed = mlflow.get_run(run.info.run_id)
+    assert resumed.info.status == "FINISHED"
+    assert "interrupted" not in resumed.data.tags  # that was another time
+    steps = [step for step, _ in histories(run.info.run_id)["sparsity"]]
+    assert steps == [0, 1, 2, 3, 4, 5]
+
+
+# Where a process can be cut off while it logs: before the nth call of a method (from 1).
+CUTS = [
+    ("_log_checkpoints", 1),
+    ("_log_metrics", 1),  # the checkpoint is there, the numbers are not
+    ("_log_metrics", 3),
+    ("_log_tables", 1),
+    ("_log_tables", 3),  # the last round is complete, the tables are not
+    ("_log_model", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def straight(empty_store, tmp_path_factory):
+    """What a run that nobody interrupted leaves."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, folder)}")
+        patch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+        return account(run_experiment(config_from(QUICK)))
+
+
+def account(run_id):
+    """All that a run leaves, but for times and ids."""
+    run = mlflow.get_run(run_id)
+    times = ("heartbeat", "lock", "host", "mlflow.")
+    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="")
+    tables = {
+        name: pd.read_csv(Path(folder, name)).drop(columns=list(TIMES), errors="ignore").to_csv()
+        for name in ("rounds.csv", "epochs.csv")
+    }
+    models = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
+    return {
+        "status": run.info.status,
+        "tags": {key: tag for key, tag in run.data.tags.items() if not key.startswith(times)},
+        "note": run.data.tags["mlflow.note.content"],
+        "params": run.data.params,
+        "files": files(run_id),
+        "histories": histories(run_id),
+        "inputs": sorted(entry.dataset.name for entry in run.inputs.dataset_inputs),
+        "models": len([model for model in models if model.source_run_id == run_id]),
+        "plots": sorted(path.name for path in Path(folder, "plots").iterdir()),
+        **tables,
+    }
+
+
+@pytest.mark.parametrize(("method", "call"), CUTS)
+def test_a_run_cut_off_while_logging_ends_the_same(store, straight, monkeypatch, method, call):
+    calls = []
+    real = getattr(Run, method)
+
+    def cut(self, *args):
+        calls.append(method)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Run, method, cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config_from(QUICK))
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "KILLED"
+    monkeypatch.setattr(Run, method, real)
+    run_experiment(config_from({"resume": run.info.run_id}))
+    assert account(run.info.run_id) == straight
+
+
+def test_a_run_cut_off_between_its_metrics_ends_the_same(store, straight, monkeypatch):
+    """Curves of a round are there, its row is not: nothing may be logged twice or be missed."""
+    real, calls = mlflow.MlflowClient.log_batch, []
+
+    def cut(self, run_id, metrics=(), **kwargs):
+        if any(metric.key == "sparsity" and metric.step == 1 for metric in metrics):
+            calls.append(1)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+        return real(self, run_id, metrics=metrics, **kwargs)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config_from(QUICK))
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    mlflow.MlflowClient().log_metric(run.info.run_id, "system/cpu", 3.0, step=7)  # somebody else's
+    run_experiment(config_from({"resume": run.info.run_id}))
+    found = account(run.info.run_id)
+    del found["histories"]["system/cpu"]
+    assert found == straight
+
+
+def test_a_signal_whose_exception_is_swallowed_is_not_lost():
+    with handle_signals():
+        raise_if_interrupted()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            raise_if_interrupted()
+    with handle_signals():
+        raise_if_interrupted()
+
+
+def test_a_signal_in_the_middle_of_a_write_is_obeyed_after_it():
+    done = []
+
+    def write():
+        with defer_signals():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("written")
+        done.append("went on")
+
+    with handle_signals():
+        with pytest.raises(Interrupted):
+            write()
+        with defer_signals():  # as cleaning up does
+            done.append("cleaned up")
+    with handle_signals():
+        raise_if_interrupted()
+    assert done == ["written", "cleaned up"]

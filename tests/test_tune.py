@@ -1,0 +1,239 @@
+"""Searches from the command: what they leave in a real MLflow, and what they find there again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import TrialState
+
+from experiments.__main__ import run_command
+from tests.conftest import somewhere
+from tests.searching import SMALL
+
+BOTH = {"reinit": "keep,lottery", "workers": 2, "confirm_seeds": 1}
+NAME = "weight-loss/digits/lenet_30_20/"
+
+
+def command(**changes):
+    return [f"--{name}={value}" for name, value in (SMALL | changes).items()]
+
+
+def tune(**changes):
+    """The run of a search, and the folder of its report."""
+    before = {run.info.run_id for run in runs("kind", "search")}
+    run_command("tune", command(**changes))
+    (run,) = (run for run in runs("kind", "search") if run.info.run_id not in before)
+    return run, Path("reports", run.info.run_id)
+
+
+def runs(tag, value):
+    return mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.{tag} = '{value}'",
+        order_by=["attributes.start_time"],
+        output_format="list",
+    )
+
+
+def trials(method="lottery", folder="."):
+    return optuna.load_study(
+        study_name=NAME + method, storage=f"sqlite:///{folder}/optuna.db"
+    ).get_trials()
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, empty_store):
+    """A search that nothing went wrong with: its folder to work in, and its run's id."""
+    folder = tmp_path_factory.mktemp("whole")
+    with somewhere(folder, empty_store):
+        run, _ = tune(**BOTH)
+    return folder, run.info.run_id
+
+
+@pytest.fixture
+def again(whole, store):
+    """The same, to be continued: artifacts stay where the database says."""
+    folder, run_id = whole
+    for name in ("mlflow.db", "optuna.db"):
+        shutil.copy(folder / name, store / name)
+    return folder / "reports" / run_id, run_id
+
+
+def test_a_search_is_a_run_with_its_studies_below_and_their_trials_below_them(again):
+    _, run_id = again
+    search = mlflow.get_run(run_id)
+    assert (search.info.status, search.info.run_name) == (
+        "FINISHED",
+        "tune keep,lottery digits lenet_30_20",
+    )
+    studies = runs("mlflow.parentRunId", run_id)
+    assert {study.data.tags["method"] for study in studies} == {"keep", "lottery"}
+    for study in studies:
+        method = study.data.tags["method"]
+        assert (study.info.status, study.info.run_name) == ("FINISHED", NAME + method)
+        children = runs("mlflow.parentRunId", study.info.run_id)
+        assert {child.info.status for child in children} == {"FINISHED"}
+        done = [child for child in children if child.data.tags.get("kind") == "trial"]
+        ids = [trial.user_attrs["mlflow_run_id"] for trial in trials(method)]
+        assert {int(run.data.tags["optuna.trial"]): run.info.run_id for run in done} == dict(
+            enumerate(ids)
+        )
+        assert {each.state for each in trials(method)} == {TrialState.COMPLETE}
+        assert len(ids) == SMALL["trials"]
+
+
+def test_every_method_begins_with_the_default_and_then_tries_the_same(again):
+    keep, lottery = ([trial.params for trial in trials(method)] for method in ("keep", "lottery"))
+    assert keep == lottery
+    assert keep[0] == {"prune_rate": 0.5, "retrain_epochs": 1}
+    assert len({tuple(params.values()) for params in keep}) == SMALL["trials"]
+
+
+def test_only_what_is_recommended_is_tested_with_seeds_that_no_trial_has_seen(again):
+    folder, run_id = again
+    tested = pd.read_csv(folder / "tested.csv").set_index("method")
+    table = pd.read_csv(folder / "recommended.csv").set_index("method")
+    for study in runs("mlflow.parentRunId", run_id):
+        method = study.data.tags["method"]
+        children = runs("mlflow.parentRunId", study.info.run_id)
+        (confirmed,) = (child for child in children if child.data.tags.get("kind") != "trial")
+        for each in children:
+            knows = any("test" in name for name in each.data.metrics)
+            assert knows == (each is confirmed)
+        assert confirmed.info.run_id == tested["run_id"][method]
+        recommended = trials(method)[table["trial"][method]]
+        params = confirmed.data.params
+        assert {name: float(params[name]) for name in recommended.params} == recommended.params
+        assert (params["reinit"], params["seed"]) == (method, "1000")
+        metrics = confirmed.data.metrics
+        assert tested["test_accuracy"][method] == metrics["final/test_accuracy"]
+        assert tested["valid_accuracy"][method] == metrics["final/valid_accuracy"]
+        assert tested["dense_test_accuracy"][method] == metrics["dense/test_accuracy"]
+
+
+def test_what_is_recommended_is_what_the_runs_have(again):
+    folder, _ = again
+    table = pd.read_csv(folder / "recommended.csv")
+    tested = pd.read_csv(folder / "tested.csv").set_index("method")
+    assert list(table["method"]) == ["keep", "lottery"]
+    for row in table.to_dict("records"):
+        done = trials(row["method"])
+        best = max(trial.values[0] for trial in done)
+        close = [trial for trial in done if trial.values[0] >= best - 0.005]
+        cheapest = min(close, key=lambda trial: (trial.values[1], -trial.values[0], trial.number))
+        assert row["trial"] == cheapest.number
+        assert {name: row[name] for name in cheapest.params} == cheapest.params
+        assert row["best_valid_accuracy"] == best
+        assert (row["default_valid_accuracy"], row["default_total_epochs"]) == tuple(done[0].values)
+        metrics = mlflow.get_run(cheapest.user_attrs["mlflow_run_id"]).data.metrics
+        for name in ("valid_accuracy", "total_epochs", "rounds", "sparsity"):
+            assert row[name] == metrics[f"final/{name}"]
+        assert row["fresh_test_accuracy"] == tested["test_accuracy"][row["method"]]
+        assert row["fresh_seeds"] == 1
+
+
+def test_everything_on_disk_is_in_the_runs_too(again):
+    folder, run_id = again
+    logged = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=""))
+    for name in ("recommended.csv", "tested.csv", "plots/fronts.png", "plots/fronts.html"):
+        assert (logged / name).read_bytes() == (folder / Path(name).name).read_bytes()
+    for study in runs("mlflow.parentRunId", run_id):
+        mine = folder / study.data.tags["method"]
+        logged = Path(
+            mlflow.artifacts.download_artifacts(run_id=study.info.run_id, artifact_path="")
+        )
+        files = [path for path in mine.rglob("*") if path.is_file()]
+        assert {"trials.csv", "command.txt", "front.png"} <= {path.name for path in files}
+        for path in files:
+            assert (logged / path.relative_to(mine)).read_bytes() == path.read_bytes()
+        known = json.loads((mine / "recommended.json").read_text())
+        assert study.data.metrics["recommended/valid_accuracy"] == known["valid_accuracy"]
+        assert (mine / "command.txt").read_text().strip() in study.data.tags["mlflow.note.content"]
+
+
+def test_started_again_with_more_trials_it_goes_on_and_leaves_the_others_alone(again, capfd):
+    _, run_id = again
+    before = {method: trials(method) for method in ("keep", "lottery")}
+    history = {run.info.run_id: run.to_dictionary() for run in runs("kind", "trial")}
+    new, folder = tune(**BOTH | {"trials": 6})
+    for method, earlier in before.items():
+        after = trials(method)
+        assert after[:4] == earlier
+        assert [trial.state for trial in after] == [TrialState.COMPLETE] * 6
+        assert len(pd.read_csv(folder / method / "trials.csv")) == 6
+    now = {run.info.run_id: run.to_dictionary() for run in runs("kind", "trial")}
+    assert len(now) == 12
+    assert {name: now[name] for name in history} == history
+    assert new.info.run_id != run_id
+    assert runs("mlflow.parentRunId", new.info.run_id) == []  # studies stay where they began
+    assert {run.info.status for run in runs("kind", "study")} == {"FINISHED"}
+    out = capfd.readouterr().out
+    assert "lottery: trial 4: " in out
+    assert "lottery: trial 3: " not in out
+
+
+def test_the_same_search_again_trains_nothing_and_says_the_same(again, capfd):
+    folder, _ = again
+    count = len(mlflow.search_runs(search_all_experiments=True))
+    _, new = tune(**BOTH)
+    assert len(mlflow.search_runs(search_all_experiments=True)) == count + 1  # its own
+    for name in ("recommended.csv", "tested.csv", "keep/trials.csv", "lottery/command.txt"):
+        assert (new / name).read_bytes() == (folder / name).read_bytes()
+    out = capfd.readouterr().out
+    assert out.count("fresh seed 1000: done before") == 2
+    assert " trial 0: " not in out
+    assert "To look at the studies: optuna-dashboard sqlite:///optuna.db" in out
+    table = pd.read_csv(folder / "recommended.csv").set_index("method")
+    for method, row in table.iterrows():
+        typed = (folder / method / "command.txt").read_text().strip()
+        assert f"  {typed}\n" in out
+        assert f"-P reinit={method} -P dataset=digits" in typed
+        assert f"-P prune_rate={row['prune_rate']} " in typed
+        accuracy = row["fresh_test_accuracy"]
+        assert f"{method}: Test accuracy {accuracy:.4f} with one fresh seed." in out
+
+
+def test_the_best_accuracy_within_a_budget(store, capfd):
+    _, folder = tune(objective="accuracy", budget_epochs=6)
+    table = pd.read_csv(folder / "lottery/trials.csv")
+    assert table["state"].tolist() == ["complete"] * 4
+    assert (table["retraining_epochs"] <= 6).all()
+    row = json.loads((folder / "lottery/recommended.json").read_text())
+    assert row["valid_accuracy"] == table["valid_accuracy"].max()
+    assert "fresh_seeds" not in row
+    assert pd.read_csv(folder / "tested.csv").empty
+    out = capfd.readouterr().out
+    assert "the trial of the best validation accuracy within 6 epochs of retraining" in out
+    assert "lottery: Not tested." in out
+
+
+def test_a_search_takes_the_run_that_was_opened_for_it(store, monkeypatch):
+    mlflow.set_experiment("another")
+    with mlflow.start_run(run_name="mine") as opened:
+        mlflow.log_param("trials", "1")  # as `mlflow run` does
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", opened.info.experiment_id)
+    run, _ = tune(trials=1)
+    assert (run.info.run_id, run.info.run_name) == (opened.info.run_id, "mine")
+    everything = mlflow.search_runs([opened.info.experiment_id], output_format="list")
+    assert {each.data.tags["kind"] for each in everything} == {"search", "study", "trial"}
+
+
+def test_a_study_of_another_question_is_not_continued(again, capsys):
+    before = trials()
+    with pytest.raises(SystemExit):
+        run_command("tune", command(train_limit=199))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: the study {NAME}lottery was begun with other settings: ")
+    assert "train_limit (here 199, there 200)" in told
+    assert told.endswith("choose another name with study=")
+    assert trials() == before
