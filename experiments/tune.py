@@ -9,13 +9,11 @@ seeds, and only that is tested.
 """
 
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from experiments.config.tune import TuneConfig, methods_of
-from experiments.processes.pool import Executor, open_pool, worker_count
+from experiments.processes.executors import EXECUTORS, Executor, Needs
 from experiments.processes.retry import retry
 from experiments.processes.terminal import print_line
 from experiments.rounds.data import load_data
@@ -42,7 +40,8 @@ def run_search(asked: TuneConfig) -> str:
     """
     config = asked.model_copy(update={"storage": absolute_url(asked.storage)})
     if config.executor == "ray":
-        config = prepare_cluster(config)
+        connect(config)
+        config = config.with_absolute_paths()
     retry("the tracking server", server.ping, (Exception,), config.patience, print_line)
     searches = look_ahead(config)
     storage = open_storage(config.storage, config.patience, print_line)
@@ -166,34 +165,24 @@ def say(line: str) -> None:
     print_line(f"{who.partition('#')[0]}{colon}{what}")
 
 
-def prepare_cluster(config: TuneConfig) -> TuneConfig:
-    """Connect to the Ray cluster; the search as each of its machines must have it.
+def connect(config: TuneConfig) -> None:
+    """Connect to the Ray cluster.
 
     Raises:
-        ValueError: If there is no cluster, or what all machines must reach is not to be reached.
+        ValueError: If there is no cluster, or its machines cannot reach the storage or the
+            tracking server.
     """
     from experiments.processes import ray  # an optional package
 
-    storage, tracking = parse_url(config.storage), server.tracking_uri()
-    if is_file(storage):
+    if is_file(parse_url(config.storage)):
         raise ValueError(
-            "executor=ray needs a storage that all machines reach, such as "
+            "executor=ray needs a storage that all machines can reach, such as "
             f"postgresql+psycopg://user@host/optuna, got storage={config.storage}"
         )
-    if urlsplit(tracking).scheme not in ("http", "https"):
-        raise ValueError(
-            "executor=ray needs a tracking server that all machines reach: set "
-            f"MLFLOW_TRACKING_URI to one such as http://host:5000, it is {tracking}"
-        )
-    servers = {redacted(config.storage): storage.host, tracking: urlsplit(tracking).hostname}
-    ray.connect(config.ray_address, servers)
-    return config.model_copy(update={"data_root": str(Path(config.data_root).absolute())})
+    ray.connect(config.ray_address, server.tracking_uri(), redacted(config.storage))
 
 
 def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContextManager[Executor]:
-    """Where trials are done: processes of this machine, or a Ray cluster."""
-    if config.executor == "ray":
-        from experiments.processes.ray import open_cluster  # an optional package
-
-        return open_cluster(config.workers, config.device, server.tracking_uri())
-    return open_pool(worker_count(config.workers, searches[0].resolved({}).device))
+    """Where the trials run."""
+    device = searches[0].resolved({}).device
+    return EXECUTORS[config.executor](Needs(config.workers, device, server.tracking_uri()))

@@ -9,9 +9,9 @@ ROOT = Path(__file__).parent.parent
 # Each room imports from those before it, and from nothing after it.
 FLOORS = (
     {"pruning", "models", "datasets"},
-    {"experiments.training"},
+    {"experiments.training", "experiments.processes"},
     {"experiments.config"},
-    {"experiments.rounds", "experiments.processes"},
+    {"experiments.rounds"},
     {"experiments.figures"},
     {"experiments.tracking"},
     {"experiments.run", "experiments.prepare_faces", "experiments.mlproject"},

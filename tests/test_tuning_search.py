@@ -144,7 +144,7 @@ MISTAKES = [
     ({"budget_epochs": 3}, "budget_epochs is for objective=accuracy"),
     ({"budget_epochs": 0}, "budget_epochs must be greater than 0, got 0"),
     ({"confirm_seeds": 1001}, "confirm_seeds must be less than or equal to 1000, got 1001"),
-    ({"executor": "slurm"}, "executor must be one of processes, ray, got slurm"),
+    ({"executor": "slurm"}, "executor must be one of processes, ray, inline, got slurm"),
     ({"workers": 0}, "workers must be greater than 0, got 0"),
     ({"patience": -1}, "patience must be greater than or equal to 0, got -1"),
     (

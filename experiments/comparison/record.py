@@ -22,8 +22,8 @@ from experiments.comparison.statistics import METRICS
 from experiments.config.comparison import Arm, CompareConfig, arms_of
 from experiments.config.experiment import Resolved
 from experiments.config.parameters import as_text
+from experiments.processes.executors import Outcome
 from experiments.processes.locks import is_alive
-from experiments.processes.pool import Outcome
 from experiments.tracking import session, summary
 from experiments.tracking.environment import environment
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished

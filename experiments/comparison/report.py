@@ -87,7 +87,7 @@ def _setting(made: record.Record, config: CompareConfig, asked: dict[str, str]) 
     """What is common to all arms, as it was done where that is one thing, else as asked for."""
     done = {name: as_text(value) for name, value in made.setting.items()}
     each = {"retrain_lr", "criterion", "control", "pruning", "masks"}  # an arm has its own
-    apart = {"workers", "device", "data_root", "shown_round"}
+    apart = {"workers", "executor", "ray_address", "device", "data_root", "shown_round"}
     if config.masks == "own":
         apart.add("trunk")
     return {

@@ -13,11 +13,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
 from experiments.config.experiment import MASKS, Config, config_from
-from experiments.config.fields import PRUNINGS, Common, Method, run_id
+from experiments.config.fields import PRUNINGS, Common, Execution, Method, run_id
 from experiments.config.parameters import (
     AUTO,
     Parameters,
-    Positive,
     one_of,
     or_auto,
     validated,
@@ -113,12 +112,9 @@ class Arms(Parameters):
     shown_round: Annotated[int | None, Field(ge=1, le=MOST_ROUNDS), or_auto] = Field(
         None, description="round shown epoch by epoch and in masks; auto is the last"
     )
-    workers: Annotated[Positive | None, or_auto] = Field(
-        None, description="processes at work; auto is one a core, or one on a GPU"
-    )
 
 
-class CompareConfig(Common, Arms):
+class CompareConfig(Common, Execution, Arms):
     """One comparison as it is asked for."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config.experiment import Config, config_from
-from experiments.config.fields import NONE, PRUNINGS, Common
+from experiments.config.fields import NONE, PRUNINGS, Common, Execution
 from experiments.config.parameters import AUTO, Parameters, Positive, Share, one_of, or_auto
 from experiments.config.space import Value, parse_space
 from pruning.criteria import CRITERIA
@@ -16,9 +16,6 @@ ALL = ("keep", "random", "lottery")  # the three that the project compares
 
 
 OBJECTIVES = ("pareto", "accuracy")
-
-
-EXECUTORS = ("processes", "ray")
 
 
 FRESH = 1000  # what is added to a seed for one that no trial has seen
@@ -98,21 +95,12 @@ class Tuning(Parameters):
         min_length=1,
         description="where Optuna keeps the studies, such as postgresql+psycopg://user@host/optuna",
     )
-    workers: Annotated[Positive | None, or_auto] = Field(
-        None, description="trials at a time; auto is one a core, one on a GPU, or Ray's CPUs"
-    )
-    executor: Annotated[str, one_of(*EXECUTORS)] = Field(
-        "processes", description="where trials are done: processes of this machine, or ray"
-    )
-    ray_address: str = Field(
-        AUTO, min_length=1, description="for executor=ray: of the cluster; auto is the one here"
-    )
     patience: Annotated[float, Field(ge=0)] = Field(
         300.0, description="seconds to wait for a storage or tracking server that does not answer"
     )
 
 
-class TuneConfig(Common, Tuning):
+class TuneConfig(Common, Execution, Tuning):
     """A search as it is asked for."""
 
     @model_validator(mode="after")

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import as_text, default_text
+from experiments.processes.executors import THREADS_PER_WORKER
 from experiments.processes.locks import DEAD_AFTER_SECONDS, lock_name
-from experiments.processes.pool import THREADS_PER_WORKER
 from experiments.rounds.rounds import LAYER_PREFIX, Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
 from experiments.tracking.tables import (

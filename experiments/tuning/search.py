@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from experiments.config.experiment import Config, Resolved
+from experiments.config.fields import Execution
 from experiments.config.parameters import AUTO
 from experiments.config.space import Choices, Space, Value, containing, in_words, parse_space
 from experiments.config.tune import TuneConfig, Tuning
@@ -88,7 +89,7 @@ class Search:
     def settings(self) -> dict[str, Any]:
         """What decides what a study finds; a study whose settings are others is another study."""
         elsewhere = Tuning.model_fields.keys() - STUDY_FIELDS
-        elsewhere |= {"data_root", "dataset", "model", "pretrained"}
+        elsewhere |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
         return self.config.model_dump(exclude=set(elsewhere)) | {
             "reinit": self.method,
