@@ -176,7 +176,7 @@ def test_a_tracking_server_that_does_not_answer_is_told_in_one_line(store, monke
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert "the tracking server does not answer (" in out
-    assert "waiting for it, 0.5 s at most" in out
+    assert "waiting up to 0.5 s" in out
     told = err.splitlines()[-1]
     assert told.startswith("error: the tracking server has not answered for 0.5 s")
     assert told.endswith("the same command goes on from here")

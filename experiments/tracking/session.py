@@ -22,6 +22,7 @@ from experiments.processes.locks import (
     heartbeat,
     is_alive,
     lock_name,
+    may_be_starting,
     process_tags,
     run_lock,
 )
@@ -137,7 +138,10 @@ def is_running(run: MlflowRun) -> bool:
 
 
 def close_dead_runs(parent: str, reason: str) -> None:
-    """Mark the runs nested under `parent` FAILED whose process on this machine has died."""
+    """Mark the runs nested under `parent` FAILED whose process cannot be alive.
+
+    On this machine their locks show it at once, on others the heartbeat after a while.
+    """
     active, client = mlflow.active_run(), mlflow.MlflowClient()
     assert active
     for run in mlflow.search_runs(
@@ -146,7 +150,8 @@ def close_dead_runs(parent: str, reason: str) -> None:
         output_format="list",
     ):
         run_id, tags = run.info.run_id, run.data.tags
-        if tags.get("lock") == lock_name(run_id) and not is_alive(run_id, tags):
+        started = run.info.start_time / 1000
+        if not is_alive(run_id, tags) and not may_be_starting(tags, started):
             client.set_tag(run_id, "error", reason)
             client.set_terminated(run_id, "FAILED")
 
