@@ -1,15 +1,12 @@
-import os
-import signal
-import subprocess
-import sys
+import time
 
 import mlflow
 import pytest
 
 from experiments.comparison import record as comparisons
+from experiments.processes.locks import DEAD_AFTER_SECONDS, lock_name, process_tags, run_lock
 from experiments.tracking.server import without_login
 from experiments.tracking.session import PARENT, close_dead_runs, tracked_run
-from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -23,37 +20,36 @@ def test_a_page_holds_no_password(uri, shown):
     assert without_login(uri) == shown
 
 
-def nested(parent, then):
-    """A run in a process of its own, nested under `parent`, that then does something."""
-    code = f"""
-import os, signal, time
-from experiments.tracking.session import tracked_run
-with tracked_run("child", parent="{parent}") as run_id:
-    print(run_id, flush=True)
-    {then}
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def test_a_run_whose_process_cannot_be_alive_is_marked_and_no_other(store):
+    client = mlflow.MlflowClient()
 
+    def nested(**tags):
+        tags = {PARENT: parent} | {name: str(value) for name, value in tags.items()}
+        return client.create_run(experiment, tags=tags).info.run_id
 
-def test_a_run_whose_process_died_is_marked_and_one_at_work_is_not(store):
     with tracked_run("parent") as parent:
-        dead, alive = (nested(parent, "time.sleep(60)") for _ in range(2))
-        ids = [process.stdout.readline().strip() for process in (dead, alive)]
-        os.kill(dead.pid, signal.SIGKILL)
-        dead.wait()
-        close_dead_runs(parent, "its process died")
-        states = [mlflow.get_run(run_id).info.status for run_id in ids]
-        alive.terminate()
-        alive.wait()
-        for process in (dead, alive):
-            process.stdout.close()
-    assert states == ["FAILED", "RUNNING"]
-    assert mlflow.get_run(ids[0]).data.tags["error"] == "its process died"
+        experiment = client.get_run(parent).info.experiment_id
+        dead_here, alive_here = nested(), nested()
+        for run_id in (dead_here, alive_here):
+            client.set_tag(run_id, "lock", lock_name(run_id))
+        now = time.time()
+        alive = [
+            alive_here,
+            nested(lock="another machine's", heartbeat=now),
+            nested(**process_tags()),
+            nested(host="another machine", pid=1),  # it has just been created
+        ]
+        dead = [
+            dead_here,
+            nested(lock="another machine's", heartbeat=now - DEAD_AFTER_SECONDS),
+            nested(**process_tags() | {"pid": 2**22 + 1}),  # above the largest there is
+        ]
+        with run_lock(alive_here):
+            close_dead_runs(parent, "its process died")
+        runs = {run_id: client.get_run(run_id) for run_id in alive + dead}
+    assert {runs[run_id].info.status for run_id in alive} == {"RUNNING"}
+    assert {runs[run_id].info.status for run_id in dead} == {"FAILED"}
+    assert {runs[run_id].data.tags["error"] for run_id in dead} == {"its process died"}
 
 
 def adopted(kind, status, running=False):
