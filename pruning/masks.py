@@ -190,10 +190,10 @@ def plan_removals(
     """How many weights each group loses in each round, fixed before anything is trained.
 
     A full round takes `round(rate * survivors)` weights from a group. With `rounds` = 0 there are
-    as many rounds as `target_sparsity` needs, and the last removes just what is left to reach
-    `round(target_sparsity * all weights)`, shared out in the proportions of a full round; it takes
-    a last remainder of up to `REMAINDER` of its own removals along.
-    Otherwise there are exactly `rounds` full rounds and the target is ignored.
+    as many rounds as `target_sparsity` needs. The last one removes exactly what is missing to
+    `round(target_sparsity * all weights)`, in the proportions of a full round, and may take
+    a remainder of up to `REMAINDER` of its own removals as well. Otherwise there are exactly
+    `rounds` full rounds and the target is ignored.
 
     Args:
         sizes: Number of weights of each prunable tensor.
@@ -210,8 +210,8 @@ def plan_removals(
         if not any(full.values()):
             raise ValueError(
                 f"prune_rate is too small: round {len(plan) + 1} would remove no weight of the "
-                f"{sum(survivors.values())} that survive; raise it, or ask for "
-                "fewer rounds or less sparsity"
+                f"{sum(survivors.values())} that survive: raise it, or use fewer rounds or a lower "
+                "target_sparsity"
             )
         last = not rounds and left <= (1 + REMAINDER) * sum(full.values())
         removals = _share_out(left, full) if last else full
@@ -229,11 +229,11 @@ def plan_removals(
 def in_steps(
     removals: Mapping[tuple[str, ...], int], survivors: Mapping[tuple[str, ...], int], steps: int
 ) -> list[dict[tuple[str, ...], int]]:
-    """Spread the removals of a round over steps, each taking about the same share of what is left.
+    """Spread the removals of a round over steps that each prune about the same share.
 
     After step k of n a group has `survivors * (left / survivors) ** (k / n)` weights, rounded, as
     in Tanaka et al. 2020, arXiv:2006.05467; a group that loses everything keeps one weight until
-    the last step. Steps that would remove nothing are left out, so that there may be fewer.
+    the last step. Steps that would remove nothing are skipped, so there may be fewer.
 
     Args:
         removals: How many weights each group loses in the round.

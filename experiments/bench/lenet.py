@@ -2,9 +2,9 @@
 
 Half of the weights are pruned, batch 60, Adam.
 
-* ours: the step of experiments/training/engine.py, batches included;
-* plain: torchvision's per-image transforms through a `DataLoader`, `torch.nn.utils.prune`, Adam as
-  it comes;
+* ours: the step of the dense engine (experiments/training/engine.py), batches included;
+* plain: torchvision's per-image transforms through a `DataLoader`, `torch.nn.utils.prune`,
+  `torch.optim.Adam`;
 * floor: the bare matrix products of the step and `torch.optim.Adam(fused=True)`, nothing else.
 """
 
@@ -25,7 +25,7 @@ IMAGES, BATCH, RATE = 55_000, 60, 1.2e-3
 
 
 def ours(device: str) -> Step:
-    """The step that every experiment takes."""
+    """The training step of every experiment."""
     engine = dense(LENET, device, bf16=False)
     state = {name: value.to(device) for name, value in LENET.draw(0).items()}
     masks = {name: torch.rand_like(state[name]) < 0.5 for name in LENET.prunable}
@@ -40,7 +40,7 @@ def ours(device: str) -> Step:
 
 
 def plain(device: str) -> Step:
-    """The step as tutorials write it."""
+    """The training step of most tutorials."""
     model = LENET.build().to(device)
     for layer in model.children():
         random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
@@ -60,7 +60,7 @@ def plain(device: str) -> Step:
 
 
 def floor(device: str) -> Step:
-    """The step's matrix products, into tensors that are there already, and the fused update."""
+    """The matrix products of the step, into allocated tensors, and the fused update."""
     sizes = [784, 300, 100, 10]
     model = LENET.build().to(device)
     for parameter in model.parameters():

@@ -58,7 +58,7 @@ def flow_gradient(model: nn.Module, image_shape: tuple[int, ...], state: State) 
 
     It is the gradient at |w| of Tanaka et al. 2020, arXiv:2006.05467. Buffers stay as they are.
     Computed and returned in float64, whatever the weights are: it is up to 5e38 for
-    lightcnn_29_v2 at its first values, beyond float32.
+    lightcnn_29_v2 at its initial values, beyond the range of float32.
 
     Args:
         image_shape: Channels, height and width of an input.
