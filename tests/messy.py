@@ -6,8 +6,8 @@ import shutil
 from io import BytesIO
 from pathlib import Path
 
-from datasets.face_options import FaceOptions
-from datasets.prepare import prepare
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from tests.portraits import flower, folder, portrait, scene
 
 
@@ -37,7 +37,7 @@ def messy_folder(root: Path) -> Path:
 def half_a_picture():
     file = BytesIO()
     portrait().save(file, "JPEG")
-    return file.getvalue()[: file.echo() // 2]
+    return file.getvalue()[: file.tell() // 2]
 
 
 def copied(messy: Path, root: Path) -> Path:

@@ -2,7 +2,8 @@ from collections import Counter
 
 import pytest
 
-from datasets.assignment import PARTS, assign
+from datasets.photographs import SPLIT_NAMES
+from datasets.photographs.manifest import assign_splits
 
 SHARES = {"train": 0.7, "valid": 0.2, "test": 0.1}
 
@@ -13,7 +14,7 @@ def photographs(count, first=0):
 
 def counted(parts):
     counts = Counter(parts.values())
-    return tuple(counts[part] for part in PARTS)
+    return tuple(counts[part] for part in SPLIT_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -29,47 +30,49 @@ def counted(parts):
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_part_gets_its_share_and_of_three_one_each(count, expected, seed):
-    parts = assign(photographs(count), {}, SHARES, seed)
+    parts = assign_splits(photographs(count), {}, SHARES, seed)
     assert counted(parts) == expected
     assert parts.keys() == photographs(count).keys()
 
 
 def test_of_two_both_are_assigned_to_different_parts():
-    assert sorted(counted(assign(photographs(2), {}, SHARES, 0)), reverse=True) == [1, 1, 0]
+    assert sorted(counted(assign_splits(photographs(2), {}, SHARES, 0)), reverse=True) == [1, 1, 0]
 
 
 def test_the_parts_depend_on_content_and_seed_and_not_on_names_or_order():
     digests = photographs(20)
-    parts = assign(digests, {}, SHARES, 0)
+    parts = assign_splits(digests, {}, SHARES, 0)
     turned = dict(reversed(digests.items()))
-    assert assign(turned, {}, SHARES, 0) == parts
-    renamed = assign({f"b/{name}": digest for name, digest in digests.items()}, {}, SHARES, 0)
+    assert assign_splits(turned, {}, SHARES, 0) == parts
+    renamed = assign_splits(
+        {f"b/{name}": digest for name, digest in digests.items()}, {}, SHARES, 0
+    )
     assert renamed == {f"b/{name}": part for name, part in parts.items()}
-    assert assign(digests, {}, SHARES, 1) != parts
+    assert assign_splits(digests, {}, SHARES, 1) != parts
 
 
 def test_who_has_a_place_keeps_it_when_others_come_and_go():
-    places = {}
+    split_of = {}
     for first, count in [(0, 3), (0, 10), (4, 30), (20, 100)]:
         digests = photographs(count, first)
-        parts = assign(digests, places, SHARES, 0)
+        parts = assign_splits(digests, split_of, SHARES, 0)
         assert parts.keys() == digests.keys()
-        assert all(parts[name] == places[name] for name in digests if name in places)
-        places = parts
-    assert counted(places) == (70, 20, 10)
+        assert all(parts[name] == split_of[name] for name in digests if name in split_of)
+        split_of = parts
+    assert counted(split_of) == (70, 20, 10)
 
 
 def test_newcomers_go_where_most_is_lacking():
-    places = dict.fromkeys(photographs(10), "train")
-    assert counted(assign(photographs(14), places, SHARES, 0)) == (10, 3, 1)
+    split_of = dict.fromkeys(photographs(10), "train")
+    assert counted(assign_splits(photographs(14), split_of, SHARES, 0)) == (10, 3, 1)
 
 
 def test_what_is_gone_has_no_place():
-    places = {"a/0.png": "train", "a/gone.png": "valid"}
-    assert assign(photographs(1), places, SHARES, 0) == {"a/0.png": "train"}
-    assert assign({}, places, SHARES, 0) == {}
+    split_of = {"a/0.png": "train", "a/gone.png": "valid"}
+    assert assign_splits(photographs(1), split_of, SHARES, 0) == {"a/0.png": "train"}
+    assert assign_splits({}, split_of, SHARES, 0) == {}
 
 
 def test_small_shares_get_one_each_as_well():
     shares = {"train": 0.98, "valid": 0.01, "test": 0.01}
-    assert counted(assign(photographs(5), {}, shares, 0)) == (3, 1, 1)
+    assert counted(assign_splits(photographs(5), {}, shares, 0)) == (3, 1, 1)

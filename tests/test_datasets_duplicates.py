@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from datasets.duplicates import LIMIT, find_duplicates
-from datasets.photographs import HASH_SIDE, read_picture
+from datasets.photographs.manifest import MAX_HASH_DISTANCE, find_duplicates
+from datasets.photographs.pictures import HASH_SIDE, read_picture
 from tests.portraits import orl_root, scene
 
 BITS = HASH_SIDE**2
@@ -22,7 +22,11 @@ def hash_of(path):
 
 
 def test_up_to_the_limit_pictures_are_the_same_and_beyond_it_not():
-    hashes = {"a": hashed(), "near": hashed((100, LIMIT)), "far": hashed((200, LIMIT + 1))}
+    hashes = {
+        "a": hashed(),
+        "near": hashed((100, MAX_HASH_DISTANCE)),
+        "far": hashed((200, MAX_HASH_DISTANCE + 1)),
+    }
     assert find_duplicates(hashes, list(hashes)) == {"near": "a"}
 
 
@@ -33,12 +37,20 @@ def test_the_first_in_order_is_kept():
 
 
 def test_the_nearest_of_those_that_are_kept_is_named():
-    hashes = {"a": hashed(), "b": hashed((0, LIMIT + 9)), "c": hashed((0, LIMIT))}
+    hashes = {
+        "a": hashed(),
+        "b": hashed((0, MAX_HASH_DISTANCE + 9)),
+        "c": hashed((0, MAX_HASH_DISTANCE)),
+    }
     assert find_duplicates(hashes, ["a", "b", "c"]) == {"c": "b"}
 
 
 def test_a_duplicate_does_not_make_others_duplicates():
-    hashes = {"a": hashed(), "b": hashed((0, LIMIT)), "c": hashed((0, 2 * LIMIT))}
+    hashes = {
+        "a": hashed(),
+        "b": hashed((0, MAX_HASH_DISTANCE)),
+        "c": hashed((0, 2 * MAX_HASH_DISTANCE)),
+    }
     assert find_duplicates(hashes, ["a", "b", "c"]) == {"b": "a"}
 
 

@@ -10,13 +10,13 @@ import mlflow
 import pytest
 import torch
 
-from datasets.manifest import read_manifest
+from datasets.photographs.manifest import read_manifest
 from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
 from tests.conftest import PATIENCE, ROOT
 from tests.portraits import flower, folder
-from tests.test_experiments_resume import anywhere
 from tests.test_project import mlflow_run, runs
+from tests.test_tracking_resume import anywhere
 
 assert anywhere  # a fixture
 
@@ -76,7 +76,7 @@ def test_an_interrupted_preparation_goes_on(anywhere, photographs):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert said.splitlines()[-1] == "stopped; the same command continues from here"
     (run,) = runs()
     assert run.info.status == "KILLED"
     run_command("prepare_faces", argv)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import ImageOps
 
-from datasets.detection import Detector
-from datasets.face_options import FaceOptions
-from datasets.manifest import KEPT, read_manifest
-from datasets.prepare import prepare
+from datasets.photographs.detection import Detector
+from datasets.photographs.manifest import KEPT, read_manifest
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from tests.messy import copied, messy_folder, outcomes, rows, run, splits, tree
 from tests.portraits import flower, folder, scene
 
@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_to_the_same_result(messy, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(messy / "out/exclude.txt", out)
-    code = "import sys; from pathlib import Path; from datasets.prepare import *; "
+    code = "import sys; from pathlib import Path; from datasets.photographs.prepare import *; "
     code += "prepare(Path(sys.argv[1]), Path(sys.argv[2]), FaceOptions(), 'cpu')"
     words = [sys.executable, "-c", code, str(messy / "source"), str(out)]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from datasets import load_splits
-from datasets.face_options import FaceOptions
 from datasets.faces import faces
-from datasets.manifest import KEPT, read_manifest
-from datasets.prepare import prepare
+from datasets.photographs import loading
+from datasets.photographs.manifest import KEPT, read_manifest
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from datasets.splits import DataUnavailableError
 from tests.portraits import flower, folder
 
@@ -164,7 +165,7 @@ def test_an_empty_part_is_a_clear_error(own, part):
 
 @pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
 def test_a_missing_crop_is_a_clear_error(own, monkeypatch, mapped_bytes):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", mapped_bytes)
+    monkeypatch.setattr(loading, "MAPPED_BYTES", mapped_bytes)
     first_crop(own).unlink()
     with pytest.raises(DataUnavailableError, match=r"\.png is missing: .*run prepare_faces again"):
         faces(own)
@@ -173,7 +174,7 @@ def test_a_missing_crop_is_a_clear_error(own, monkeypatch, mapped_bytes):
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "size", "pixel", "RGB", "P"])
 @pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
 def test_a_damaged_crop_is_a_clear_error(own, monkeypatch, damage, mapped_bytes):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", mapped_bytes)
+    monkeypatch.setattr(loading, "MAPPED_BYTES", mapped_bytes)
     path = first_crop(own)
     content = path.read_bytes()
     if damage in ("RGB", "P"):
@@ -189,7 +190,7 @@ def test_a_damaged_crop_is_a_clear_error(own, monkeypatch, damage, mapped_bytes)
 
 
 def test_what_is_mapped_is_what_is_read(prepared, own, monkeypatch):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(loading, "MAPPED_BYTES", 0)
     images = faces(own)
     assert images.mapped
     [path] = own.glob("crops.*.bin")
@@ -203,7 +204,7 @@ def test_what_is_mapped_is_what_is_read(prepared, own, monkeypatch):
 
 
 def test_mapped_crops_are_read_anew_when_one_changes_or_goes(own, monkeypatch):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(loading, "MAPPED_BYTES", 0)
     before = faces(own)
     status = first_crop(own).stat()
     Image.new("L", (144, 144), 77).save(first_crop(own))

@@ -6,9 +6,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from datasets.face_options import FaceOptions
-from datasets.manifest import KEPT, OUTCOMES, read_manifest
-from datasets.prepare import prepare
+from datasets.photographs.manifest import KEPT, OUTCOMES, read_manifest
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from datasets.splits import DataUnavailableError
 from tests.messy import copied, messy_folder, outcomes, rows, run, tree
 from tests.portraits import folder, portrait, scene

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from datasets.face_options import FaceOptions
-from datasets.files import LONGEST, file_name, text_of
-from datasets.manifest import KEPT, read_manifest
-from datasets.prepare import prepare
+from datasets.photographs.files import LONGEST_NAME, path_text, short_name
+from datasets.photographs.manifest import KEPT, read_manifest
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from tests.messy import copied, messy_folder, outcomes, rows, run, tree
 from tests.portraits import folder, scene
 
@@ -55,11 +55,11 @@ def test_any_name_of_a_class_or_a_photograph_is_told_apart(tmp_path):
 
 
 def test_names_of_files_are_short_and_stay_different():
-    assert file_name("ann") == "ann"
-    long = [file_name("é" * 60 + end) for end in "ab"]
+    assert short_name("ann") == "ann"
+    long = [short_name("é" * 60 + end) for end in "ab"]
     assert long[0] != long[1]
-    assert all(len(name.encode()) <= LONGEST + 9 for name in long)
-    assert text_of("a/b\\n") != text_of("a/b\n")
+    assert all(len(name.encode()) <= LONGEST_NAME + 9 for name in long)
+    assert path_text("a/b\\n") != path_text("a/b\n")
 
 
 def test_what_is_no_file_is_unreadable_and_not_waited_for(own):

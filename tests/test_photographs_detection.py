@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.detection import Detector
-from datasets.photographs import read_picture
+from datasets.photographs.detection import Detector
+from datasets.photographs.pictures import read_picture
 from tests.portraits import flower, orl_root, portrait, scene
 
 
@@ -62,6 +62,6 @@ def test_the_scenes_of_these_tests_show_one_face_each(detector):
 @pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
 def test_every_face_of_orl_is_found(detector):
     paths = sorted(orl_root().rglob("*.pgm"))
-    found = detector.find([read_picture(path).view for path in paths])
+    found = detector.find([read_picture(path).resized for path in paths])
     assert len(found) == 400
     assert sum(bool(faces) and faces[0].confidence > 0.9 for faces in found) == 400

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.alignment import SIDE, align, cut, frame
-from datasets.detection import Detector, Face
+from datasets.photographs import SIDE
+from datasets.photographs.crops import align_transform, box_transform, cut_crop
+from datasets.photographs.detection import Detector, Face
 from tests.portraits import portrait
 
 
@@ -29,7 +30,7 @@ def test_landmarks_land_exactly_where_lightcnn_wants_them():
         [(30, 50), (40, 51), (50, 70), (55, 95), (57, 95)],  # looks aside
         [(70, 150), (30, 150), (50, 130), (65, 105), (35, 105)],  # upside down
     ):
-        transform = align(face_at(*points))
+        transform = align_transform(face_at(*points))
         assert np.allclose(geometry(moved(transform, points)), (48, 48, 72, 48))
         turn = transform[:, :2]
         assert np.allclose(turn @ turn.T, np.linalg.det(turn) * np.eye(2))  # nothing is distorted
@@ -52,7 +53,7 @@ def dot_on_crop(size, face, point):
     across, down = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5  # the pixels' middles
     distance = np.hypot(across - point[0], (down - point[1])[:, None])
     dot = Image.fromarray((255 * np.exp(-((distance / 2) ** 2))).astype(np.uint8))
-    crop = cut(dot, align(face))
+    crop = cut_crop(dot, align_transform(face))
     assert crop.size == (SIDE, SIDE)
     assert crop.mode == "L"
     middles = np.indices(crop.size)[::-1].reshape(2, -1) + 0.5
@@ -65,15 +66,15 @@ def test_a_face_found_again_on_its_crop_is_upright_and_in_the_middle(width, angl
     picture = portrait(width).rotate(angle, resample=Image.Resampling.BICUBIC)
     detector = Detector("cpu")
     [[face]] = detector.find([picture])
-    [[again]] = detector.find([cut(picture, align(face)).convert("RGB")])
+    [[again]] = detector.find([cut_crop(picture, align_transform(face)).convert("RGB")])
     assert np.abs(np.subtract(geometry(again.landmarks), (48, 48, 72, 48))).max() < 6
 
 
 def test_a_frame_is_the_square_around_the_box():
     face = Face((10, 20, 30, 60), face_at().landmarks, 1.0)
-    corners = moved(frame(face, 0.0), [(0, 20), (40, 60)])
+    corners = moved(box_transform(face, 0.0), [(0, 20), (40, 60)])
     assert np.allclose(corners, [(0, 0), (SIDE, SIDE)])
-    corners = moved(frame(face, 0.5), [(-10, 10), (50, 70)])
+    corners = moved(box_transform(face, 0.5), [(-10, 10), (50, 70)])
     assert np.allclose(corners, [(0, 0), (SIDE, SIDE)])
 
 
@@ -82,13 +83,13 @@ def test_a_crop_shows_the_pixels_of_its_frame_unshifted():
     picture = Image.new("L", (300, 300))
     picture.paste(Image.fromarray(pixels), (40, 70))
     face = Face((40, 70, 40 + SIDE, 70 + SIDE), face_at().landmarks, 1.0)
-    assert np.array_equal(np.asarray(cut(picture, frame(face, 0.0))), pixels)
+    assert np.array_equal(np.asarray(cut_crop(picture, box_transform(face, 0.0))), pixels)
 
 
 def test_beyond_the_edge_of_the_photograph_is_black():
     picture = Image.new("L", (100, 100), 255)
     face = Face((-50, -50, 50, 50), face_at().landmarks, 1.0)
-    crop = np.asarray(cut(picture, frame(face, 0.0)))
+    crop = np.asarray(cut_crop(picture, box_transform(face, 0.0)))
     assert (crop[:70] == 0).all()
     assert (crop[74:, 74:] == 255).all()
 
@@ -97,7 +98,7 @@ def test_fine_patterns_are_averaged_and_not_aliased():
     stripes = np.zeros((1200, 1200), dtype=np.uint8)
     stripes[:, ::2] = 255
     face = Face((0, 0, 1200, 1200), face_at().landmarks, 1.0)
-    crop = np.asarray(cut(Image.fromarray(stripes), frame(face, 0.0)), dtype=int)
+    crop = np.asarray(cut_crop(Image.fromarray(stripes), box_transform(face, 0.0)), dtype=int)
     assert np.abs(crop[4:-4, 4:-4] - 127).max() <= 3
 
 
@@ -105,5 +106,5 @@ def test_a_face_without_extent_does_not_divide_by_zero():
     point = (50.0, 50.0)
     face = Face((50, 50, 50, 50), (point,) * 5, 1.0)
     picture = Image.new("L", (100, 100), 128)
-    for transform in (align(face), frame(face, 0.0)):
-        assert cut(picture, transform).size == (SIDE, SIDE)
+    for transform in (align_transform(face), box_transform(face, 0.0)):
+        assert cut_crop(picture, transform).size == (SIDE, SIDE)
