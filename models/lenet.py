@@ -15,10 +15,7 @@ class LeNet(nn.Module):
         layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
         for number, layer in enumerate(layers, start=1):
             self.add_module(f"fc{number}", layer)
-        self.hidden, self.output = (
-            layers[:-1],
-            layers[-1:],
-        )  # lists, so that layers are registered once
+        self.hidden, self.output = layers[:-1], layers[-1:]  # lists: not registered again
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, ...] to logits [N, classes]."""
