@@ -86,7 +86,7 @@ class Cluster(Executor):
         cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
         if not isinstance(error, exceptions.RayError):
             raise error
-        return Outcome(None, describe_error(cause), died=isinstance(error, DIED))
+        return Outcome(None, describe_error(cause).rstrip("."), died=isinstance(error, DIED))
 
     def stop(self) -> None:
         """Stop all tasks, and wait until they have marked their runs."""
