@@ -60,6 +60,7 @@ def test_scenes_are_told_apart_and_their_copies_are_not(tmp_path, side, quality)
     assert find_duplicates(hashes, sorted(hashes, reverse=True)) == expected
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
 def test_of_the_orl_faces_none_is_a_duplicate_and_every_copy_is(tmp_path):
     originals, copies, halves, mirrored = {}, {}, {}, {}

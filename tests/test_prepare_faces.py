@@ -15,7 +15,7 @@ from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
 from tests.conftest import PATIENCE, ROOT
 from tests.portraits import flower, folder
-from tests.test_experiments_resume import anywhere
+from tests.test_tracking_resume import anywhere
 from tests.test_project import mlflow_run, runs
 
 assert anywhere  # a fixture

@@ -11,8 +11,8 @@ import mlflow
 import pytest
 
 from tests.conftest import PATIENCE, QUICK, ROOT, mnist_root
-from tests.test_experiments_resume import LONG, anywhere, files, start, stop_after_round
-from tests.test_experiments_tracking import NAME
+from tests.test_tracking_resume import LONG, anywhere, files, start, stop_after_round
+from tests.test_tracking_log import NAME
 
 assert anywhere  # a fixture
 
@@ -74,6 +74,7 @@ def flags(settings):
     return [(f"--{name}", value) for name, value in settings.items()]
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
 def test_the_lottery_on_mnist_with_defaults(anywhere):
     """Dense at least 0.975, and 90% sparse within a point of it."""

@@ -20,6 +20,7 @@ from experiments.config.experiment import config_from
 from experiments.run import run_experiment
 from tests.conftest import PATIENCE, QUICK, ROOT, command
 
+pytestmark = pytest.mark.servers
 BIN = Path(sys.executable).parent
 ENV = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
