@@ -13,10 +13,10 @@ import torch
 from datasets.manifest import read_manifest
 from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import ROOT, TIMEOUT
 from tests.portraits import flower, folder
-from tests.test_tracking_resume import anywhere
 from tests.test_project import mlflow_run, runs
+from tests.test_tracking_resume import anywhere
 
 assert anywhere  # a fixture
 
@@ -74,7 +74,7 @@ def test_an_interrupted_preparation_goes_on(anywhere, photographs):
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1] == "stopped; the same command goes on from here"
     (run,) = runs()

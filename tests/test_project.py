@@ -10,9 +10,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.conftest import PATIENCE, QUICK, ROOT, mnist_root
-from tests.test_tracking_resume import LONG, anywhere, files, start, stop_after_round
+from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root
 from tests.test_tracking_log import NAME
+from tests.test_tracking_resume import LONG, anywhere, files, start, stop_after_round
 
 assert anywhere  # a fixture
 
@@ -26,7 +26,7 @@ def mlflow_run(entry_point="main", **params):
         env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 
@@ -52,7 +52,7 @@ def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
     )
     done = mlflow_run(resume=killed.info.run_id)
     assert done.returncode == 0, done.stderr
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT
     while len(runs()) > 1 and time.monotonic() < give_up:  # it goes when `mlflow run` has ended
         time.sleep(0.5)
     (run,) = runs()
