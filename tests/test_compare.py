@@ -16,7 +16,7 @@ import pytest
 
 from experiments.__main__ import run_command
 from experiments.processes.locks import run_lock
-from tests.conftest import PATIENCE, QUICK, ROOT, somewhere
+from tests.conftest import QUICK, ROOT, TIMEOUT, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
 TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
@@ -74,7 +74,7 @@ def same(one, two):
 def whole(tmp_path_factory, empty_store):
     """A comparison without interruptions: the folder it ran in, and its run's id."""
     folder = tmp_path_factory.mktemp("whole")
-    with somewhere(folder, empty_store):
+    with working_in(folder, empty_store):
         run, _ = compare()
     return folder, run.info.run_id
 
@@ -188,7 +188,7 @@ def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, ca
         if "done (2 of 6)" in line:
             process.kill()
             break
-    process.wait(timeout=PATIENCE)
+    process.wait(timeout=TIMEOUT)
     process.stdout.close()
     wait_until(lambda: not other_processes())  # workers stop with their parent
     (killed,) = runs("kind", "comparison")
@@ -197,7 +197,7 @@ def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, ca
 
 
 def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.2)
@@ -273,7 +273,7 @@ def test_an_arm_that_another_process_is_running_is_waited_for(again, capfd):
 
     other = threading.Thread(target=other_process)
     other.start()
-    assert locked.wait(PATIENCE)
+    assert locked.wait(TIMEOUT)
     _, new = compare()
     other.join()
     out = capfd.readouterr().out
