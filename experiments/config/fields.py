@@ -165,7 +165,7 @@ class Common(Parameters):
         0, description="iterations between evaluations for early stopping; 0 is once per epoch"
     )
     device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
-        AUTO, description="cpu or cuda; auto is cuda if a GPU is available"
+        AUTO, description="cpu or cuda; auto is cuda if available"
     )
     data_root: Path = Field(
         "data", description="folder of downloaded data sets; for dataset=faces, of the photographs"
