@@ -1,21 +1,18 @@
 """Pictures with and without faces from installed packages, and folders of them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import data_folder
 
 
 def orl_root() -> Path | None:
-    """The folder of the ORL faces, if this machine has them."""
-    for folder in (os.environ.get("WEIGHT_LOSS_DATA"), ROOT / "data", ROOT.parent / "shared/data"):
-        if folder and (Path(folder) / "orl_faces/s1/1.pgm").is_file():
-            return Path(folder) / "orl_faces"
-    return None
+    """A folder with the real ORL faces in it, if this machine has one."""
+    root = data_folder("orl_faces/s1/1.pgm")
+    return root and root / "orl_faces"
 
 
 def portrait(width: int = 256) -> Image.Image:

@@ -134,6 +134,7 @@ def test_a_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "root").iterdir()] == [".MNIST.lock"]
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
 def test_real_mnist_is_split_as_in_the_paper():
     splits, _ = load_splits("mnist", str(mnist_root()), seed=0)

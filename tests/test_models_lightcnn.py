@@ -148,6 +148,7 @@ def test_lightcnn_9_has_5482663_parameters_and_needs_977_million_multiply_adds()
     assert (parameters, round(multiply_adds / 1e6)) == (5_482_663, 977)
 
 
+@pytest.mark.real_data
 @each_model
 def test_names_and_shapes_match_the_published_release(name):
     listing = ROOT.parent / "shared/data/lightcnn_parameters.json"

@@ -59,6 +59,7 @@ def test_every_scene_of_these_tests_has_one_face(detector):
     assert [len(faces) for faces in detector.find([scene(seed) for seed in range(12)])] == [1] * 12
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
 def test_every_face_of_orl_is_found(detector):
     paths = sorted(orl_root().rglob("*.pgm"))

@@ -299,6 +299,7 @@ def test_scenes_are_distinct_and_their_copies_are_duplicates(tmp_path, side, qua
     assert find_duplicates(hashes, sorted(hashes, reverse=True)) == expected
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
 def test_orl_faces_are_distinct_and_all_their_copies_are_duplicates(tmp_path):
     originals, copies, halves, mirrored = {}, {}, {}, {}

@@ -13,7 +13,7 @@ import torch
 from datasets.photographs.manifest import read_manifest
 from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import ROOT, TIMEOUT
 from tests.portraits import flower, folder
 from tests.test_project import mlflow_run, runs
 from tests.test_tracking_resume import anywhere
@@ -74,7 +74,7 @@ def test_an_interrupted_command_continues(anywhere, photographs):
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + signal.SIGTERM
     assert errors.splitlines()[-1] == "stopped; the same command continues from here"
     (run,) = runs()
