@@ -11,8 +11,8 @@ import mlflow
 import pytest
 
 from tests.conftest import PATIENCE, QUICK, ROOT, mnist_root
-from tests.test_experiments_resume import LONG, anywhere, files, start, stop_after_round
-from tests.test_experiments_tracking import NAME
+from tests.test_tracking_resume import LONG, anywhere, files, start, stop_after_round
+from tests.test_tracking_log import NAME
 
 assert anywhere  # a fixture
 
@@ -43,7 +43,7 @@ def test_mlflow_run_leaves_one_complete_run(anywhere):
     assert run.data.params["resolved_retrain_lr"] == "0.0001"  # where cosine ends
     assert run.data.metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
     assert len(files(run.info.run_id)) == 5
-    assert "To look at it: mlflow ui --backend-store-uri sqlite:" in done.stdout
+    assert "To view the run: mlflow ui --backend-store-uri sqlite:" in done.stdout
 
 
 def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):

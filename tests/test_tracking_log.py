@@ -17,7 +17,7 @@ from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import PATIENCE, QUICK, ROOT, command
+from tests.conftest import PATIENCE, QUICK, ROOT, command, somewhere
 
 ROUND_METRICS = {
     "train_loss",
@@ -46,18 +46,18 @@ NAME = (
 )
 
 
-@pytest.fixture
-def finished(store):
-    """A finished run, and MLflow's account of it."""
-    run_id = run_experiment(config_from(QUICK | {"dataset": "auto"}))
-    return mlflow.get_run(run_id)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, empty_store):
+    """A finished run."""
+    with somewhere(tmp_path_factory.mktemp("finished"), empty_store):
+        yield mlflow.get_run(run_experiment(config_from(QUICK | {"dataset": "auto"})))
 
 
 def artifact(run, path):
     return mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
 
 
-def test_a_run_tells_what_it_was(finished):
+def test_a_run_has_params_tags_a_note_and_its_data(finished):
     assert finished.info.status == "FINISHED"
     assert finished.info.run_name == NAME
     params, tags = finished.data.params, finished.data.tags
@@ -89,7 +89,7 @@ def test_every_round_and_epoch_is_logged_once(finished):
     assert metrics["final/test_accuracy"] == metrics["test_accuracy"]
 
 
-def test_tables_say_the_same_as_the_metrics(finished):
+def test_tables_hold_the_metrics(finished):
     rounds = pd.read_csv(artifact(finished, "rounds.csv"))
     epochs = pd.read_csv(artifact(finished, "epochs.csv"))
     assert rounds["round"].tolist() == [0, 1, 2]
@@ -184,17 +184,17 @@ def test_a_failing_run_is_marked_with_the_reason(store, capsys):
         ({"train_limit": "99999"}, "error: train_limit must be at most 1412 for digits"),
     ],
 )
-def test_a_mistake_opens_no_run(store, capsys, changes, message):
+def test_an_invalid_parameter_opens_no_run(store, capsys, changes, message):
     with pytest.raises(SystemExit) as caught:
         run_command("run", command(**changes))
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(message)
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
     assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
 
 
-def test_a_run_that_mlflow_opened_is_marked_when_the_config_is_wrong(store, monkeypatch, capsys):
+def test_a_run_that_mlflow_opened_is_marked_when_a_parameter_is_invalid(store, monkeypatch, capsys):
     mlflow.set_experiment("x")
     opened = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("x").experiment_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)

@@ -98,7 +98,7 @@ def test_a_terminated_run_is_killed_and_can_be_resumed(anywhere, how):
     run, said = stop_after_round(process, 0, how)
     assert process.returncode == 128 + how
     assert run.info.status == "KILLED"
-    assert f"stopped; -P resume={run.info.run_id} goes on" in "".join(said)
+    assert f"stopped; -P resume={run.info.run_id} continues" in "".join(said)
     assert run.data.tags["interrupted"] == how.name
     run_command("run", [f"--resume={run.info.run_id}", "--reinit=rewind"])
     resumed = mlflow.get_run(run.info.run_id)

@@ -222,7 +222,7 @@ def _tags(run: Run) -> dict[str, str]:
     config = run.config
     chosen = (*Method.model_fields, "masks", "dataset", "model", "scope", "device", "precision")
     return {name: str(getattr(config, name)) for name in chosen} | {
-        "code": code_digest(),
+        "code": code_digest(config),
         "pretrained_sha256": pretrained_digest(config),
         "dataset_why": run.why,
         "dataset_source": run.data.source,

@@ -74,4 +74,5 @@ def place_of(config: Resolved, step: int) -> tuple[int, int]:
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
-    return frame.astype({name: int for name in INTEGER_COLUMNS if name in frame})
+    whole = [name for name in INTEGER_COLUMNS if name in frame and frame[name].notna().all()]
+    return frame.astype(dict.fromkeys(whole, int))
