@@ -39,7 +39,9 @@ def test_a_branch_leaves_the_same_bytes_as_a_run_that_trains_everything(base):
     assert checkpoints(alone) == checkpoints(branched)
     for name in ("test_accuracy", "valid_loss", "epoch/test_accuracy", "train_seconds"):
         client = mlflow.MlflowClient()
-        first, second = (client.get_metric_history(run.info.run_id, name) for run in (base, branched))
+        first, second = (
+            client.get_metric_history(run.info.run_id, name) for run in (base, branched)
+        )
         assert first[0].value == second[0].value
         assert len(first) == len(second)
     assert alone.data.tags[FINGERPRINT] == branched.data.tags[FINGERPRINT]

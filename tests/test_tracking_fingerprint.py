@@ -40,11 +40,20 @@ def changed(folder, path, old, new, **settings):
     return code_digest(config, root=folder) != code_digest(config)
 
 
-LOOP, MASKS, CRITERIA = "experiments/training/loop.py", "pruning/masks.py", "pruning/criteria.py"
+LOOP, ENGINE = "experiments/training/loop.py", "experiments/training/engine.py"
+MASKS, CRITERIA, METRICS = (
+    "pruning/masks.py",
+    "pruning/criteria.py",
+    "experiments/rounds/metrics.py",
+)
 OPTIMIZERS, SCHEDULES = "experiments/training/optimizers.py", "experiments/training/schedules.py"
-ROUNDS = "experiments/rounds/rounds.py"
+ROUNDS, METRICS = "experiments/rounds/rounds.py", "experiments/rounds/metrics.py"
+UNITS = "GRANULARITIES: dict[str, Callable[[Masks], Units]] = {"
 DIFFERENT = {
-    "a constant of the training loop": (LOOP, "2000 * 28 * 28", "1000 * 28 * 28"),
+    "a constant of the engine": (ENGINE, "2000 * 28 * 28", "1000 * 28 * 28"),
+    "a constant of the training loop": (LOOP, 'float("inf")', "1e9"),
+    "what a metric is": (METRICS, "m: m.best.iteration", "m: m.last.iteration"),
+    "how a size is computed": ("pruning/sizes.py", "return", "return 2 *"),
     "what an imported name stands for": (LOOP, "import isfinite", "import isnan as isfinite"),
     "the criterion in use": (CRITERIA, "masked[name] * slopes[name]", "masked[name]"),
     "how often it is used": (CRITERIA, "Criterion(snip)", "Criterion(snip, steps=2)"),
@@ -65,7 +74,7 @@ DIFFERENT = {
     "a setting of PyTorch": ("experiments/training/__init__.py", "denormal(True", "denormal(False"),
 }
 SAME = {
-    "a comment": (LOOP, "as F\n", "as F  # functions\n"),
+    "a comment": (ENGINE, "as F\n", "as F  # functions\n"),
     "a new line": (LOOP, "import torch", "\n\n\nimport torch"),
     "a docstring": (MASKS, '"""Prune exactly', '"""Remove exactly'),
     "the docstring of a module": (CRITERIA, '"""Criteria:', '"""Scores:'),
@@ -88,6 +97,16 @@ SAME = {
     "published values, which are not used": ("models/published.py", "SHOWN = 3", "SHOWN = 4"),
     "a default, which is a setting": ("experiments/config/recipes.py", "size=60", "size=61"),
     "a description": ("experiments/config/fields.py", "where survivors restart", "a restart"),
+    "a granularity that is not in use": (
+        MASKS,
+        "GRANULARITIES: dict[str, Callable[[Masks], Units]] = {",
+        'GRANULARITIES: dict[str, Callable[[Masks], Units]] = {\n    "row": len,',
+    ),
+    "a new metric": (
+        METRICS,
+        "] = {\n",
+        '] = {\n    "fps": Metric("speed", "ratio", lambda m: 1.0),\n',
+    ),
     "a figure": ("experiments/figures/style.py", "import", "x = 1\nimport"),
     "what is logged": ("experiments/tracking/log.py", "import re", "x = 1\nimport re"),
     "a progress bar": ("experiments/run.py", 'unit="epoch"', 'unit="e"'),
@@ -147,7 +166,7 @@ def test_the_order_of_definitions_leaves_the_digest(copy):
 
 
 def test_a_registry_that_is_read_in_another_way_counts_as_a_whole(copy, tmp_path):
-    line = "    model = build_model("
+    line = "    removals = plan_rounds("
     change(copy, ROUNDS, line, f"    first = next(iter(CRITERIA))\n{line}")
     config = resolved(**SETTINGS)
     before = code_digest(config, root=copy)
@@ -157,7 +176,7 @@ def test_a_registry_that_is_read_in_another_way_counts_as_a_whole(copy, tmp_path
 
 
 def test_a_name_that_is_not_found_counts_as_its_whole_module(copy, tmp_path):
-    change(copy, ROUNDS, "sizes.sparsity(masks)", "sizes.made_at_run_time(masks)")
+    change(copy, METRICS, "sizes.sparsity(m.masks)", "sizes.made_at_run_time(m.masks)")
     config = resolved(**SETTINGS)
     before = code_digest(config, root=copy)
     again = shutil.copytree(copy, tmp_path / "again")
@@ -170,7 +189,7 @@ def test_every_registry_is_a_literal_dictionary(registry):
     module, _, name = registry.rpartition(".")
     path = ROOT.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    assert re.search(rf"^{name}(: .*)? = \{{$", file.read_text(), re.M)
+    assert re.search(rf"^{name}(: .*)? = \{{", file.read_text(), re.M)
 
 
 def test_several_configs_have_the_code_of_all(copy):

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.rounds.rounds import LAYER_PREFIX
+from experiments.rounds.metrics import LAYER_PREFIX
 from pruning.masks import Masks
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow.

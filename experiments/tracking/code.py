@@ -31,14 +31,14 @@ def digest_of(
         starts: Functions by their full names, such as `experiments.rounds.rounds.prune_rounds`.
         root: The folder that our packages are in.
         entries: Where code looks up a key in one of these registries, only these entries count.
-        ignored: What full names that are not followed begin with.
+        ignored: Full names of packages, modules and definitions that are not followed.
     """
     reached: dict[str, tuple[list[str], dict[str, list[str]]]] = {}
     left = list(starts)
     while left:
         module, name = _resolve(left.pop(), root)
         full_name = f"{module.name}.{name}" if module else name
-        if module is None or full_name in reached or full_name.startswith(ignored):
+        if module is None or full_name in reached or _is_in(full_name, ignored):
             continue
         nodes = module.nodes(name)
         names = _names(module, nodes, root, entries)
@@ -48,6 +48,10 @@ def digest_of(
         left += [target for targets in names.values() for target in targets]
     assert reached.keys() >= set(starts), f"{starts} are not all in {root}"
     return blake2b(json.dumps(reached, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _is_in(full_name: str, ignored: tuple[str, ...]) -> bool:
+    return any(full_name == each or full_name.startswith(f"{each}.") for each in ignored)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
+from experiments.rounds.metrics import METRICS, Metric
 from experiments.tracking.code import digest_of
 from experiments.tracking.environment import release
 
@@ -23,17 +24,20 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("torch", "numpy")
 STARTS = ("experiments.rounds.rounds.prune_rounds", "experiments.rounds.data.load_data")
 BASE_NETWORK = "experiments.tracking.resume.network_of"  # only with masks=shared
-PUBLISHED = "models.published."  # only with pretrained
-CONFIG = "experiments.config."  # all that it decides is in the settings
+PUBLISHED = "models.published"  # only with pretrained
+CONFIG = "experiments.config"  # all that it decides is in the settings
+TABLE = "experiments.rounds.metrics.METRICS"  # of it, only what comparisons and searches use
 # Which entry of a registry do the settings choose? Of one that is not here, all entries count.
 REGISTRIES: dict[str, Callable[[Resolved], str]] = {
     "datasets.DATASETS": lambda config: config.dataset,
     "experiments.training.optimizers.OPTIMIZERS": lambda config: config.optimizer,
     "experiments.training.schedules.SCHEDULES": lambda config: config.schedule,
+    "experiments.training.engine.ENGINES": lambda _: "dense",
     "models.MODELS": lambda config: config.model.partition("_")[0],
     "models.lightcnn.LIGHTCNNS": lambda config: config.model.partition("_")[2],
     "pruning.controls.CONTROLS": lambda config: config.control,
     "pruning.criteria.CRITERIA": lambda config: config.criterion,
+    "pruning.masks.GRANULARITIES": lambda _: "weight",
     "pruning.masks.SCOPES": lambda config: config.scope,
     "pruning.reinit.REINITS": lambda config: config.reinit,
 }
@@ -67,9 +71,14 @@ def code_digest(*configs: Resolved, root: Path = ROOT) -> str:
     entries = frozenset((name, of(config)) for config in configs for name, of in REGISTRIES.items())
     is_shared = any(config.masks == "shared" for config in configs)
     is_published = any(config.pretrained != NONE for config in configs)
-    starts = (*STARTS, BASE_NETWORK) if is_shared else STARTS
-    ignored = (CONFIG,) if is_published else (CONFIG, PUBLISHED)
+    used = [f"{TABLE}[{name}]" for name, metric in METRICS.items() if _is_used(metric)]
+    starts = (*STARTS, *used, *([BASE_NETWORK] if is_shared else []))
+    ignored = (CONFIG, TABLE, *([] if is_published else [PUBLISHED]))
     return SCHEME + digest_of(starts, root, entries, ignored)
+
+
+def _is_used(metric: Metric) -> bool:
+    return metric.required or metric.compared > 0 or metric.averaged or metric.headline
 
 
 def pretrained_digest(config: Resolved) -> str:

@@ -15,22 +15,15 @@ from mlflow.exceptions import MlflowException
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import as_text, default_text
 from experiments.processes.pool import THREADS_PER_WORKER
-from experiments.rounds.rounds import LAYER_PREFIX, Snapshot
+from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH
+from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
 from experiments.tracking.session import is_running, is_running_elsewhere
-from experiments.tracking.tables import (
-    COMPLETE,
-    EPOCH_METRICS,
-    EPOCH_PREFIX,
-    ROUND_METRICS,
-    History,
-    Row,
-    place_of,
-)
+from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from pruning.checkpoint import Checkpoint, load_checkpoint
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
-REQUIRED = {"sparsity", "valid_accuracy", COMPLETE}  # metrics of every complete round
+REQUIRED = {name for name, metric in METRICS.items() if metric.required}
 
 # These may differ when a run is resumed, because they do not change its result.
 RESUME_OVERRIDES = ("data_root", "resume")
@@ -165,15 +158,15 @@ def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
     NaN.
 
     Raises:
-        ValueError: If a metric of `REQUIRED` is missing, or a round.
+        ValueError: If a round is missing, or a metric that is `required`.
     """
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
     client = mlflow.MlflowClient()
     for key in run.data.metrics:
-        if key in ROUND_METRICS or key.startswith(LAYER_PREFIX):
+        if key in METRICS or key.startswith(LAYER_PREFIX):
             rows, name = by_round, key
-        elif key.removeprefix(EPOCH_PREFIX) in EPOCH_METRICS:
+        elif key.removeprefix(EPOCH_PREFIX) in PER_EPOCH:
             rows, name = by_step, key.removeprefix(EPOCH_PREFIX)
         else:
             continue
@@ -187,13 +180,13 @@ def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
         raise ValueError(
             f"{parameter}: metrics of run {run.info.run_id} are missing; start a new run"
         )
-    rounds = [row | _missing(row, ROUND_METRICS) for row in rounds]
+    rounds = [row | _missing(row, METRICS) for row in rounds]
     epochs = []
     for step, row in sorted(by_step.items()):
         number, epoch = place_of(config, step)
         if number in complete:
             place = {"round": number, "epoch": epoch, "step": step}
-            epochs.append(place | row | _missing(row, EPOCH_METRICS))
+            epochs.append(place | row | _missing(row, PER_EPOCH))
     return History(rounds, epochs, frozenset(by_step))
 
 

@@ -107,9 +107,9 @@ def _marked_on_exit(run_id: str | None = None) -> Iterator[None]:
 def _close(run_id: str | None, status: str, tags: dict[str, str]) -> None:
     """Mark a run; a server that does not answer must not hide why the block ended."""
     client, active = mlflow.MlflowClient(), mlflow.active_run()
-    if run_id is None and active is None:
+    if run_id is None and active is None:  # the block has ended its run itself
         return
-    closing = run_id or str(active.info.run_id)
+    closing = run_id or str(active and active.info.run_id)
     try:
         with short_timeouts():
             if run_id is None:
