@@ -12,7 +12,7 @@ import pytest
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
-from tests.conftest import PATIENCE, QUICK, ROOT, mnist_root
+from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root
 from tests.test_tracking_log import NAME
 from tests.test_tracking_resume import anywhere, files
 
@@ -28,7 +28,7 @@ def mlflow_run(entry_point="main", **params):
         env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 
@@ -55,7 +55,7 @@ def test_mlflow_run_resumes_a_run_and_leaves_no_double(anywhere, monkeypatch):
     (killed,) = runs()
     done = mlflow_run(resume=killed.info.run_id)
     assert done.returncode == 0, done.stderr
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT
     while len(runs()) > 1 and time.monotonic() < give_up:  # deleted when `mlflow run` has ended
         time.sleep(0.2)
     (run,) = runs()
@@ -77,6 +77,7 @@ def test_mlflow_run_with_an_invalid_parameter_fails_in_one_line(anywhere):
     assert run.data.tags["error"] == "prune_rate must be less than 1, got 2"
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
 def test_the_lottery_on_mnist_with_defaults(anywhere):
     """Dense at least 0.975, and 90% sparse within a point of it."""

@@ -12,7 +12,7 @@ from experiments.tracking import branch
 from experiments.tracking.fingerprint import FINGERPRINT
 from experiments.tracking.resume import find_or_resume, other_versions_note
 from experiments.tracking.session import tracked_run
-from tests.conftest import QUICK, somewhere
+from tests.conftest import QUICK, working_in
 
 
 def do(**changes):
@@ -29,7 +29,7 @@ def checkpoints(run):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, empty_store):
     """A finished run that others branch off; they are in the same store."""
-    with somewhere(tmp_path_factory.mktemp("base"), empty_store):
+    with working_in(tmp_path_factory.mktemp("base"), empty_store):
         yield do(reinit="lottery")
 
 

@@ -19,7 +19,7 @@ from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import QUICK, ROOT, command, somewhere
+from tests.conftest import QUICK, ROOT, command, working_in
 
 ROUND_METRICS = {
     "train_loss",
@@ -51,7 +51,7 @@ NAME = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, empty_store):
     """A finished run."""
-    with somewhere(tmp_path_factory.mktemp("finished"), empty_store):
+    with working_in(tmp_path_factory.mktemp("finished"), empty_store):
         yield mlflow.get_run(run_experiment(config_from(QUICK | {"dataset": "auto"})))
 
 

@@ -19,7 +19,7 @@ from experiments.processes.locks import run_lock
 from experiments.run import resume_warnings
 from experiments.tracking.resume import load_run
 from pruning.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import ROOT, command, somewhere
+from tests.conftest import ROOT, command, working_in
 
 
 def refuse(argv, capsys):
@@ -33,7 +33,7 @@ def refuse(argv, capsys):
 def stopped(tmp_path_factory, empty_store):
     """A store with a run that failed in its second round, so that it can be resumed."""
     folder = tmp_path_factory.mktemp("stopped")
-    with somewhere(folder, empty_store), pytest.raises(SystemExit):
+    with working_in(folder, empty_store), pytest.raises(SystemExit):
         run_command("run", command(retrain_lr="1e30"))
     return folder
 
