@@ -16,10 +16,13 @@ import pytest
 from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
+from experiments.processes.pool import THREADS_PER_WORKER
 from experiments.run import resume_warnings
-from experiments.tracking.resume import load_run
+from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
+from experiments.tracking.resume import find_or_resume, load_run
+from experiments.tracking.session import tracked_run
 from pruning.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import ROOT, command, working_in
+from tests.conftest import QUICK, ROOT, command, working_in
 
 
 def refuse(argv, capsys):
@@ -167,3 +170,29 @@ def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_pat
     (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
     assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 2-")
     shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+
+def test_an_earlier_run_of_the_same_experiment_is_found_and_resumed(failed):
+    client = mlflow.MlflowClient()
+    stored = mlflow.get_run(failed)
+    digest = stored.data.tags["dataset_digest"]
+    config = config_from(QUICK | {"retrain_lr": 1e30})
+    key = fingerprint(config.resolved("digits"), digest, THREADS_PER_WORKER)
+    client.set_tag(failed, FINGERPRINT, key)
+    with tracked_run("search"):
+        earlier = find_or_resume(config, "digits", digest)
+        assert earlier.run.info.run_id == earlier.config.resume == failed
+        assert not earlier.is_finished
+        assert not earlier.is_running
+        assert find_or_resume(config, "digits", "of other data").run is None
+        client.set_tag(failed, "lock", "elsewhere")
+        client.set_tag(failed, "heartbeat", str(time.time() + 1000))
+        client.update_run(failed, status="RUNNING")
+        assert find_or_resume(config, "digits", digest).is_running
+        client.set_terminated(failed, "FAILED")
+        forget(failed, "valid_accuracy")
+        earlier = find_or_resume(config, "digits", digest)
+        assert earlier.config == config
+        assert "metrics of run" in earlier.problem
+        client.set_terminated(failed, "FINISHED")
+        assert find_or_resume(config, "digits", digest).is_finished
