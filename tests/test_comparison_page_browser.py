@@ -49,7 +49,7 @@ def test_it_renders_without_a_complaint_and_without_the_network(browser, path):
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(path.as_uri())
-    assert browser.title.startswith("Which makes the best small lenet_300_100 on <script>")
+    assert browser.title.startswith("Which method finds the best small lenet_300_100 on <script>")
     heights = browser.execute_script(
         "return [...document.querySelectorAll('figure svg')].map(e => e.clientHeight)"
     )
@@ -81,7 +81,7 @@ def cells(browser, table, place):
 
 
 def test_numbers_sort_as_numbers_by_mouse_and_by_keyboard(shown):
-    table, button, place = column(shown, "Paired differences", "difference")
+    table, button, place = column(shown, "Differences in accuracy", "difference")
     before = cells(shown, table, place)
 
     def value(text):
