@@ -69,8 +69,8 @@ def tables(comparison: Comparison) -> dict[str, Table]:
     failed = pd.DataFrame(comparison.failed)
     return {
         "methods": _table("Methods", comparison.rounds.drop_duplicates("method"), METHODS),
-        "means": _table("Means over seeds", here, [METHOD, *SIZES, *chief]),
-        "all_means": _table("Means, all rounds", summary, [METHOD, ROUND, *SIZES, *every]),
+        "means": _table("Means over seeds", here, [METHOD, LEFT, *chief, *SIZES]),
+        "all_means": _table("Means, all rounds", summary, [METHOD, ROUND, LEFT, *every, *SIZES]),
         "accuracy": _table("Differences in accuracy", shown[SHOWN[0]], DIFFERENCE),
         "early_stop": _table("Differences in early stop", shown[SHOWN[1]], DIFFERENCE),
         "all_differences": _table(
@@ -186,7 +186,6 @@ METHODS: list[Column] = [
     ("pruning", words("pruning")),
 ]
 SIZES: list[Column] = [
-    LEFT,
     ("fewer parameters", number("compression_ratio", ratio)),
     ("fewer multiply-adds", number("theoretical_speedup", ratio)),
     SEEDS,
