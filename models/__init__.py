@@ -7,6 +7,8 @@ add a line to `MODELS`; `<family>_<sizes>` is then a name.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +91,51 @@ def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int
     for handle in hooks:
         handle.remove()
     return {name: uses[name] for name in weights}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without values: its name, what goes in, and how many classes come out.
+
+    `image_shape` is (channels, height, width).
+    """
+
+    name: str
+    image_shape: tuple[int, ...]
+    classes: int
+
+    def build(self) -> nn.Module:
+        """A new network on the CPU; raises ValueError if there is no such model."""
+        return build_model(self.name, self.image_shape, self.classes)
+
+    def draw(self, seed: int) -> dict[str, Tensor]:
+        """New initial values on the CPU, as `draw_state`."""
+        return draw_state(self.name, self.image_shape, self.classes, seed)
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The network in evaluation mode, with shapes but neither values nor memory."""
+        with torch.device("meta"):
+            return self.build().eval()
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Number of weights in each prunable tensor, input first, output layer last."""
+        names = prunable_weights(self.skeleton)
+        return {name: self.skeleton.get_parameter(name).numel() for name in names}
+
+    @property
+    def prunable(self) -> tuple[str, ...]:
+        """Names of the prunable tensors, input first, output layer last."""
+        return tuple(self.sizes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of all parameters, biases included."""
+        return sum(value.numel() for value in self.skeleton.parameters())
+
+    @cached_property
+    def uses(self) -> dict[str, int]:
+        """Multiply-adds that one weight of each prunable tensor takes part in for one image."""
+        with torch.random.fork_rng(devices=[]):  # building draws values that nobody uses
+            return weight_uses(self.build(), self.image_shape)

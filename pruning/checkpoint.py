@@ -1,14 +1,14 @@
 """Checkpoints: a masked network on disk, as small as its sparsity allows.
 
 A checkpoint is one safetensors file (never pickle). A masked tensor `w` is stored as its surviving
-values, `w` (1-D), and its mask, `w.mask`, in whichever of two encodings is smaller:
+values, `w` (1-D), and its mask, `w.mask`, in the smaller of two encodings:
 
 * "bits": one bit a weight, packed eight to a byte (`numpy.packbits`);
 * "gaps": for each survivor the number of pruned weights before it, as a byte, where 255 means "255
-  and no survivor yet"; smaller than bits once less than about an eighth of the weights survive.
+  and no survivor yet"; smaller than bits when less than about an eighth of the weights survive.
 
-One metadata entry holds JSON with the shapes, the encodings, the caller's own metadata and a
-digest of everything, so that an altered file is noticed. The bytes depend on the content alone.
+One metadata entry holds JSON with the shapes, the encodings, the caller's metadata and a digest of
+everything, so an altered file is detected. The bytes depend on the content only.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _HEADER = "weight_loss"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` gives back: the masked state, its masks and the caller's metadata."""
+    """What `load_checkpoint` returns: the masked state, its masks and the caller's metadata."""
 
     state: State
     masks: Masks
@@ -44,12 +44,12 @@ class Checkpoint:
 def save_checkpoint(
     path: str | os.PathLike[str], state: State, masks: Masks, metadata: Mapping[str, Any]
 ) -> int:
-    """Write a masked network to `path` in one step and return the size of the file in bytes.
+    """Write a masked network to `path`, all or nothing, and return the file size in bytes.
 
     Args:
         state: All tensors of the network; pruned weights must be zero.
         masks: Bool, one for each prunable tensor, True = survives.
-        metadata: Anything JSON can hold.
+        metadata: Any JSON value.
 
     Raises:
         ValueError: If a pruned weight is not zero or `metadata` is not JSON.
@@ -71,7 +71,7 @@ def save_checkpoint(
         tensors[f"{name}.mask"] = torch.from_numpy(code)
     header = {"format": FORMAT, "masks": layout, "metadata": dict(metadata)}
     text = json.dumps(header | {"digest": _digest(tensors, header)}, sort_keys=True)
-    # One entry only: safetensors writes several in an order of its own, different each time.
+    # A single entry: safetensors writes several in an order that differs from call to call.
     content = save(tensors, metadata={_HEADER: text})
     _write_whole(Path(path), content)
     return len(content)
@@ -112,11 +112,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _encode(mask: NDArray[np.bool_]) -> tuple[str, NDArray[np.uint8]]:
     bits = np.packbits(mask)
-    if mask.mean() > 0.25:  # gaps cannot be smaller: at least a byte a survivor
+    if mask.mean() > 0.25:  # gaps take at least a byte for each survivor
         return "bits", bits
     gaps = np.diff(np.flatnonzero(mask), prepend=-1) - 1
     skips, last = np.divmod(gaps, 255)
-    ends = np.cumsum(skips + 1) - 1  # where each survivor's closing byte goes
+    ends = np.cumsum(skips + 1) - 1  # position of each survivor's last byte
     code = np.full(int(ends[-1]) + 1 if len(ends) else 0, 255, dtype=np.uint8)
     code[ends] = last
     return ("gaps", code) if len(code) < len(bits) else ("bits", bits)
@@ -150,7 +150,7 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either complete or not there, also when the power fails."""
+    """Write a file that is either complete or missing, even after a power failure."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:

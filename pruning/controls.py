@@ -1,15 +1,15 @@
-"""Controls: does it matter which weights were chosen, or only how many in each layer?
+"""Controls: does it matter which weights are pruned, or only how many in each layer?
 
-A control spoils the choice of a criterion in a known way, and leaves the number of survivors as it
-was: exactly so in every layer for a control of masks. A result that outlives it did not come from
-the choice (Su et al. 2020, arXiv:2009.11094; Frankle et al. 2021, arXiv:2009.08576). A control may
-work before the choice, on scores, or after it, on masks::
+A control spoils the choice of a criterion in a known way, and keeps the number of survivors; a
+control of masks keeps it in every layer. A result that survives the control did not come from the
+choice (Su et al. 2020, arXiv:2009.11094; Frankle et al. 2021, arXiv:2009.08576). A control works
+before the choice, on scores, or after it, on masks::
 
     scores(scores) -> scores
     masks(pruned, within, seed) -> masks
 
-`pruned` is what the criterion left, `within` where survivors may go: the masks before the round, or
-dense ones, under which the whole layer is open. `pruned` never survives outside `within`.
+`pruned` are the masks that the criterion chose, `within` those that bound where survivors may go:
+the masks before the round, or dense ones. `pruned` has no survivor outside `within`.
 
 To add one: write it here, add a line to `CONTROLS`.
 """
@@ -24,56 +24,56 @@ from pruning.masks import Masks, Scores
 
 
 def unchanged(scores: Scores) -> Scores:
-    """The scores as the criterion gave them."""
+    """The scores of the criterion."""
     return scores
 
 
 def as_pruned(pruned: Masks, within: Masks, seed: int) -> Masks:
-    """The masks as the criterion left them."""
+    """The masks that the criterion chose."""
     del within, seed
     return pruned
 
 
 def inverted(scores: Scores) -> Scores:
-    """The largest scores go first. Frankle et al. 2021, arXiv:2009.08576."""
+    """Prune the largest scores first. Frankle et al. 2021, arXiv:2009.08576."""
     return {name: -value for name, value in scores.items()}
 
 
 def shuffled_mask(pruned: Masks, within: Masks, seed: int) -> Masks:
-    """Survivors change places within their layer, among the places that `within` has left.
+    """Move survivors to random places of their layer, among those that survive in `within`.
 
     Where `within` is dense, this is the random shuffling of Frankle et al. 2021, arXiv:2009.08576,
-    and the layerwise rearranging of Su et al. 2020, arXiv:2009.11094. Masks that lie in each other
-    still do after it, given the same `within` and seed.
+    and the layerwise rearranging of Su et al. 2020, arXiv:2009.11094. Nested masks stay nested,
+    given the same `within` and seed.
     """
     generator = torch.Generator().manual_seed(seed)
     shuffled = {}
-    for name, mask in sorted(pruned.items()):  # a checkpoint may hold them in another order
+    for name, mask in sorted(pruned.items()):  # the order in a checkpoint may differ
         assert not (mask & ~within[name]).any(), f"{name} survives outside of within"
         count = int(mask.sum())
         shuffled[name] = _draw(within[name], count, generator)
-    return pruned | shuffled  # in the order that `pruned` has
+    return pruned | shuffled  # in the order of `pruned`
 
 
 def random_mask(pruned: Masks, within: Masks, seed: int) -> Masks:
-    """As many survivors in each layer, drawn from the whole layer: pruned weights may return.
+    """Draw as many survivors in each layer from the whole layer: pruned weights may return.
 
-    The random tickets of Su et al. 2020, arXiv:2009.11094, but for the density of each layer, which
-    is the criterion's here.
+    The random tickets of Su et al. 2020, arXiv:2009.11094, except that the density of each layer is
+    the criterion's.
     """
     del within
     generator = torch.Generator().manual_seed(seed)
     drawn = {
         name: _draw(torch.ones_like(mask), int(mask.sum()), generator)
-        for name, mask in sorted(pruned.items())  # a checkpoint may hold them in another order
+        for name, mask in sorted(pruned.items())  # the order in a checkpoint may differ
     }
-    return pruned | drawn  # in the order that `pruned` has
+    return pruned | drawn  # in the order of `pruned`
 
 
 def _draw(within: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """A mask of `count` survivors, any of those in `within` equally likely."""
+    """A mask of `count` survivors, drawn uniformly from those of `within`."""
     places = within.flatten().nonzero().squeeze(1)
-    # Drawn on the CPU, so that a GPU gives the same masks.
+    # Drawn on the CPU, so that the masks are the same on a GPU.
     chosen = torch.randperm(len(places), generator=generator)[:count]
     mask = torch.zeros_like(within).flatten()
     mask[places[chosen.to(places.device)]] = True
@@ -82,7 +82,7 @@ def _draw(within: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Control:
-    """A way to spoil a choice; where not `nested`, pruned weights may come back."""
+    """A way to spoil a choice; unless `nested`, pruned weights may return."""
 
     scores: Callable[[Scores], Scores] = unchanged
     masks: Callable[[Masks, Masks, int], Masks] = as_pruned

@@ -1,4 +1,4 @@
-"""Criteria: how much does each weight matter? The lowest scores are pruned first.
+"""Criteria: how important is each weight? The lowest scores are pruned first.
 
 Every criterion is a pure function of what is known about one network::
 
@@ -20,15 +20,16 @@ Gradient = Callable[[State], State]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion can judge by.
+    """What a criterion scores by.
 
-    `initial` is the dense network before training, whatever the round starts from; `trained` the
-    network that is to be pruned, `masks` what is left of it.
-
-    The two gradients take a masked state and have the keys of `masks` and the shapes of the
-    weights: `loss_gradient` that of the mean training loss, `flow_gradient` that of the sum of the
-    logits, for one image of ones, in the network whose every parameter is replaced by its absolute
-    value.
+    Attributes:
+        initial: The dense network before training, whatever the round starts from.
+        trained: The network to prune.
+        masks: Its masks.
+        loss_gradient: From a masked state to the gradient of the mean training loss; keys of
+            `masks`, shapes of the weights.
+        flow_gradient: The same for the sum of the logits, for one image of ones, in the network
+            with the absolute value of every parameter.
     """
 
     initial: State
@@ -39,17 +40,17 @@ class Evidence:
 
 
 def magnitude(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that end up large: |w_trained|. Frankle & Carbin 2019, arXiv:1803.03635."""
+    """Keep the largest weights after training: |w_trained|. Frankle & Carbin 2019, arXiv:1803.03635."""
     del seed
     return {name: evidence.trained[name].abs() for name in evidence.masks}
 
 
 def random(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights by lot: the control to beat. Blalock et al. 2020, arXiv:2003.03033."""
+    """Keep random weights: the baseline to beat. Blalock et al. 2020, arXiv:2003.03033."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand(mask.shape, generator=generator).to(evidence.trained[name].device)
-        for name, mask in sorted(evidence.masks.items())  # a checkpoint may order them otherwise
+        for name, mask in sorted(evidence.masks.items())  # the order in a checkpoint may differ
     }
 
 
@@ -68,45 +69,45 @@ def movement(evidence: Evidence, seed: int) -> Scores:
 
 
 def large_init(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that began large: |w_initial|. Zhou et al. 2019, arXiv:1905.01067."""
+    """Keep the largest weights before training: |w_initial|. Zhou et al. 2019, arXiv:1905.01067."""
     del seed
     return {name: evidence.initial[name].abs() for name in evidence.masks}
 
 
 def gradient(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that the loss hangs on after training: |w_trained * d loss / d w_trained|.
+    """Keep weights that the loss depends on after training: |w_trained * d loss / d w_trained|.
 
     "Gradient magnitude pruning" of Blalock et al. 2020, arXiv:2003.03033, over all training images
     rather than one batch.
     """
     del seed
-    return _stakes(evidence.trained, evidence.masks, evidence.loss_gradient)
+    return _saliency(evidence.trained, evidence.masks, evidence.loss_gradient)
 
 
 def snip(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that the loss hangs on before training: |w_initial * d loss / d w_initial|.
+    """Keep weights that the loss depends on before training: |w_initial * d loss / d w_initial|.
 
-    Lee et al. 2019, arXiv:1810.02340, over all training images rather than one batch. It is taken
-    under the masks so far, so that several rounds are the iterative SNIP of de Jorge et al. 2020,
-    arXiv:2006.09081.
+    Lee et al. 2019, arXiv:1810.02340, over all training images rather than one batch. The gradient
+    is taken under the current masks, so several rounds are the iterative SNIP of de Jorge et al.
+    2020, arXiv:2006.09081.
     """
     del seed
-    return _stakes(evidence.initial, evidence.masks, evidence.loss_gradient)
+    return _saliency(evidence.initial, evidence.masks, evidence.loss_gradient)
 
 
 def synflow(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights through which much flows before training, whatever the data.
+    """Keep weights that carry much of the flow through the network before training.
 
-    |w_initial| times the gradient of the flow at |w_initial|, under the masks so far. Tanaka et al.
-    2020, arXiv:2006.05467: taken anew many times a round, it empties no layer while another has
-    weights to spare.
+    |w_initial| times the gradient of the flow at |w_initial|, under the current masks; independent
+    of the data. Tanaka et al. 2020, arXiv:2006.05467: recomputed many times in a round, it does not
+    empty a layer while others have weights left.
     """
     del seed
-    return _stakes(evidence.initial, evidence.masks, evidence.flow_gradient)
+    return _saliency(evidence.initial, evidence.masks, evidence.flow_gradient)
 
 
-def _stakes(state: State, masks: Masks, gradient: Gradient) -> Scores:
-    """|weight * gradient|: to first order, what is at stake with each weight."""
+def _saliency(state: State, masks: Masks, gradient: Gradient) -> Scores:
+    """|weight * gradient|: the change of the function without the weight, to first order."""
     masked = apply_masks(state, masks)
     slopes = gradient(masked)
     return {name: (masked[name] * slopes[name]).abs() for name in masks}
@@ -114,10 +115,9 @@ def _stakes(state: State, masks: Masks, gradient: Gradient) -> Scores:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to score, and in how many steps a round removes its weights.
+    """A way to score, and the number of steps in which a round removes its weights.
 
-    Scores are taken anew before each step, under the masks that the steps before it left
-    (`pruning.masks.in_steps`).
+    Scores are recomputed before each step, under the current masks (`pruning.masks.in_steps`).
     """
 
     scores: Callable[[Evidence, int], Scores]

@@ -1,12 +1,13 @@
-"""Masks: which weights survive, and how many go in each round?
+"""Masks: which weights survive, and how many are pruned in each round.
 
 A network is plain data: a `State` (a snapshot of its `state_dict`) and `Masks` (bool, one for each
 prunable weight tensor, True = survives). Everything here is a pure function over these: nothing is
-mutated, nothing is random. A *group* is a set of tensors whose weights compete with each other:
-one layer each for layerwise pruning, all layers together for global pruning.
+mutated, nothing is random. Two questions are apart: a *scope* says which tensors compete with each
+other (a *group*), a *granularity* which weights are pruned at once (a *unit*). To add one: write it
+here, add a line to `SCOPES` or `GRANULARITIES`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,13 +17,10 @@ from torch import Tensor
 State = dict[str, Tensor]
 Masks = dict[str, Tensor]
 Scores = dict[str, Tensor]
+Units = dict[str, Tensor]
 
-SCOPES = {
-    "layer": "each layer loses the same share of its own weights",
-    "global": "the lowest scores of the whole network go, wherever they are",
-}
 MOST_ROUNDS = 1000
-REMAINDER = 0.01  # of a round's removals; the last round takes so much along, to save one more
+REMAINDER = 0.01  # share of a round's removals that the last round may add, to save one more round
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,40 @@ def apply_masks(state: State, masks: Masks) -> State:
     }
 
 
+def layerwise(hidden: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Each layer loses the same share of its own weights."""
+    return [(name,) for name in hidden]
+
+
+def network_wide(hidden: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All layers compete: the lowest scores of the whole network are pruned."""
+    return [hidden] if hidden else []
+
+
+# What competes: from the hidden tensors, input first, to groups of tensors.
+SCOPES: dict[str, Callable[[tuple[str, ...]], list[tuple[str, ...]]]] = {
+    "layer": layerwise,
+    "global": network_wide,
+}
+
+
+def single_weights(masks: Masks) -> Units:
+    """Each weight is pruned by itself."""
+    numbers: Units = {}
+    start = 0
+    for name, mask in masks.items():
+        numbers[name] = torch.arange(start, start + mask.numel()).view(mask.shape)
+        start += mask.numel()
+    return numbers
+
+
+# What is pruned at once: for each weight the number of its unit. Weights with the same number, in
+# one tensor or in several, are pruned together.
+GRANULARITIES: dict[str, Callable[[Masks], Units]] = {
+    "weight": single_weights,
+}
+
+
 def drop_lowest(scores: Tensor, mask: Tensor, count: int) -> Tensor:
     """Prune exactly `count` survivors of `mask`, lowest scores first.
 
@@ -57,34 +89,81 @@ def drop_lowest(scores: Tensor, mask: Tensor, count: int) -> Tensor:
         count: How many survivors to remove, from 0 to all of them.
 
     Returns:
-        A new mask that never revives a weight. Ties fall to the lower flat index.
+        A new mask that never revives a weight. Ties are broken by flat index, lower first.
 
     Raises:
         ValueError: If `count` is out of range or a survivor's score is NaN.
     """
     survivors = mask.flatten().nonzero().squeeze(1)
-    if not 0 <= count <= len(survivors):
-        raise ValueError(f"count must be from 0 to the {len(survivors)} survivors, got {count}")
-    candidates = scores.flatten()[survivors]
-    if candidates.isnan().any():
-        raise ValueError("scores must not be NaN where the weight survives")
+    candidates = _candidates(scores, survivors, count)
     lowest = candidates.argsort(stable=True)[:count]
     kept = mask.flatten().clone()
     kept[survivors[lowest]] = False
     return kept.view_as(mask)
 
 
-def prune(scores: Scores, masks: Masks, removals: Mapping[tuple[str, ...], int]) -> Masks:
+def drop_lowest_units(scores: Tensor, mask: Tensor, units: Tensor, count: int) -> Tensor:
+    """Prune whole units, lowest scores first, as long as at most `count` survivors go.
+
+    A unit's score is the sum over its survivors: for magnitude the L1 norm of Li et al. 2017,
+    arXiv:1608.08710.
+
+    Args:
+        units: Int64, shaped like `scores`: the number of each weight's unit.
+
+    Returns:
+        A new mask that never revives a weight. Ties are broken by unit number, lower first.
+
+    Raises:
+        ValueError: As `drop_lowest`.
+    """
+    survivors = mask.flatten().nonzero().squeeze(1)
+    candidates = _candidates(scores, survivors, count).double()
+    _, unit = torch.unique(units.flatten()[survivors], return_inverse=True)
+    sums = candidates.new_zeros(int(unit.max()) + 1 if len(unit) else 0).index_add_(
+        0, unit, candidates
+    )
+    order = sums.argsort(stable=True)
+    pruned = order[unit.bincount(minlength=len(sums))[order].cumsum(0) <= count]
+    kept = mask.flatten().clone()
+    kept[survivors[torch.isin(unit, pruned)]] = False
+    return kept.view_as(mask)
+
+
+def _candidates(scores: Tensor, survivors: Tensor, count: int) -> Tensor:
+    if not 0 <= count <= len(survivors):
+        raise ValueError(f"count must be from 0 to the {len(survivors)} survivors, got {count}")
+    candidates = scores.flatten()[survivors]
+    if candidates.isnan().any():
+        raise ValueError("scores must not be NaN where the weight survives")
+    return candidates
+
+
+def prune(
+    scores: Scores,
+    masks: Masks,
+    removals: Mapping[tuple[str, ...], int],
+    granularity: str = "weight",
+) -> Masks:
     """Prune `removals[names]` weights in each group of tensors, lowest scores first.
+
+    Args:
+        granularity: A key of `GRANULARITIES`. Where whole units are pruned, a group loses as many
+            of its lowest units as fit into its removals.
 
     Raises:
         ValueError: If a group has fewer survivors than it must lose, or a survivor's score is NaN.
     """
     pruned = dict(masks)
+    units = None if granularity == "weight" else GRANULARITIES[granularity](masks)
     for names, count in removals.items():
         flat_scores = torch.cat([scores[name].flatten() for name in names])
         flat_mask = torch.cat([masks[name].flatten() for name in names])
-        kept = drop_lowest(flat_scores, flat_mask, count)
+        if units is None:
+            kept = drop_lowest(flat_scores, flat_mask, count)
+        else:
+            flat_units = torch.cat([units[name].flatten() for name in names])
+            kept = drop_lowest_units(flat_scores, flat_mask, flat_units.to(flat_mask.device), count)
         parts = torch.split(kept, [masks[name].numel() for name in names])
         pruned |= {name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)}
     return pruned
@@ -95,16 +174,14 @@ def groups_of(
 ) -> list[Group]:
     """The groups of a network whose last prunable tensor (`names[-1]`) is its output layer.
 
-    With `output_rate` given, the output layer is a group of its own in either scope.
+    Args:
+        scope: A key of `SCOPES`.
+        output_rate: If given, the output layer is a group of its own in every scope.
     """
-    *hidden, output = names
-    if scope == "global" and output_rate is None:
-        return [Group(names, rate)]
-    inner = (
-        [Group(tuple(hidden), rate)] if scope == "global" else [Group((n,), rate) for n in hidden]
-    )
-    groups = [group for group in inner if group.names]
-    return [*groups, Group((output,), rate if output_rate is None else output_rate)]
+    if output_rate is None:
+        return [Group(each, rate) for each in SCOPES[scope](names)]
+    inner = [Group(each, rate) for each in SCOPES[scope](names[:-1])]
+    return [*inner, Group(names[-1:], output_rate)]
 
 
 def plan_removals(
@@ -113,10 +190,10 @@ def plan_removals(
     """How many weights each group loses in each round, fixed before anything is trained.
 
     A full round takes `round(rate * survivors)` weights from a group. With `rounds` = 0 there are
-    as many rounds as `target_sparsity` needs, and the last removes just what is left to reach
-    `round(target_sparsity * all weights)`, shared out in the proportions of a full round; it takes
-    a last remainder of up to `REMAINDER` of its own removals along.
-    Otherwise there are exactly `rounds` full rounds and the target is ignored.
+    as many rounds as `target_sparsity` needs. The last one removes exactly what is missing to
+    `round(target_sparsity * all weights)`, in the proportions of a full round, and may take
+    a remainder of up to `REMAINDER` of its own removals as well. Otherwise there are exactly
+    `rounds` full rounds and the target is ignored.
 
     Args:
         sizes: Number of weights of each prunable tensor.
@@ -133,8 +210,8 @@ def plan_removals(
         if not any(full.values()):
             raise ValueError(
                 f"prune_rate is too small: round {len(plan) + 1} would remove no weight of the "
-                f"{sum(survivors.values())} that survive; raise it, or ask for "
-                "fewer rounds or less sparsity"
+                f"{sum(survivors.values())} that survive: raise it, or use fewer rounds or a lower "
+                "target_sparsity"
             )
         last = not rounds and left <= (1 + REMAINDER) * sum(full.values())
         removals = _share_out(left, full) if last else full
@@ -152,11 +229,11 @@ def plan_removals(
 def in_steps(
     removals: Mapping[tuple[str, ...], int], survivors: Mapping[tuple[str, ...], int], steps: int
 ) -> list[dict[tuple[str, ...], int]]:
-    """Spread the removals of a round over steps, each taking about the same share of what is left.
+    """Spread the removals of a round over steps that each prune about the same share.
 
     After step k of n a group has `survivors * (left / survivors) ** (k / n)` weights, rounded, as
     in Tanaka et al. 2020, arXiv:2006.05467; a group that loses everything keeps one weight until
-    the last step. Steps that would remove nothing are left out, so that there may be fewer.
+    the last step. Steps that would remove nothing are skipped, so there may be fewer.
 
     Args:
         removals: How many weights each group loses in the round.

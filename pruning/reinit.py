@@ -1,15 +1,15 @@
-"""Reinitialisation: from which values do the survivors of a round start to train again?
+"""Reinitialisation: the values from which the survivors of a round are retrained.
 
-Every method is a pure function of what the experiment remembers::
+Every method is a pure function of the networks that the experiment keeps::
 
     reinit(memory, seed) -> state
 
-It returns a whole state, biases included; the caller applies the masks. The optimizer always
-starts afresh. A method also says where its learning-rate schedule starts (`REINITS`):
+It returns a whole state, biases included; the caller applies the masks. The optimizer is always
+new. A method also says where its learning-rate schedule starts (`REINITS`):
 
 * "start": the schedule of a new training run, from its beginning;
 * "rewound": the same schedule, entered where the rewound weights left it;
-* "final": no schedule, but the constant rate at which it ends (fine-tuning).
+* "final": no schedule, but the constant rate of its end (fine-tuning).
 
 To add one: write it here, add a line to `REINITS`.
 """
@@ -25,11 +25,14 @@ from pruning.masks import Masks, State
 
 @dataclass(frozen=True)
 class Memory:
-    """What a restart can choose from.
+    """The networks that a round can restart from.
 
-    `initial` is the dense network before training, `rewound` the same after `rewind_epoch` epochs
-    (None where no method asks for it), `trained` the network that was just pruned, `masks` what is
-    left of it; `draw` makes new initial values from a seed.
+    Attributes:
+        initial: The dense network before training.
+        rewound: The dense network after `rewind_epoch` epochs; None if it has fewer.
+        trained: The network that was just pruned.
+        masks: The masks of the round.
+        draw: From a seed to new initial values.
     """
 
     initial: State
@@ -46,12 +49,12 @@ def keep(memory: Memory, seed: int) -> State:
 
 
 def random(memory: Memory, seed: int) -> State:
-    """Survivors are drawn afresh: the control of Frankle & Carbin 2019, arXiv:1803.03635."""
+    """Survivors get new random values: the control of Frankle & Carbin 2019, arXiv:1803.03635."""
     return memory.draw(seed)
 
 
 def lottery(memory: Memory, seed: int) -> State:
-    """Survivors return to their very first values. Frankle & Carbin 2019, arXiv:1803.03635."""
+    """Survivors return to their initial values. Frankle & Carbin 2019, arXiv:1803.03635."""
     del seed
     return memory.initial
 
@@ -60,18 +63,20 @@ def rewind(memory: Memory, seed: int) -> State:
     """Survivors return to their values early in training. Frankle et al. 2019, arXiv:1903.01611.
 
     Raises:
-        ValueError: If the experiment remembers no early values.
+        ValueError: If the experiment has no early values.
     """
     del seed
     if memory.rewound is None:
-        raise ValueError("rewind needs the values after rewind_epoch epochs, and there are none")
+        raise ValueError(
+            "rewind needs the values after rewind_epoch epochs, and this run did not keep them"
+        )
     return memory.rewound
 
 
 def sign(memory: Memory, seed: int) -> State:
-    """Survivors keep the signs of their first values, at one magnitude: the layer's deviation.
+    """Survivors keep their initial signs, all with the standard deviation of the layer.
 
-    Zhou et al. 2019, arXiv:1905.01067, "constant, sign". Biases return to their first values.
+    Zhou et al. 2019, arXiv:1905.01067, "constant, sign". Biases return to their initial values.
     """
     del seed
     signs = {
@@ -81,13 +86,13 @@ def sign(memory: Memory, seed: int) -> State:
 
 
 def shuffle(memory: Memory, seed: int) -> State:
-    """Survivors exchange their first values at random, within each layer.
+    """Survivors exchange their initial values at random, within each layer.
 
-    Zhou et al. 2019, arXiv:1905.01067, "reshuffle". Biases return to their first values.
+    Zhou et al. 2019, arXiv:1905.01067, "reshuffle". Biases return to their initial values.
     """
     generator = torch.Generator().manual_seed(seed)
     shuffled = {}
-    for name, mask in sorted(memory.masks.items()):  # a checkpoint may hold them in another order
+    for name, mask in sorted(memory.masks.items()):  # the order in a checkpoint may differ
         values = memory.initial[name].clone()
         survivors = values[mask]
         order = torch.randperm(len(survivors), generator=generator)
@@ -98,7 +103,7 @@ def shuffle(memory: Memory, seed: int) -> State:
 
 @dataclass(frozen=True)
 class Reinit:
-    """A way to restart: the values it starts from, and where its learning rate starts."""
+    """A way to restart: the values, and where the learning-rate schedule starts."""
 
     values: Callable[[Memory, int], State]
     schedule: Literal["start", "rewound", "final"]

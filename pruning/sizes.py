@@ -1,7 +1,7 @@
-"""Sizes: how small is a pruned network, in weights, in parameters and in multiply-adds?
+"""Sizes: a pruned network in weights, in parameters and in multiply-adds.
 
 Compression and speed-up are both reported, because pruning methods rank differently by them
-(Blalock et al. 2020, arXiv:2003.03033). Both are what an ideal implementation would reach.
+(Blalock et al. 2020, arXiv:2003.03033). Both are those of an ideal implementation.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,20 @@ def sparsity(masks: Masks) -> float:
 
 
 def compression_ratio(parameters: int, masks: Masks) -> float:
-    """All parameters of the network (their number, biases too) over those that survive, >= 1."""
+    """All parameters of the network over those that survive, at least 1.
+
+    Args:
+        parameters: Number of parameters of the dense network, biases included.
+    """
     pruned = sum(mask.numel() for mask in masks.values()) - remaining_weights(masks)
     return parameters / (parameters - pruned)
 
 
 def theoretical_speedup(masks: Masks, uses: Mapping[str, int]) -> float:
-    """Multiply-adds of the dense network over those of the surviving weights, >= 1.
+    """Multiply-adds of the dense network over those of the surviving weights, at least 1.
 
     Args:
-        uses: How often one weight of each tensor is used for one input (1 in a linear layer, the
+        uses: Multiply-adds of one weight of each tensor for one input (1 in a linear layer, the
             number of output positions in a convolution).
 
     Returns:

@@ -7,8 +7,10 @@ import torch
 from datasets import Images, load_splits, split_images
 from experiments.config.experiment import config_from
 from experiments.config.fields import PRUNINGS
+from experiments.rounds.metrics import METRICS, Metric
 from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
+from experiments.training.engine import ENGINES
 from experiments.training.loop import DivergedError, derive_seed
 from models import draw_state
 from pruning.checkpoint import load_checkpoint, save_checkpoint
@@ -28,12 +30,96 @@ def config(**changes):
     return config_from(quick | changes).resolved("digits")
 
 
-def run(settings, data, after=None, base=None):
-    events = prune_rounds(settings, data, after, base)
+def run(settings, data, after=None, base=None, engine="dense"):
+    events = prune_rounds(settings, data, after, base, engine)
     return [event for event in events if isinstance(event, RoundResult)]
 
 
-def as_trunk(results):
+class ByHand:
+    """An engine without `nn.Module`: a LeNet's products and gradients written out, plain SGD."""
+
+    def __init__(self, architecture, device, bf16):
+        assert device == "cpu"
+        assert not bf16
+        self.layers = [name.removesuffix(".weight") for name in architecture.prunable]
+
+    def start(self, state, masks, recipe):
+        assert recipe.optimizer == "sgd"
+        self.masks = masks
+        self.load(apply_masks(state, masks))
+
+    def batches(self, split, batch_size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(split), generator=generator)
+        for rows in torch.split(order, batch_size):
+            images, labels = split.stored(rows)
+            yield split.view.varied(images, generator).flatten(1), labels
+
+    def train(self, batches, rates, loss_sum):
+        for lr, (values, labels) in zip(rates, batches, strict=False):
+            layers = self.forward(values)
+            errors = layers[-1].softmax(1)
+            loss_sum -= errors[range(len(labels)), labels].log().mean()
+            errors[range(len(labels)), labels] -= 1
+            errors /= len(labels)
+            for name, inputs in zip(reversed(self.layers), reversed(layers[:-1]), strict=True):
+                before = (errors @ self.state[f"{name}.weight"]) * (inputs > 0)
+                step = lr * errors.t() @ inputs * self.masks[f"{name}.weight"]
+                self.state[f"{name}.weight"] -= step
+                self.state[f"{name}.bias"] -= lr * errors.sum(0)
+                errors = before
+
+    def forward(self, values):
+        layers = [values]
+        for name in self.layers:
+            values = values @ self.state[f"{name}.weight"].t() + self.state[f"{name}.bias"]
+            values = values.relu() if name != self.layers[-1] else values
+            layers.append(values)
+        return layers
+
+    def load(self, state):
+        self.state = {name: value.clone() for name, value in state.items()}
+
+    def evaluate(self, split):
+        images, labels = split.stored(torch.arange(len(split)))
+        logits = self.forward(split.view.fixed(images).flatten(1))[-1]
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        return float(loss), float((logits.argmax(1) == labels).float().mean())
+
+    def snapshot(self):
+        return apply_masks(self.state, self.masks)
+
+
+def test_another_engine_runs_the_same_rounds(data, monkeypatch):
+    monkeypatch.setitem(ENGINES, "by_hand", ByHand)
+    settings = config(optimizer="sgd", lr=0.2, epochs=8, retrain_epochs=8, eval_every=3)
+    dense, by_hand = (
+        [
+            each
+            for each in prune_rounds(settings, data, engine=name)
+            if isinstance(each, RoundResult)
+        ]
+        for name in ("dense", "by_hand")
+    )
+    for theirs, ours in zip(dense, by_hand, strict=True):
+        assert same(theirs.network.masks, ours.network.masks)
+        for name, value in theirs.network.state.items():
+            assert torch.allclose(value, ours.network.state[name], atol=1e-5)
+        assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-4)
+    assert dense[-1].metrics["valid_accuracy"] > 0.5
+
+
+def test_a_new_metric_is_one_record(data, monkeypatch):
+    dead = Metric(
+        "dead units",
+        "weights",
+        lambda m: sum(int((~mask.any(1)).sum()) for mask in m.masks.values()),
+    )
+    monkeypatch.setitem(METRICS, "dead_units", dead)
+    assert [result.metrics["dead_units"] for result in run(config(), data)] == [0] * 4
+
+
+def as_base(results):
     return BaseRun(results[0], lambda number: results[number].network)
 
 
@@ -235,7 +321,7 @@ def test_inverted_prunes_the_largest_of_each_layer(data):
 def test_a_branch_of_a_dense_network_is_as_if_it_had_trained_it_itself(data):
     base = run(config(reinit="keep"), data)
     alone = run(config(reinit="random"), data)
-    branched = run(config(reinit="random"), data, base=as_trunk(base))
+    branched = run(config(reinit="random"), data, base=as_base(base))
     for a, b in zip(alone, branched, strict=True):
         assert a.metrics == b.metrics
         assert same(a.network.state, b.network.state)
@@ -247,7 +333,7 @@ SHARED = {"masks": "shared", "branch_of": "0" * 32}
 @pytest.mark.parametrize("reinit", REINITS)
 def test_shared_masks_are_those_of_the_trunk_in_every_round(reinit, data):
     base = run(config(reinit="lottery"), data)
-    results = run(config(reinit=reinit, **SHARED), data, base=as_trunk(base))
+    results = run(config(reinit=reinit, **SHARED), data, base=as_base(base))
     for theirs, mine in zip(base, results, strict=True):
         assert same(theirs.network.masks, mine.network.masks)
     assert same(results[0].network.state, base[0].network.state)
@@ -255,14 +341,14 @@ def test_shared_masks_are_those_of_the_trunk_in_every_round(reinit, data):
 
 def test_sharing_the_masks_of_the_same_method_changes_nothing(data):
     base = run(config(reinit="lottery"), data)
-    results = run(config(reinit="lottery", **SHARED), data, base=as_trunk(base))
+    results = run(config(reinit="lottery", **SHARED), data, base=as_base(base))
     assert [a.metrics for a in base] == [b.metrics for b in results]
 
 
 def test_keep_on_shared_masks_goes_on_from_the_trunks_values(data):
     base = run(config(reinit="lottery"), data)
     settings = config(reinit="keep", retrain_lr=1e-300, **SHARED)
-    _, *later = run(settings, data, base=as_trunk(base))
+    _, *later = run(settings, data, base=as_base(base))
     for before, result in zip(base, later, strict=False):
         start = apply_masks(before.network.state, result.network.masks)
         assert same(result.network.state, start)
@@ -272,7 +358,7 @@ def test_keep_on_shared_masks_goes_on_from_the_trunks_values(data):
 def test_controls_of_shared_masks_keep_the_layers_counts_and_lie_in_each_other(control, data):
     base = run(config(reinit="lottery", scope="global"), data)
     settings = config(reinit="lottery", scope="global", control=control, **SHARED)
-    results = run(settings, data, base=as_trunk(base))
+    results = run(settings, data, base=as_base(base))
     for theirs, mine in zip(base[1:], results[1:], strict=True):
         for name, mask in mine.network.masks.items():
             assert mask.sum() == theirs.network.masks[name].sum()

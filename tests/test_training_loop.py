@@ -6,16 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from datasets import Split, Splits, View, load_splits
-from experiments.training.loop import (
-    DivergedError,
-    Recipe,
-    clip,
-    derive_seed,
-    evaluate,
-    shuffled_batches,
-    stepper,
-    train,
-)
+from experiments.training.engine import DenseEngine, Recipe, clip
+from experiments.training.loop import DivergedError, derive_seed, train
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES, warmed
 from models import build_model, draw_state, prunable_weights
@@ -40,7 +32,7 @@ def recipe(**changes) -> Recipe:
     return Recipe(**(plain | changes))
 
 
-def setting(density=1.0):
+def setting(density=1.0, bf16=False):
     model = build_model("lenet_20_10", (1, 8, 8), 10)
     state = draw_state("lenet_20_10", (1, 8, 8), 10, 0)
     masks = dense_masks(state, prunable_weights(model))
@@ -48,7 +40,7 @@ def setting(density=1.0):
     masks = {
         name: torch.rand(mask.shape, generator=generator) < density for name, mask in masks.items()
     }
-    return model, state, masks
+    return DenseEngine(model, bf16), state, masks
 
 
 def finish(training):
@@ -85,18 +77,20 @@ def test_every_optimizer_is_torchs_own_bit_for_bit(name, weight_decay, momentum)
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_pruned_weights_are_zero_after_every_step(name, data, monkeypatch):
-    model, state, masks = setting(density=0.5)
+    engine, state, masks = setting(density=0.5)
     seen = []
     real = F.cross_entropy
 
     def watch(logits, labels, **kwargs):
-        seen.append(all(not model.get_parameter(key)[~mask].any() for key, mask in masks.items()))
+        seen.append(
+            all(not engine.model.get_parameter(key)[~mask].any() for key, mask in masks.items())
+        )
         return real(logits, labels, **kwargs)
 
-    monkeypatch.setattr("experiments.training.loop.F.cross_entropy", watch)
+    monkeypatch.setattr("experiments.training.engine.F.cross_entropy", watch)
     momentum = 0.9 if name == "sgd" else 0.0
     plan = recipe(optimizer=name, momentum=momentum, weight_decay=0.1, epochs=4)
-    _, trained = finish(train(model, state, masks, data, plan, seed=0))
+    _, trained = finish(train(engine, state, masks, data, plan, seed=0))
     assert len(seen) >= 4 * 5
     assert all(seen)
     for key, mask in masks.items():
@@ -106,9 +100,9 @@ def test_pruned_weights_are_zero_after_every_step(name, data, monkeypatch):
 
 
 def test_training_starts_from_the_masked_state(data):
-    model, state, masks = setting(density=0.5)
+    engine, state, masks = setting(density=0.5)
     plan = recipe(lr=lambda progress: 0.0, epochs=1)
-    _, trained = finish(train(model, state, masks, data, plan, seed=0))
+    _, trained = finish(train(engine, state, masks, data, plan, seed=0))
     expected = apply_masks(state, masks)
     assert all(torch.equal(trained.state[key], expected[key]) for key in expected)
 
@@ -116,14 +110,14 @@ def test_training_starts_from_the_masked_state(data):
 def test_training_learns_and_repeats_bit_for_bit(data):
     results = []
     for _ in range(2):
-        model, state, masks = setting()
+        engine, state, masks = setting()
         plan = recipe(epochs=20, lr=lambda progress: 0.01)
-        evaluations, trained = finish(train(model, state, masks, data, plan, seed=5))
+        evaluations, trained = finish(train(engine, state, masks, data, plan, seed=5))
         results.append((evaluations, trained.state))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(results[0][1][key], results[1][1][key]) for key in state)
     assert evaluations[-1].train_loss < 0.5 * evaluations[0].train_loss
-    _, other = finish(train(model, state, masks, data, plan, seed=6))
+    _, other = finish(train(engine, state, masks, data, plan, seed=6))
     assert not torch.equal(other.state["fc1.weight"], trained.state["fc1.weight"])
 
 
@@ -145,7 +139,7 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
     model = Spy()
     start = {key: value.clone() for key, value in model.state_dict().items()}
     splits = replace(data, train=marked)
-    finish(train(model, start, {}, splits, recipe(epochs=2), seed=0))
+    finish(train(DenseEngine(model), start, {}, splits, recipe(epochs=2), seed=0))
     assert [len(batch) for batch in seen] == [60, 60, 60, 60, 10] * 2
     first, second = list(chain(*seen[:5])), list(chain(*seen[5:]))
     assert sorted(first) == sorted(second) == list(range(250))
@@ -153,8 +147,8 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
 
 
 def test_looks_fall_on_epoch_ends_and_on_the_grid(data):
-    model, state, masks = setting()
-    evaluations, trained = finish(train(model, state, masks, data, recipe(eval_every=4), seed=0))
+    engine, state, masks = setting()
+    evaluations, trained = finish(train(engine, state, masks, data, recipe(eval_every=4), seed=0))
     assert [evaluation.iteration for evaluation in evaluations] == [4, 5, 8, 10, 12, 15]
     assert [evaluation.iteration for evaluation in evaluations if evaluation.ends_epoch] == [
         5,
@@ -174,28 +168,28 @@ def test_looks_fall_on_epoch_ends_and_on_the_grid(data):
 
 
 def test_the_best_state_is_the_one_of_minimum_validation_loss(data):
-    model, state, masks = setting()
+    engine, state, masks = setting()
     plan = recipe(lr=lambda progress: 0.003 if progress < 0.4 else 0.3, epochs=6)
-    evaluations, trained = finish(train(model, state, masks, data, plan, seed=0))
+    evaluations, trained = finish(train(engine, state, masks, data, plan, seed=0))
     best = min(evaluations, key=lambda evaluation: evaluation.valid_loss)
     assert trained.best_iteration == best.iteration < evaluations[-1].iteration
-    model.load_state_dict(trained.best_state)
-    assert evaluate(model, data.valid) == (best.valid_loss, best.valid_accuracy)
+    engine.load(trained.best_state)
+    assert engine.evaluate(data.valid) == (best.valid_loss, best.valid_accuracy)
 
 
 def test_the_snapshot_is_the_state_after_its_epoch(data):
-    model, state, masks = setting()
-    _, short = finish(train(model, state, masks, data, recipe(epochs=2), seed=0))
-    _, long = finish(train(model, state, masks, data, recipe(epochs=4), 0, snapshot_epoch=2))
+    engine, state, masks = setting()
+    _, short = finish(train(engine, state, masks, data, recipe(epochs=2), seed=0))
+    _, long = finish(train(engine, state, masks, data, recipe(epochs=4), 0, snapshot_epoch=2))
     assert all(torch.equal(long.snapshot[key], short.state[key]) for key in state)
-    _, none = finish(train(model, state, masks, data, recipe(epochs=1), 0, snapshot_epoch=0))
+    _, none = finish(train(engine, state, masks, data, recipe(epochs=1), 0, snapshot_epoch=0))
     assert all(torch.equal(none.snapshot[key], state[key]) for key in state)
 
 
 def test_a_loss_that_is_not_finite_stops_training(data):
-    model, state, masks = setting()
+    engine, state, masks = setting()
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) in epoch 1, iteration 5"):
-        finish(train(model, state, masks, data, recipe(lr=lambda progress: 1e30), seed=0))
+        finish(train(engine, state, masks, data, recipe(lr=lambda progress: 1e30), seed=0))
 
 
 def test_evaluate_by_hand():
@@ -203,7 +197,7 @@ def test_evaluate_by_hand():
     logits = torch.tensor([[2, 0], [0, 1], [3, 0]], dtype=torch.uint8)
     view = View(white=1, mean=0, std=1)
     split = Split(logits.reshape(3, 1, 1, 2), torch.tensor([0, 0, 1]), view)
-    loss, accuracy = evaluate(model, split)
+    loss, accuracy = DenseEngine(model).evaluate(split)
     assert accuracy == 1 / 3
     by_hand = torch.log(1 + torch.exp(torch.tensor([-2.0, 1.0, 3.0]))).mean()
     assert loss == pytest.approx(by_hand.item(), rel=1e-6)
@@ -238,53 +232,53 @@ def test_clipping_scales_all_gradients_alike_and_never_up():
     assert gradients[1].item() == pytest.approx(0.8)
 
 
-def one_step(model, state, masks, data, plan, lr=0.1):
-    model.load_state_dict(apply_masks(state, masks))
-    step = stepper(model, masks, plan)
-    images, labels = next(shuffled_batches(data.train, 60, 0))
-    loss = step(images, labels, lr)
-    return loss, {key: value.clone() for key, value in model.state_dict().items()}
+def one_step(engine, state, masks, data, plan, lr=0.1):
+    engine.start(state, masks, plan)
+    loss = torch.zeros(())
+    engine.train(engine.batches(data.train, 60, 0), [lr], loss)
+    return loss, engine.snapshot()
 
 
 def test_pruned_weights_have_no_part_in_the_norm(data):
     """The step of a clipped, masked network equals the one of its survivors' gradients alone."""
-    model, state, masks = setting(density=0.3)
+    engine, state, masks = setting(density=0.3)
     plan = recipe(optimizer="sgd", grad_clip=0.01)
-    _, after = one_step(model, state, masks, data, plan)
+    _, after = one_step(engine, state, masks, data, plan)
     before = apply_masks(state, masks)
     moved = torch.cat([(after[key] - before[key]).flatten() for key in before])
     assert moved.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 def test_label_smoothing_is_torchs(data):
-    model, state, masks = setting()
-    loss, _ = one_step(model, state, masks, data, recipe(label_smoothing=0.2))
-    model.load_state_dict(state)
-    images, labels = next(shuffled_batches(data.train, 60, 0))
-    expected = F.cross_entropy(model(images), labels, label_smoothing=0.2)
+    engine, state, masks = setting()
+    loss, _ = one_step(engine, state, masks, data, recipe(label_smoothing=0.2))
+    engine.load(state)
+    images, labels = next(engine.batches(data.train, 60, 0))
+    expected = F.cross_entropy(engine.model(images), labels, label_smoothing=0.2)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bfloat16_is_near_float32_and_leaves_float32_weights(data):
-    model, state, masks = setting()
-    exact, _ = one_step(model, state, masks, data, recipe())
-    near, after = one_step(model, state, masks, data, recipe(bf16=True))
+    engine, state, masks = setting()
+    exact, _ = one_step(engine, state, masks, data, recipe())
+    halved, _, _ = setting(bf16=True)
+    near, after = one_step(halved, state, masks, data, recipe())
     assert near.item() == pytest.approx(exact.item(), rel=0.02)
     assert near.item() != exact.item()
     assert near.dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in after.values())
-    model.load_state_dict(state)
-    (exact_loss, _), (near_loss, _) = (evaluate(model, data.valid, bf16) for bf16 in (False, True))
+    for each in (engine, halved):
+        each.load(state)
+    exact_loss, near_loss = engine.evaluate(data.valid)[0], halved.evaluate(data.valid)[0]
     assert near_loss == pytest.approx(exact_loss, rel=0.02)
     assert near_loss != exact_loss
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_layout_in_memory_changes_nothing_but_the_last_bits(name):
-    """Fused optimizers take parameters and gradients to lie in memory alike."""
+    """Fused optimizers require parameters and gradients with the same strides."""
     pixels = torch.randint(256, (8, 1, 12, 12), dtype=torch.uint8)
     split = Split(pixels, torch.arange(8) % 3, View(255, 0.5, 0.25))
-    images, labels = next(shuffled_batches(split, 8, 0))
     results = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
@@ -295,9 +289,10 @@ def test_the_layout_in_memory_changes_nothing_but_the_last_bits(name):
             torch.nn.Flatten(),
             torch.nn.Linear(6 * 64, 3),
         ).to(memory_format=layout)
-        step = stepper(model, {}, recipe(optimizer=name))
+        engine = DenseEngine(model)
+        engine.start(engine.snapshot(), {}, recipe(optimizer=name))
         for _ in range(5):
-            step(images, labels, 0.01)
+            engine.train(engine.batches(split, 8, 0), [0.01], torch.zeros(()))
         results.append([value.detach().clone() for value in model.parameters()])
     for plain, last in zip(*results, strict=True):
         assert torch.allclose(plain, last, atol=1e-4)

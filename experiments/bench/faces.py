@@ -1,6 +1,6 @@
 """Bench of the face pipeline: a training step of LightCNN-9, and finding faces.
 
-* Training, batch 20, half of the weights pruned. Ours: the step of experiments/training.py with the
+* Training, batch 20, half of the weights pruned. Ours: the step of the dense engine with the
   recipe's precision, crops and mirror images batched. Plain: float32, torchvision's transforms one
   image at a time through a `DataLoader`, `torch.nn.utils.prune`, `torch.optim.AdamW`.
 * Detection. Ours: photographs of one size together. Plain: MTCNN one photograph at a time.
@@ -22,10 +22,11 @@ from datasets import Split, View
 from datasets.detection import Detector
 from experiments.bench.timing import ImageByImage, forever
 from experiments.config.experiment import has_bf16
-from experiments.training.loop import Recipe, shuffled_batches, stepper
-from models import build_model, draw_state, prunable_weights
+from experiments.training.engine import Recipe, dense
+from models import Architecture
 
-MODEL, SHAPE, CLASSES = "lightcnn_9", (1, 128, 128), 7
+CLASSES, SIDE = 7, 128
+NETWORK = Architecture("lightcnn_9", (1, SIDE, SIDE), CLASSES)
 IMAGES, BATCH, RATE, DECAY, CLIP, SMOOTHING = 200, 20, 1e-3, 0.05, 1.0, 0.1
 MEAN, STD = 0.5, 0.25
 PHOTOGRAPHS = 16
@@ -34,12 +35,11 @@ Step = Callable[[], object]
 
 def ours(device: str) -> Step:
     """The step that every experiment takes."""
-    model = _model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    masks = {
-        name: torch.rand_like(model.get_parameter(name)) < 0.5 for name in prunable_weights(model)
-    }
+    engine = dense(NETWORK, device, has_bf16(device))
+    state = {name: value.to(device) for name, value in NETWORK.draw(0).items()}
+    masks = {name: torch.rand_like(state[name]) < 0.5 for name in NETWORK.prunable}
     pixels, labels = _data()
-    split = Split(pixels.unsqueeze(1), labels, View(255, MEAN, STD, crop=SHAPE[1])).to(device)
+    split = Split(pixels.unsqueeze(1), labels, View(255, MEAN, STD, crop=SIDE)).to(device)
     recipe = Recipe(
         optimizer="adamw",
         lr=lambda progress: RATE,
@@ -50,11 +50,11 @@ def ours(device: str) -> Step:
         eval_every=0,
         grad_clip=CLIP,
         label_smoothing=SMOOTHING,
-        bf16=has_bf16(device),
     )
-    step = stepper(model, masks, recipe)
-    batches = forever(lambda: shuffled_batches(split, BATCH, seed=0))
-    return lambda: step(*next(batches), RATE)
+    engine.start(state, masks, recipe)
+    batches = forever(lambda: engine.batches(split, BATCH, seed=0))
+    loss_sum = torch.zeros((), device=device)
+    return lambda: engine.train(batches, (RATE,), loss_sum)
 
 
 def plain(device: str) -> Step:
@@ -66,7 +66,7 @@ def plain(device: str) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     transform = transforms.Compose(
         [
-            transforms.RandomCrop(SHAPE[1]),
+            transforms.RandomCrop(SIDE),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
@@ -100,8 +100,8 @@ def find_singly(device: str) -> Step:
 
 
 def _model() -> nn.Module:
-    model = build_model(MODEL, SHAPE, CLASSES)
-    model.load_state_dict(draw_state(MODEL, SHAPE, CLASSES, 0))
+    model = NETWORK.build()
+    model.load_state_dict(NETWORK.draw(0))
     return model
 
 

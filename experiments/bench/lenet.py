@@ -2,9 +2,9 @@
 
 Half of the weights are pruned, batch 60, Adam.
 
-* ours: the step of experiments/training.py, batches included;
-* plain: torchvision's per-image transforms through a `DataLoader`, `torch.nn.utils.prune`, Adam as
-  it comes;
+* ours: the step of the dense engine (experiments/training/engine.py), batches included;
+* plain: torchvision's per-image transforms through a `DataLoader`, `torch.nn.utils.prune`,
+  `torch.optim.Adam`;
 * floor: the bare matrix products of the step and `torch.optim.Adam(fused=True)`, nothing else.
 """
 
@@ -17,31 +17,31 @@ from torchvision import transforms
 
 from datasets import Split, View
 from experiments.bench.timing import ImageByImage, Step, forever
-from experiments.training.loop import Recipe, shuffled_batches, stepper
-from models import build_model, draw_state, prunable_weights
+from experiments.training.engine import Recipe, dense
+from models import Architecture
 
+LENET = Architecture("lenet_300_100", (1, 28, 28), 10)
 IMAGES, BATCH, RATE = 55_000, 60, 1.2e-3
 
 
 def ours(device: str) -> Step:
-    """The step that every experiment takes."""
-    model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
-    model.load_state_dict(draw_state("lenet_300_100", (1, 28, 28), 10, 0))
-    masks = {
-        name: torch.rand_like(model.get_parameter(name)) < 0.5 for name in prunable_weights(model)
-    }
+    """The training step of every experiment."""
+    engine = dense(LENET, device, bf16=False)
+    state = {name: value.to(device) for name, value in LENET.draw(0).items()}
+    masks = {name: torch.rand_like(state[name]) < 0.5 for name in LENET.prunable}
     pixels, labels = _data()
     view = View(white=255, mean=0.1307, std=0.3081)
     split = Split(pixels.unsqueeze(1), labels, view).to(device)
     recipe = Recipe("adam", lambda progress: RATE, 0.0, 0.0, BATCH, 1, 0)
-    step = stepper(model, masks, recipe)
-    batches = forever(lambda: shuffled_batches(split, BATCH, seed=0))
-    return lambda: step(*next(batches), RATE)
+    engine.start(state, masks, recipe)
+    batches = forever(lambda: engine.batches(split, BATCH, seed=0))
+    loss_sum = torch.zeros((), device=device)
+    return lambda: engine.train(batches, (RATE,), loss_sum)
 
 
 def plain(device: str) -> Step:
-    """The step as tutorials write it."""
-    model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
+    """The training step of most tutorials."""
+    model = LENET.build().to(device)
     for layer in model.children():
         random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
@@ -60,13 +60,13 @@ def plain(device: str) -> Step:
 
 
 def floor(device: str) -> Step:
-    """The step's matrix products, into tensors that are there already, and the fused update."""
+    """The matrix products of the step, into allocated tensors, and the fused update."""
     sizes = [784, 300, 100, 10]
-    model = build_model("lenet_300_100", (1, 28, 28), 10).to(device)
+    model = LENET.build().to(device)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
-    weights = [model.get_parameter(name) for name in prunable_weights(model)]
+    weights = [model.get_parameter(name) for name in LENET.prunable]
     values = [torch.randn(BATCH, size, device=device) for size in sizes]  # of each layer
     errors = [torch.randn(BATCH, size, device=device) for size in sizes]
     outputs = [torch.empty(BATCH, size, device=device) for size in sizes]

@@ -1,9 +1,9 @@
-"""Bench: what does the work cost, against the plain way and against the floor?
+"""Bench: the time of a training step, against the plain loop and against the floor.
 
     python -m experiments bench
 
-The ways to do a thing take turns, so that a machine that slows down slows all of them; ratios are
-taken turn by turn. bench_lenet.py and bench_faces.py say what is timed.
+The variants take turns, so a machine that slows down slows all of them, and ratios are computed
+turn by turn. bench/lenet.py and bench/faces.py say what is timed.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from experiments.bench.timing import Step, median_range, take_turns
 
 @dataclass(frozen=True)
 class Bench:
-    """Ways to do one thing, the first of them ours; `share` of the steps asked for are timed."""
+    """Variants of one piece of work, ours first; `share` scales the number of steps in a turn."""
 
     what: str
-    ways: dict[str, Callable[[str], Step]]
+    variants: dict[str, Callable[[str], Step]]
     share: float
     images: int  # in a step
 
@@ -53,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print a table of milliseconds and ratios for each device."""
     parser = argparse.ArgumentParser(prog="python -m experiments bench")
     parser.add_argument("what", nargs="*", help=f"{', '.join(BENCHES)} (default: all)")
-    parser.add_argument("--turns", type=int, default=15, help="turns of each (default: 15)")
+    parser.add_argument("--turns", type=int, default=15, help="turns of each variant (default: 15)")
     parser.add_argument("--steps", type=int, default=200, help="steps in a turn (default: 200)")
     asked = parser.parse_args(argv)
     for name in asked.what or BENCHES:
         if name not in BENCHES:
-            parser.error(f"what must be of {', '.join(BENCHES)}, got {name}")
+            parser.error(f"what must be one of {', '.join(BENCHES)}, got {name}")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
         machine = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _compare(bench: Bench, device: str, turns: int, steps: int) -> None:
-    ways = {name: make(device) for name, make in bench.ways.items()}
-    times = take_turns(ways, turns, max(1, round(bench.share * steps)))
+    variants = {name: make(device) for name, make in bench.variants.items()}
+    times = take_turns(variants, turns, max(1, round(bench.share * steps)))
     print(f"{bench.what}, ms:")
     for name, values in times.items():
         print(f"  {name:<14} {median_range(values, '8.3f')}")

@@ -1,4 +1,4 @@
-"""Tools of the benches: turns, batches without end, and images one by one."""
+"""What the benchmarks share: taking turns, endless batches, and images one by one."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
@@ -14,7 +14,7 @@ Step = Callable[[], object]
 
 
 def take_turns(steps: dict[str, Step], turns: int, count: int) -> dict[str, list[float]]:
-    """Milliseconds a step of each kind, turn by turn; the first turn warms up."""
+    """Milliseconds per step of each variant, turn by turn; the first turn is a warm-up."""
     times: dict[str, list[float]] = {kind: [] for kind in steps}
     for turn in range(turns + 1):
         for kind, step in steps.items():
@@ -29,7 +29,7 @@ def take_turns(steps: dict[str, Step], turns: int, count: int) -> dict[str, list
 
 
 class ImageByImage(Dataset[tuple[Tensor, int]]):
-    """Images one by one, the way `torchvision.datasets.MNIST` gives them."""
+    """Images one by one, as `torchvision.datasets.MNIST` returns them."""
 
     def __init__(
         self, pixels: Tensor, labels: Tensor, transform: Callable[[object], Tensor]
@@ -47,11 +47,11 @@ class ImageByImage(Dataset[tuple[Tensor, int]]):
 def forever(
     epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Epoch after epoch."""
+    """The batches of epoch after epoch, without end."""
     return chain.from_iterable(make() for make in repeat(epoch))
 
 
 def median_range(values: list[float], form: str) -> str:
-    """Median, extremes and number of values, in words."""
+    """Median, minimum, maximum and number of values, as text."""
     low, middle, high = min(values), median(values), max(values)
     return f"{middle:{form}}  ({low:{form}} to {high:{form}}, n={len(values)})"

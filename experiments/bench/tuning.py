@@ -20,6 +20,7 @@ from experiments.config.parameters import validated
 from experiments.config.tune import TuneConfig
 from experiments.processes.pool import open_pool
 from experiments.processes.terminal import Echo, print_line
+from experiments.rounds.metrics import AVERAGED
 from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking import server
@@ -27,7 +28,6 @@ from experiments.tracking.session import claim_run, tracked_run
 from experiments.tune import job_of, look_ahead
 from experiments.tuning import trial
 from experiments.tuning.progress import Progress
-from experiments.tuning.runs import AVERAGED
 from experiments.tuning.storage import Storage, open_storage
 from experiments.tuning.study import Study
 

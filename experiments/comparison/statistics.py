@@ -6,7 +6,6 @@ are the sample: intervals are Student's, of the mean over seeds, at `CONFIDENCE`
 compared within each seed, because arms of one seed share a dense network. Values that need more
 than one seed are NaN with one. p-values are not corrected for multiple comparisons.
 
-To add a metric: a column of `rounds`, and its name in `METRICS`.
 """
 
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from experiments.figures.experiment import pixel_use
 from experiments.figures.intervals import CONFIDENCE, INTERVAL, mean_interval
+from experiments.rounds.metrics import COMPARED
 from pruning.masks import Masks
 
-METRICS = ("test_accuracy", "early_stop_iteration", "early_stop_test_accuracy", "valid_accuracy")
+METRICS = COMPARED
 METHOD = ["reinit", "criterion", "control", "pruning"]
 SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
 DENSE = "dense"  # the other side of a difference to the same seed's round 0

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.rounds.rounds import LAYER_PREFIX
+from experiments.rounds.metrics import LAYER_PREFIX
 from pruning.masks import Masks
 
 MOST_NAMED = 14  # rounds in a legend or on an axis

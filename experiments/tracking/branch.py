@@ -12,11 +12,12 @@ from functools import lru_cache, partial
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
 from experiments.config.parameters import as_text
+from experiments.rounds.metrics import METRICS, PER_EPOCH
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking.environment import environment
 from experiments.tracking.fingerprint import code_digest, pretrained_digest
 from experiments.tracking.resume import get_run, history_of, network_of, stored_config
-from experiments.tracking.tables import COMPLETE, EPOCH_METRICS, INTEGER_COLUMNS, SECONDS, History
+from experiments.tracking.tables import INTEGER_COLUMNS, History
 from experiments.training.loop import Evaluation
 
 MASK_FIELDS = {"scope", "prune_rate", "output_prune_rate", "target_sparsity", "rounds"}
@@ -86,13 +87,13 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
 def _dense_result(history: History, network: Snapshot) -> RoundResult:
     """The dense round as it was when it ended."""
     row = history.rounds[0]
-    apart = ("round", COMPLETE, *SECONDS)
+    apart = {"round"} | {name for name, metric in METRICS.items() if not metric.measure}
     evaluations = tuple(
         Evaluation(
             epoch=int(epoch["epoch"]),
             iteration=0,  # not kept, and wanted by nobody
             ends_epoch=True,
-            **{name: epoch[name] for name in EPOCH_METRICS},
+            **{name: epoch[name] for name in PER_EPOCH},
         )
         for epoch in history.epochs
         if epoch["round"] == 0
@@ -102,4 +103,5 @@ def _dense_result(history: History, network: Snapshot) -> RoundResult:
         for name, value in row.items()
         if name not in apart
     }
-    return RoundResult(network, metrics, evaluations, {name: row[name] for name in SECONDS})
+    seconds = {name: row[name] for name in ("round_seconds", "train_seconds")}
+    return RoundResult(network, metrics, evaluations, seconds)

@@ -24,6 +24,7 @@ from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
 from experiments.figures import experiment
+from experiments.rounds.metrics import PER_EPOCH
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
 from experiments.tracking.environment import environment, release
@@ -35,7 +36,7 @@ from experiments.tracking.fingerprint import (
 )
 from experiments.tracking.resume import INITIAL, REWOUND, StoredRun, checkpoint_name
 from experiments.tracking.session import describe, tracked_run
-from experiments.tracking.tables import EPOCH_METRICS, EPOCH_PREFIX, History, Row, epoch_rows
+from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from models import build_model
 from models.serving import FromPixels
 from pruning.checkpoint import save_checkpoint
@@ -106,7 +107,7 @@ class Run:
         curves = [
             Metric(f"{EPOCH_PREFIX}{name}", epoch[name], now, int(epoch["step"]))
             for epoch in epochs
-            for name in EPOCH_METRICS
+            for name in PER_EPOCH
             if epoch["step"] not in self.history.steps_logged
         ]
         self.client.log_batch(self.run_id, metrics=curves)

@@ -16,17 +16,10 @@ from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import as_text, default_text
 from experiments.processes.locks import DEAD_AFTER_SECONDS, lock_name
 from experiments.processes.pool import THREADS_PER_WORKER
-from experiments.rounds.rounds import LAYER_PREFIX, Snapshot
+from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH
+from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
-from experiments.tracking.tables import (
-    COMPLETE,
-    EPOCH_METRICS,
-    EPOCH_PREFIX,
-    ROUND_METRICS,
-    History,
-    Row,
-    place_of,
-)
+from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from pruning.checkpoint import Checkpoint, load_checkpoint
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
@@ -165,11 +158,11 @@ def history_of(run: MlflowRun, config: Resolved, asked_as: str) -> History:
     """
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
-    needed, client = {"round", *ROUND_METRICS}, mlflow.MlflowClient()
+    needed, client = {"round", *METRICS}, mlflow.MlflowClient()
     for key in run.data.metrics:
-        if key in ROUND_METRICS or key.startswith(LAYER_PREFIX):
+        if key in METRICS or key.startswith(LAYER_PREFIX):
             rows, name = by_round, key
-        elif key.removeprefix(EPOCH_PREFIX) in EPOCH_METRICS:
+        elif key.removeprefix(EPOCH_PREFIX) in PER_EPOCH:
             rows, name = by_step, key.removeprefix(EPOCH_PREFIX)
         else:
             continue

@@ -6,17 +6,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.experiment import Config, Resolved
+from experiments.rounds.metrics import HEADLINES
 
 UNNAMED = ("device", "data_root", "resume", "branch_of")  # they do not change a result
-HEADLINES = (
-    "valid_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "early_stop_test_accuracy",
-    "sparsity",
-    "compression_ratio",
-    "theoretical_speedup",
-)
 
 
 def run_name(config: Resolved) -> str:

@@ -9,31 +9,16 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from experiments.config.experiment import Resolved
+from experiments.rounds.metrics import METRICS, PER_EPOCH
 from experiments.training.loop import Evaluation
 
 Row = dict[str, float]
 
-SECONDS = ("round_seconds", "train_seconds")
-ROUND_METRICS = (
-    "train_loss",
-    "valid_loss",
-    "valid_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "early_stop_iteration",
-    "early_stop_valid_accuracy",
-    "early_stop_test_accuracy",
-    "sparsity",
-    "remaining_weights",
-    "compression_ratio",
-    "theoretical_speedup",
-    "checkpoint_bytes",
-    *SECONDS,
-)
-EPOCH_METRICS = ("train_loss", "valid_loss", "valid_accuracy", "test_accuracy")
 EPOCH_PREFIX = "epoch/"
-COMPLETE = "checkpoint_bytes"  # a round that has this metric is complete
-INTEGER_COLUMNS = ("round", "epoch", "step", "early_stop_iteration", "remaining_weights", COMPLETE)
+INTEGER_COLUMNS = (
+    *("round", "epoch", "step"),
+    *(name for name, metric in METRICS.items() if metric.whole),
+)
 
 
 @dataclass
@@ -58,7 +43,7 @@ def epoch_rows(config: Resolved, number: int, evaluations: tuple[Evaluation, ...
             "epoch": evaluation.epoch,
             "step": before + evaluation.epoch,
         }
-        | {name: getattr(evaluation, name) for name in EPOCH_METRICS}
+        | {name: getattr(evaluation, name) for name in PER_EPOCH}
         for evaluation in evaluations
         if evaluation.ends_epoch
     ]

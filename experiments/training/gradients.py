@@ -1,13 +1,13 @@
-"""Gradients: how do the loss, and the flow through a network, depend on each of its weights?
+"""Gradients of the loss, and of the flow through a network, with respect to each weight.
 
-What `pruning.criteria.Evidence` wants to know, for any state of a network::
+They fill `pruning.criteria.Evidence`, for any state of a network::
 
     gradient(model, <data>, state) -> gradients
 
 The network computes as in evaluation, with the values of `state`; its own are neither used nor
-changed. Gradients have the names of `models.prunable_weights` and the shapes of the weights, and
-are detached. To add one: write it here, a field in `Evidence`, and what fills it in
-experiments/rounds.py.
+changed, so it may have none (`Architecture.skeleton`). Gradients have the names of
+`models.prunable_weights` and the shapes of the weights, and are detached. To add one: write it
+here, add a field to `Evidence`, and fill it in experiments/rounds/rounds.py.
 """
 
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ from datasets import Split
 from models import prunable_weights
 from pruning.masks import State
 
-# In a batch. Unlike evaluation, a gradient keeps everything on the way: 30 MB an image of this size
-# for lightcnn_9.
+# In a batch. Unlike evaluation, a gradient keeps all activations: 30 MB for an image of this size
+# in lightcnn_9.
 GRADIENT_PIXELS = 20 * 128 * 128
 
 
 def loss_gradient(model: nn.Module, split: Split, state: State) -> State:
     """The gradient of the mean cross-entropy, in nats, over all images of `split`.
 
-    The images are as in `training.evaluate`: nothing cropped or mirrored at random, no dropout, no
-    label smoothing, float32 whatever the precision of training. Pruned weights have a gradient too.
+    The images are as in evaluation: not cropped or mirrored at random, no dropout, no label
+    smoothing, float32 whatever the precision of training. Pruned weights have a gradient too.
 
     Args:
         state: All tensors of the network, on the device of the labels of `split`.
@@ -58,7 +58,7 @@ def flow_gradient(model: nn.Module, image_shape: tuple[int, ...], state: State) 
 
     It is the gradient at |w| of Tanaka et al. 2020, arXiv:2006.05467. Buffers stay as they are.
     Computed and returned in float64, whatever the weights are: it is up to 5e38 for
-    lightcnn_29_v2 at its first values, beyond float32.
+    lightcnn_29_v2 at its initial values, beyond the range of float32.
 
     Args:
         image_shape: Channels, height and width of an input.
@@ -81,7 +81,7 @@ def flow_gradient(model: nn.Module, image_shape: tuple[int, ...], state: State) 
 
 
 def _call(model: nn.Module, state: State, images: Tensor) -> Tensor:
-    # Strict, since a value missing from the state would be taken from the model unnoticed.
+    # Strict: a value that the state lacks would otherwise be taken from the model.
     logits: Tensor = functional_call(model, state, (images,), strict=True)
     return logits
 
@@ -103,7 +103,7 @@ def _widened(buffer: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every layer in evaluation mode for a while."""
+    """Every layer in evaluation mode until the block ends."""
     modes = {layer: layer.training for layer in model.modules()}
     model.eval()
     try:

@@ -1,9 +1,9 @@
-"""Optimizers: torch's own fused updates, over plain lists of tensors.
+"""Optimizers: PyTorch's fused updates, over plain lists of tensors.
 
-`torch.optim`'s functional interface is used without its `Optimizer` classes: their bookkeeping
-costs as much as the update itself for a network as small as LeNet-300-100. An optimizer is made by
-`OPTIMIZERS[name].start(parameters, momentum, weight_decay)` and is then called with the gradients
-and the learning rate. To add one: write it here, add a line to `OPTIMIZERS`.
+The functional interface of `torch.optim` is used without its `Optimizer` classes: for a network as
+small as LeNet-300-100 their bookkeeping takes as long as the update. Call
+`OPTIMIZERS[name].start(parameters, momentum, weight_decay)`, then the result with the gradients and
+the learning rate. To add one: write it here, add a line to `OPTIMIZERS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def start_adam(parameters: list[Tensor], momentum: float, weight_decay: float) -
 
 
 def start_adamw(parameters: list[Tensor], momentum: float, weight_decay: float) -> Update:
-    """Adam whose weight decay shrinks the parameters themselves: lr * weight_decay of each, a step.
+    """Adam with decoupled weight decay: each step shrinks parameters by lr * weight_decay.
 
     Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
@@ -84,7 +84,7 @@ def start_sgd(parameters: list[Tensor], momentum: float, weight_decay: float) ->
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A way to update parameters in place, and the learning rate it is used with by default."""
+    """A way to update parameters in place, and its default learning rate."""
 
     start: Callable[[list[Tensor], float, float], Update]
     default_lr: float

@@ -33,11 +33,6 @@ SEARCH, STUDY, TRIAL = "search", "study", "trial"  # the tag `kind` of a run
 STATE = "trial_state"
 ENDS = {"complete": "FINISHED", "stopped early": "KILLED"}  # what MLflow calls it; else FAILED
 FLUSH_SECONDS = 1.0  # between writes of a trial whose rounds are faster than that
-AVERAGED = (
-    *("train_loss", "valid_loss", "valid_accuracy", "sparsity", "remaining_weights"),
-    *("early_stop_iteration", "early_stop_valid_accuracy"),
-    *("compression_ratio", "theoretical_speedup"),
-)
 REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
 
 

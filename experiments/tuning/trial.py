@@ -19,11 +19,12 @@ from experiments.config.space import Value
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import Echo, describe_error
 from experiments.rounds.data import load_data
+from experiments.rounds.metrics import AVERAGED
 from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
 from experiments.tracking import server
 from experiments.tracking.session import TRACKING_ERRORS
 from experiments.training.loop import Evaluation
-from experiments.tuning.runs import AVERAGED, TrialRun, open_trial
+from experiments.tuning.runs import TrialRun, open_trial
 from experiments.tuning.sampling import levels_between
 from experiments.tuning.search import Search
 from experiments.tuning.storage import open_storage

@@ -1,0 +1,202 @@
+"""Metrics: what is measured of the network at the end of a round. One record says all of a metric.
+
+To add one: a record in `METRICS`. It is then logged, written to rounds.csv, and kept by a resumed
+run; the flags say where else it appears.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from experiments.training.loop import Evaluation, Trained
+from pruning import sizes
+from pruning.masks import Masks
+
+LAYER_PREFIX = "layer_sparsity/"  # of the metrics of each layer
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What a trained network reaches on the test images; only reported, nothing is chosen by it."""
+
+    loss: float
+    accuracy: float
+    early_stop_accuracy: float  # of the state of minimum validation loss
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric is computed from; see `Architecture` for `parameters` and `uses`."""
+
+    trained: Trained
+    masks: Masks
+    parameters: int
+    uses: Mapping[str, int]
+    test: TestResult | None  # None where the data have no test images
+
+    @property
+    def last(self) -> Evaluation:
+        """The evaluation at the end of training."""
+        return self.trained.evaluations[-1]
+
+    @property
+    def best(self) -> Evaluation:
+        """The evaluation of minimum validation loss."""
+        best = self.trained.best_iteration
+        return next(each for each in self.trained.evaluations if each.iteration == best)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a round: how it is called and computed, and where it appears.
+
+    Attributes:
+        label: In tables and on axes.
+        unit: A key of `UNITS`.
+        measure: None for what only the caller knows: times, and the size of the checkpoint.
+        whole: Whether it is a whole number.
+        required: Whether a stored round without it cannot be continued.
+        needs_test: Whether it needs test images, which a search does not have.
+        per_epoch: Whether it is also measured at the end of each epoch (a field of `Evaluation`).
+        compared: Place among the metrics that a comparison tests over seeds; 0: not compared.
+        averaged: Whether a search averages it over the seeds of a trial.
+        headline: Whether its last value is logged for the whole run, as `final/<name>`.
+    """
+
+    label: str
+    unit: str
+    measure: Callable[[Measured], float] | None = None
+    whole: bool = False
+    required: bool = False
+    needs_test: bool = False
+    per_epoch: bool = False
+    compared: int = 0
+    averaged: bool = False
+    headline: bool = False
+
+
+UNITS = {
+    "nats": "cross-entropy, natural logarithm",
+    "accuracy": "share of the images that are classified correctly, in [0, 1]",
+    "share": "share of the weights, in [0, 1]",
+    "ratio": "times, at least 1",
+    "iterations": "training steps",
+    "weights": "number of weights",
+    "bytes": "bytes",
+    "seconds": "seconds",
+}
+
+
+def _test(measured: Measured) -> TestResult:
+    assert measured.test, "no test images"
+    return measured.test
+
+
+METRICS: dict[str, Metric] = {
+    "train_loss": Metric(
+        "training loss", "nats", lambda m: m.last.train_loss, per_epoch=True, averaged=True
+    ),
+    "valid_loss": Metric(
+        "validation loss", "nats", lambda m: m.last.valid_loss, per_epoch=True, averaged=True
+    ),
+    "valid_accuracy": Metric(
+        "validation accuracy",
+        "accuracy",
+        lambda m: m.last.valid_accuracy,
+        required=True,
+        per_epoch=True,
+        compared=4,
+        averaged=True,
+        headline=True,
+    ),
+    "early_stop_iteration": Metric(
+        "early-stop iteration",
+        "iterations",
+        lambda m: m.best.iteration,
+        whole=True,
+        compared=2,
+        averaged=True,
+    ),
+    "early_stop_valid_accuracy": Metric(
+        "validation accuracy at early stop",
+        "accuracy",
+        lambda m: m.best.valid_accuracy,
+        averaged=True,
+    ),
+    "sparsity": Metric(
+        "sparsity",
+        "share",
+        lambda m: sizes.sparsity(m.masks),
+        required=True,
+        averaged=True,
+        headline=True,
+    ),
+    "remaining_weights": Metric(
+        "remaining weights",
+        "weights",
+        lambda m: sizes.remaining_weights(m.masks),
+        whole=True,
+        averaged=True,
+    ),
+    "compression_ratio": Metric(
+        "compression ratio",
+        "ratio",
+        lambda m: sizes.compression_ratio(m.parameters, m.masks),
+        averaged=True,
+        headline=True,
+    ),
+    "theoretical_speedup": Metric(
+        "theoretical speed-up",
+        "ratio",
+        lambda m: sizes.theoretical_speedup(m.masks, m.uses),
+        averaged=True,
+        headline=True,
+    ),
+    "test_loss": Metric(
+        "test loss", "nats", lambda m: _test(m).loss, needs_test=True, headline=True
+    ),
+    "test_accuracy": Metric(
+        "test accuracy",
+        "accuracy",
+        lambda m: _test(m).accuracy,
+        required=True,
+        needs_test=True,
+        per_epoch=True,
+        compared=1,
+        headline=True,
+    ),
+    "early_stop_test_accuracy": Metric(
+        "test accuracy at early stop",
+        "accuracy",
+        lambda m: _test(m).early_stop_accuracy,
+        needs_test=True,
+        compared=3,
+        headline=True,
+    ),
+    "checkpoint_bytes": Metric("checkpoint", "bytes", whole=True, required=True),
+    "round_seconds": Metric("time of the round", "seconds"),
+    "train_seconds": Metric("time of its training steps", "seconds"),
+}
+COMPLETE = "checkpoint_bytes"  # logged last: a round that has it is complete
+PER_EPOCH = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
+COMPARED = tuple(
+    sorted(
+        (name for name, metric in METRICS.items() if metric.compared),
+        key=lambda name: METRICS[name].compared,
+    )
+)
+AVERAGED = tuple(name for name, metric in METRICS.items() if metric.averaged)
+HEADLINES = tuple(name for name, metric in METRICS.items() if metric.headline)
+
+
+def measure(measured: Measured) -> dict[str, float]:
+    """All metrics of a round that can be measured, and the sparsity of each layer."""
+    metrics = {
+        name: metric.measure(measured)
+        for name, metric in METRICS.items()
+        if metric.measure and (measured.test or not metric.needs_test)
+    }
+    layers = {
+        f"{LAYER_PREFIX}{name.removesuffix('.weight')}": sizes.sparsity({name: mask})
+        for name, mask in measured.masks.items()
+    }
+    return metrics | layers

@@ -1,0 +1,191 @@
+"""Engines: how one network is trained and evaluated under one set of masks.
+
+An engine holds a network's values, its masks and the state of its optimizer. The loop in
+training/loop.py and the rounds know it by the protocol `Engine` alone. The invariant that every
+engine keeps, after every step and every load: a pruned weight is exactly zero.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets import Split
+from experiments.training.optimizers import OPTIMIZERS
+from models import Architecture
+from pruning.masks import Masks, State, apply_masks
+
+EVAL_PIXELS = 2000 * 28 * 28  # in an evaluation batch; fast on a CPU, small enough for any GPU
+GATHER_PIXELS = 10**6  # prepared at once, which is faster than batch by batch
+
+Batch = Any  # whatever an engine's `batches` yields and its `train` takes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: `lr` maps progress in [0, 1) through this training run to a learning rate."""
+
+    optimizer: str
+    lr: Callable[[float], float]
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    eval_every: int  # iterations; 0 is once an epoch
+    grad_clip: float = 0.0  # largest norm of the gradient; 0 is any
+    label_smoothing: float = 0.0
+
+
+class Engine(Protocol):
+    """Trains, evaluates and copies one network under one set of masks."""
+
+    def start(self, state: State, masks: Masks, recipe: Recipe) -> None:
+        """Load `state` under `masks`, with a new optimizer."""
+
+    def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
+        """All images of `split` once, in an order drawn from `seed`; the last batch may be less."""
+
+    def train(self, batches: Iterator[Batch], rates: Iterable[float], loss_sum: Tensor) -> None:
+        """Take one step for each learning rate, with the next of `batches`.
+
+        Each batch's mean loss is added to `loss_sum` in place.
+        """
+
+    def load(self, state: State) -> None:
+        """Replace the values; masks and optimizer stay."""
+
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """Mean cross-entropy in nats, and accuracy in [0, 1]."""
+
+    def snapshot(self) -> State:
+        """A copy of all values, pruned weights exactly zero."""
+
+
+class DenseEngine:
+    """Dense products; pruned weights are multiplied by zero after every optimizer step.
+
+    Momentum, Adam and weight decay all move a weight whose gradient is zero, so masking the
+    gradient is not enough.
+
+    Args:
+        model: On the device where it is to be trained; the engine changes its values.
+        bf16: Whether products are taken in bfloat16; weights and sums stay float32.
+    """
+
+    def __init__(self, model: nn.Module, bf16: bool = False) -> None:
+        self.model, self.bf16, self.masks = model, bf16, Masks()
+
+    def start(self, state: State, masks: Masks, recipe: Recipe) -> None:
+        """As in `Engine`."""
+        self.masks = masks
+        self.load(apply_masks(state, masks))
+        self._step = _stepper(self.model, masks, recipe, self.bf16)
+
+    def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As in `Engine`: images as network inputs [n, channels, height, width], labels [n].
+
+        `seed` also decides how images are cropped and mirrored.
+        """
+        batch_size = min(batch_size, len(split))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(split), generator=generator)
+        count = max(1, GATHER_PIXELS // (batch_size * prod(split.image_shape)))
+        for rows in torch.split(order, count * batch_size):
+            stored, labels = split.stored(rows)
+            images = split.view.varied(stored, generator)
+            yield from zip(
+                torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
+            )
+
+    def train(self, batches: Iterator[Batch], rates: Iterable[float], loss_sum: Tensor) -> None:
+        """As in `Engine`."""
+        self.model.train()
+        for lr, (images, labels) in zip(rates, batches, strict=False):
+            loss_sum += self._step(images, labels, lr)
+
+    def load(self, state: State) -> None:
+        """As in `Engine`."""
+        self.model.load_state_dict(state)
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """As in `Engine`."""
+        self.model.eval()
+        loss = torch.zeros((), device=split.labels.device)
+        correct = torch.zeros((), device=split.labels.device, dtype=torch.int64)
+        size = max(1, EVAL_PIXELS // prod(split.image_shape))
+        for rows in torch.split(torch.arange(len(split)), size):
+            images, labels = split.stored(rows)
+            with _precision(images, self.bf16):
+                logits = self.model(split.view.fixed(images)).float()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+        return float(loss) / len(split), int(correct) / len(split)
+
+    def snapshot(self) -> State:
+        """As in `Engine`."""
+        state = {name: value.detach() for name, value in self.model.state_dict().items()}
+        return apply_masks(state, self.masks)
+
+
+def dense(architecture: Architecture, device: str, bf16: bool) -> DenseEngine:
+    """A `DenseEngine` on a PyTorch device, in the memory format that convolutions prefer."""
+    model = architecture.build()
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return DenseEngine(model, bf16)
+
+
+ENGINES: dict[str, Callable[[Architecture, str, bool], Engine]] = {"dense": dense}
+
+
+def _stepper(
+    model: nn.Module, masks: Masks, recipe: Recipe, bf16: bool
+) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """A training step: images, labels and learning rate in, the batch's loss out."""
+    parameters = list(model.parameters())
+    values = [parameter.detach() for parameter in parameters]
+    update = OPTIMIZERS[recipe.optimizer].start(values, recipe.momentum, recipe.weight_decay)
+    masked = {
+        number: torch.empty_like(values[number]).copy_(masks[name])
+        for number, (name, _) in enumerate(model.named_parameters())
+        if name in masks and not masks[name].all()
+    }
+
+    def step(images: Tensor, labels: Tensor, lr: float) -> Tensor:
+        with _precision(images, bf16):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        gradients = [
+            gradient
+            if gradient.stride() == value.stride()
+            else torch.empty_like(value).copy_(gradient)
+            for gradient, value in zip(torch.autograd.grad(loss, parameters), values, strict=True)
+        ]  # fused optimizers require that both have the same strides
+        if recipe.grad_clip:
+            for number, mask in masked.items():  # pruned weights do not count in the norm
+                gradients[number].mul_(mask)
+            clip(gradients, recipe.grad_clip)
+        update(gradients, lr)
+        for number, mask in masked.items():
+            values[number].mul_(mask)
+        return loss.detach()
+
+    return step
+
+
+def _precision(images: Tensor, bf16: bool) -> AbstractContextManager[object]:
+    return torch.autocast(images.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def clip(gradients: list[Tensor], largest: float) -> None:
+    """Scale gradients in place, so that their joint norm is at most `largest`.
+
+    Pascanu et al. 2013, arXiv:1211.5063.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1))
