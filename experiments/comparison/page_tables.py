@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison.findings import controls, verdict
+from experiments.comparison.findings import ACCURACY, EARLY_STOP, controls, verdict
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import DENSE, dense_interval
 from experiments.comparison.text import UNKNOWN, in_percent, metric_text, p_value, ratio, weights
 from experiments.rounds.metrics import COMPARED, METRICS
 from pruning.reinit import REINITS
 
-SHOWN = ("test_accuracy", "early_stop_iteration")  # metrics in the tables of a single round
+MAIN = (ACCURACY, EARLY_STOP)  # the metrics in tables of a single round
 SCHEDULES = {
     "start": "starts over",
     "rewound": "continues from the rewind epoch",
@@ -62,24 +62,27 @@ Column = tuple[str, Cells]
 
 def tables(comparison: Comparison) -> dict[str, Table]:
     """All tables of a page, by the names that page.html uses."""
-    number, summary, gaps = comparison.shown_round, comparison.summary, comparison.differences
-    here = pd.concat([_dense(comparison.rounds), summary[summary["round"] == number]])
-    shown = {name: gaps[(gaps["round"] == number) & (gaps["metric"] == name)] for name in SHOWN}
-    chief, every = ([each for name in names for each in _mean(name)] for names in (SHOWN, COMPARED))
-    failed = pd.DataFrame(comparison.failed)
+    summary, differences = comparison.summary, comparison.differences
+    here = summary[summary["round"] == comparison.shown_round]
+    gaps = differences[differences["round"] == comparison.shown_round].groupby("metric")
+    main, every = ([each for name in names for each in _mean(name)] for names in (MAIN, COMPARED))
     return {
         "methods": _table("Methods", comparison.rounds.drop_duplicates("method"), METHODS),
-        "means": _table("Means over seeds", here, [METHOD, LEFT, *chief, *SIZES]),
+        "means": _table(
+            "Means over seeds",
+            pd.concat([_dense(comparison.rounds), here]),
+            [METHOD, LEFT, *main, *SIZES],
+        ),
         "all_means": _table("Means, all rounds", summary, [METHOD, ROUND, LEFT, *every, *SIZES]),
-        "accuracy": _table("Differences in accuracy", shown[SHOWN[0]], DIFFERENCE),
-        "early_stop": _table("Differences in early stop", shown[SHOWN[1]], DIFFERENCE),
+        "accuracy": _table("Differences in accuracy", gaps.get_group(ACCURACY), DIFFERENCE),
+        "early_stop": _table("Differences in early stop", gaps.get_group(EARLY_STOP), DIFFERENCE),
         "all_differences": _table(
-            "Differences, all rounds", gaps, [METRIC, ROUND, LEFT, *DIFFERENCE]
+            "Differences, all rounds", differences, [METRIC, ROUND, LEFT, *DIFFERENCE]
         ),
         "controls": _table("Controls", controls(comparison), CONTROLS),
         "tickets": _table("Winning tickets", comparison.tickets, TICKETS),
         "runs": _table("Runs", _runs(comparison), RUNS),
-        "failures": _table("Failures", failed, FAILURES),
+        "failures": _table("Failures", pd.DataFrame(comparison.failed), FAILURES),
     }
 
 
@@ -127,8 +130,8 @@ def _left(row: Row) -> Cell:
 def _mean(metric: str) -> list[Column]:
     def cell(row: Row) -> Cell:
         mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
-        spread = UNKNOWN if np.isnan(std) else metric_text(metric, std)
-        return _cell(mean, lambda value: f"{metric_text(metric, value)} ± {spread}")
+        spread = "" if np.isnan(std) else f" ± {metric_text(metric, std)}"
+        return _cell(mean, lambda value: metric_text(metric, value) + spread)
 
     return [
         (_heading(metric), cell),
@@ -145,7 +148,7 @@ def _dense(rounds: pd.DataFrame) -> pd.DataFrame:
     row: dict[str, object] = {"method": DENSE, "sparsity": 0.0}
     row |= {"compression_ratio": 1.0, "theoretical_speedup": 1.0}
     row |= {"n": rounds["seed"].nunique()}
-    for name in SHOWN:
+    for name in MAIN:
         row |= dict(dense_interval(rounds, name).add_prefix(f"{name}_"))
     return pd.DataFrame([row])
 

@@ -5,7 +5,6 @@ same for all methods of a seed), and returns a table in the methods' order of ap
 are the sample: intervals are Student's, of the mean over seeds, at `CONFIDENCE`; methods are
 compared within each seed, because arms of one seed share a dense network. Values that need more
 than one seed are NaN with one. p-values are not corrected for multiple comparisons.
-
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from experiments.figures.intervals import CONFIDENCE, INTERVAL, mean_interval
 from experiments.rounds.metrics import COMPARED
 from pruning.masks import Masks
 
-METRICS = COMPARED
 METHOD = ["reinit", "criterion", "control", "pruning"]
 SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
 DENSE = "dense"  # the other side of a difference to the same seed's round 0
@@ -44,7 +42,7 @@ def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby(by, sort=False)
     parts = [groups[METHOD].first(), groups[SIZES].mean()]
     parts.append(groups.size().rename("n").to_frame())
-    parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in METRICS]
+    parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in COMPARED]
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
     first = ["method", *METHOD, "round"]
     return table[first + [name for name in table if name not in first]]
@@ -68,7 +66,7 @@ def differences(rounds: pd.DataFrame) -> pd.DataFrame:
     sparsity = rounds.groupby("round")["sparsity"].mean().drop(0, errors="ignore")
     pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
     rows: list[dict[str, Any]] = []
-    for metric in METRICS:
+    for metric in COMPARED:
         values = rounds.pivot(index="seed", columns=["method", "round"], values=metric)
         for number in sparsity.index:
             for method, other in pairs:
