@@ -230,7 +230,7 @@ def test_ids_are_unique_and_every_inner_link_leads_somewhere(html):
     assert inner <= set(outline.ids)
 
 
-def test_every_figure_has_a_caption_and_a_text_instead(html):
+def test_every_figure_has_a_caption_and_a_title(html):
     figures = re.findall(r"<figure .*?</figure>", html, flags=re.DOTALL)
     assert len(figures) == 7
     for figure in figures:
@@ -246,7 +246,7 @@ def test_names_are_escaped(html):
     assert html.count("&lt;script&gt;document.title = &#39;gone&#39;&lt;/script&gt; &amp; co") >= 4
 
 
-def test_the_page_holds_what_it_promises(html):
+def test_the_page_has_its_caveats_command_and_checklist(html):
     text = re.sub(r"\s+", " ", html)
     assert "1 arm failed" in text
     assert "random lacks 2 networks (seed 2)" in text
@@ -283,6 +283,14 @@ def test_one_seed_makes_a_page_without_spread():
     assert ">one seed<" in html
     assert not re.search(r"\bnan\b", html)
     assert f'<span class="volatile">{0:032x}</span>' in html  # no link, so the whole id
+
+
+def test_dense_networks_alone_make_a_page():
+    whole = comparison_of()
+    dense = replace(whole, rounds=whole.rounds[whole.rounds["round"] == 0], shown_round=0)
+    html = render_page(dense, drawings())
+    assert "there is nothing to compare" in html
+    assert "Differences in" not in html
 
 
 def test_a_comparison_without_rounds_is_refused():

@@ -64,7 +64,7 @@ def tables(comparison: Comparison) -> dict[str, Table]:
     """All tables of a page, by the names that page.html uses."""
     summary, differences = comparison.summary, comparison.differences
     here = summary[summary["round"] == comparison.shown_round]
-    gaps = differences[differences["round"] == comparison.shown_round].groupby("metric")
+    gaps = differences[differences["round"] == comparison.shown_round]
     main, every = ([each for name in names for each in _mean(name)] for names in (MAIN, COMPARED))
     return {
         "methods": _table("Methods", comparison.rounds.drop_duplicates("method"), METHODS),
@@ -74,8 +74,10 @@ def tables(comparison: Comparison) -> dict[str, Table]:
             [METHOD, LEFT, *main, *SIZES],
         ),
         "all_means": _table("Means, all rounds", summary, [METHOD, ROUND, LEFT, *every, *SIZES]),
-        "accuracy": _table("Differences in accuracy", gaps.get_group(ACCURACY), DIFFERENCE),
-        "early_stop": _table("Differences in early stop", gaps.get_group(EARLY_STOP), DIFFERENCE),
+        "accuracy": _table("Differences in accuracy", gaps[gaps["metric"] == ACCURACY], DIFFERENCE),
+        "early_stop": _table(
+            "Differences in early stop", gaps[gaps["metric"] == EARLY_STOP], DIFFERENCE
+        ),
         "all_differences": _table(
             "Differences, all rounds", differences, [METRIC, ROUND, LEFT, *DIFFERENCE]
         ),
