@@ -40,7 +40,7 @@ class Evidence:
 
 
 def magnitude(evidence: Evidence, seed: int) -> Scores:
-    """Keep the largest weights after training: |w_trained|. Frankle & Carbin 2019, arXiv:1803.03635."""
+    """Keep the largest weights after training: |w_trained|. Frankle & Carbin, arXiv:1803.03635."""
     del seed
     return {name: evidence.trained[name].abs() for name in evidence.masks}
 

@@ -1,4 +1,4 @@
-"""Pictures with and without faces that ship inside our dependencies, and a folder of them."""
+"""Pictures with and without faces from installed packages, and folders of them."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def orl_root() -> Path | None:
-    """A folder with the real ORL faces in it, if this machine has one."""
+    """The folder of the ORL faces, if this machine has them."""
     for folder in (os.environ.get("WEIGHT_LOSS_DATA"), ROOT / "data", ROOT.parent / "shared/data"):
         if folder and (Path(folder) / "orl_faces/s1/1.pgm").is_file():
             return Path(folder) / "orl_faces"
@@ -32,7 +32,7 @@ def flower() -> Image.Image:
 
 
 def scene(seed: int, width: int = 150) -> Image.Image:
-    """The portrait somewhere before a background of its own, 240x240: never twice the same."""
+    """The portrait on a random background, 240x240; different for every seed."""
     random = np.random.default_rng(seed)
     blocks = Image.fromarray(random.integers(60, 200, (4, 4, 3), dtype=np.uint8))
     picture = blocks.resize((240, 240), Image.Resampling.BICUBIC)
@@ -41,7 +41,7 @@ def scene(seed: int, width: int = 150) -> Image.Image:
 
 
 def folder(root: Path, **classes: int) -> Path:
-    """A folder of class folders with so many scenes each."""
+    """A folder of class folders with the given numbers of scenes."""
     seed = 0
     for label, count in classes.items():
         (root / label).mkdir(parents=True)
