@@ -1,12 +1,9 @@
-import time
-
 import mlflow
 import pytest
 
 from experiments.comparison import record as comparisons
-from experiments.processes.locks import DEAD_AFTER_SECONDS, lock_name, process_tags, run_lock
 from experiments.tracking.server import without_login
-from experiments.tracking.session import PARENT, close_dead_runs, tracked_run
+from experiments.tracking.session import PARENT
 
 
 @pytest.mark.parametrize(
@@ -18,38 +15,6 @@ from experiments.tracking.session import PARENT, close_dead_runs, tracked_run
 )
 def test_a_page_holds_no_password(uri, shown):
     assert without_login(uri) == shown
-
-
-def test_a_run_whose_process_cannot_be_alive_is_marked_and_no_other(store):
-    client = mlflow.MlflowClient()
-
-    def nested(**tags):
-        tags = {PARENT: parent} | {name: str(value) for name, value in tags.items()}
-        return client.create_run(experiment, tags=tags).info.run_id
-
-    with tracked_run("parent") as parent:
-        experiment = client.get_run(parent).info.experiment_id
-        dead_here, alive_here = nested(), nested()
-        for run_id in (dead_here, alive_here):
-            client.set_tag(run_id, "lock", lock_name(run_id))
-        now = time.time()
-        alive = [
-            alive_here,
-            nested(lock="another machine's", heartbeat=now),
-            nested(**process_tags()),
-            nested(host="another machine", pid=1),  # it has just been created
-        ]
-        dead = [
-            dead_here,
-            nested(lock="another machine's", heartbeat=now - DEAD_AFTER_SECONDS),
-            nested(**process_tags() | {"pid": 2**22 + 1}),  # above the largest there is
-        ]
-        with run_lock(alive_here):
-            close_dead_runs(parent, "its process died")
-        runs = {run_id: client.get_run(run_id) for run_id in alive + dead}
-    assert {runs[run_id].info.status for run_id in alive} == {"RUNNING"}
-    assert {runs[run_id].info.status for run_id in dead} == {"FAILED"}
-    assert {runs[run_id].data.tags["error"] for run_id in dead} == {"its process died"}
 
 
 def adopted(kind, status, running=False):

@@ -20,7 +20,13 @@ from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment
 from experiments.tracking import server
-from experiments.tracking.resume import FoundRun, find_experiment, is_finished, resume_config
+from experiments.tracking.resume import (
+    FoundRun,
+    find_experiment,
+    is_finished,
+    other_versions_note,
+    resume_config,
+)
 from experiments.tracking.session import close_dead_runs, is_running
 
 Outcomes = dict[Arm, Outcome]
@@ -169,6 +175,8 @@ def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> 
     needs = Needs(config.workers, inputs.resolved.device, server.tracking_uri(), len(arms))
     with EXECUTORS[config.executor](needs) as executor:
         schedule = Schedule(config, inputs, parent, echo, executor)
+        if note := other_versions_note(inputs.dataset, inputs.resolved.model):
+            echo(note)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
         echo(f"{schedule.total} experiments, {executor.count} at a time")
