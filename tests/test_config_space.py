@@ -5,7 +5,7 @@ import re
 import pytest
 
 from experiments.config.parameters import validated
-from experiments.config.space import DEFAULT, Choices, Range, containing, in_words, parse_space
+from experiments.config.space import DEFAULT, Choices, Range, format_space, parse_space, widened
 from experiments.config.tune import TuneConfig
 
 FORMS = [
@@ -32,13 +32,13 @@ def test_a_list_adds_to_the_default_space_or_replaces_it(text, found):
 
 
 def test_the_default_space_is_that_of_the_documentation():
-    assert in_words(DEFAULT) == "prune_rate=0.05..0.6,retrain_epochs=1..20:log"
+    assert format_space(DEFAULT) == "prune_rate=0.05..0.6,retrain_epochs=1..20:log"
 
 
 @pytest.mark.parametrize(("text", "_found"), FORMS[1:])
-def test_a_space_in_words_is_read_as_itself(text, _found):
+def test_a_space_format_space_is_read_as_itself(text, _found):
     space = parse_space(text)
-    assert parse_space(in_words(space)) == space
+    assert parse_space(format_space(space)) == space
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_space_in_words_is_read_as_itself(text, _found):
 )
 def test_a_range_is_of_whole_numbers_exactly_if_the_parameter_is(text, whole):
     name = text.partition("=")[0]
-    assert parse_space(text)[name].whole == whole
+    assert parse_space(text)[name].is_integer == whole
 
 
 YAML = """
@@ -146,7 +146,7 @@ def test_a_space_is_widened_to_hold_the_baseline_and_no_further():
         "optimizer": Choices(("adam", "sgd")),
     }
     values = {"prune_rate": 0.2, "retrain_epochs": 40, "lr": 0.01}
-    widened = containing(space, values | {"criterion": "magnitude", "optimizer": "sgd"})
+    widened = widened(space, values | {"criterion": "magnitude", "optimizer": "sgd"})
     assert widened == {
         "prune_rate": Range(0.2, 0.6),
         "retrain_epochs": Range(1, 40, log=True),
@@ -154,4 +154,4 @@ def test_a_space_is_widened_to_hold_the_baseline_and_no_further():
         "criterion": Choices(("magnitude", "snip", "random")),
         "optimizer": Choices(("adam", "sgd")),
     }
-    assert widened["retrain_epochs"].whole
+    assert widened["retrain_epochs"].is_integer

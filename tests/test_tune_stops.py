@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from experiments.__main__ import run_command
 from experiments.tuning.storage import is_lost
 from tests.conftest import PATIENCE, ROOT, somewhere
-from tests.test_experiments_tune import NAME, command, one_thread, runs, trials, tune
+from tests.test_tune import NAME, command, one_thread, runs, trials, tune
 
 assert one_thread  # a fixture
 

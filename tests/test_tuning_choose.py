@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from experiments.tuning.choose import at_equal_cost, front, recommend, rule
+from experiments.tuning.choose import at_equal_cost, describe_rule, front, recommend
 from tests.searching import search_of
 
 STATES = {"c": "complete", "s": "stopped early", "f": "failed", "l": "lost"}
@@ -79,10 +79,13 @@ def test_nothing_complete_is_an_error_in_one_line():
 
 def test_the_rule_says_what_it_was():
     assert (
-        rule(search_of()) == "the cheapest trial within 0.5 points of the best validation accuracy"
+        describe_rule(search_of())
+        == "the cheapest trial within 0.5 points of the best validation accuracy"
     )
     limited = search_of(objective="accuracy", budget_epochs=40)
-    assert rule(limited).endswith("best validation accuracy within 40 epochs of retraining")
+    assert describe_rule(limited).endswith(
+        "best validation accuracy within 40 epochs of retraining"
+    )
 
 
 def test_the_baseline_is_compared_with_the_best_that_costs_no_more():

@@ -5,6 +5,7 @@ import re
 import optuna
 import pandas as pd
 import pytest
+from experiments.tuning.table import RESULT
 from matplotlib.colors import to_hex
 from optuna.trial import TrialState, create_trial
 
@@ -13,7 +14,6 @@ from experiments.figures.experiment import COLOURS
 from experiments.tuning import axes, figures, findings, fronts, interactive, pictures
 from experiments.tuning.sampling import LEVEL, distributions
 from experiments.tuning.storage import FAILURE
-from experiments.tuning.table import RESULT
 from tests.searching import search_of, study_of
 
 # prune_rate, retrain_epochs, accuracy, epochs: the default, then trials around it.

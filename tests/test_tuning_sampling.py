@@ -12,8 +12,8 @@ from experiments.tuning.sampling import (
     STARTUP,
     EqualSparsityPruner,
     distributions,
-    draw,
     levels_between,
+    sample,
 )
 from tests.searching import search_of, study_of
 
@@ -21,11 +21,11 @@ LIMITED = {"objective": "accuracy", "budget_epochs": 12, "epochs": 5}
 WIDE = "lr=0.0001..0.1:log,rewind_epoch=0..5,criterion=magnitude/snip"
 
 
-def drawn(study, number):
+def sampled(study, number):
     """What is drawn for the trial of a number, all before it being there."""
     while len(study.trials()) <= number:
         study.optuna.add_trial(create_trial(state=TrialState.WAITING))
-    return draw(study.optuna, study.trials()[number], study.search)
+    return sample(study.optuna, study.trials()[number], study.search)
 
 
 def complete(study, count):
@@ -52,7 +52,7 @@ def complete(study, count):
 def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path):
     study = study_of(search_of("rewind", reinit="rewind", search=WIDE, **asked), tmp_path)
     complete(study, before)
-    draws = [drawn(study, number) for number in range(before, before + 25)]
+    draws = [sampled(study, number) for number in range(before, before + 25)]
     assert len({tuple(values.items()) for values in draws}) > 20
     for values in draws:
         assert list(values) == list(study.search.space)
@@ -61,15 +61,15 @@ def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path)
         assert values["retrain_epochs"] in range(1, 21)
         assert values["rewind_epoch"] in range(6)
         assert values["criterion"] in ("magnitude", "snip")
-        assert study.search.affordable(values)
+        assert study.search.is_affordable(values)
         assert all(float(f"{values[name]:.3g}") == values[name] for name in ("prune_rate", "lr"))
 
 
 @pytest.mark.parametrize("asked", [{}, {"objective": "accuracy", "budget_epochs": 50}])
-def test_what_does_not_go_together_is_not_drawn(asked, tmp_path):
+def test_what_does_not_go_together_is_not_sampled(asked, tmp_path):
     search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..20", epochs=5, **asked)
     study = study_of(search, tmp_path)
-    rewinds = [drawn(study, number)["rewind_epoch"] for number in range(1, 16)]
+    rewinds = [sampled(study, number)["rewind_epoch"] for number in range(1, 16)]
     assert max(rewinds) <= 5 < 20 == search.space["rewind_epoch"].high
     assert len(set(rewinds)) > 3
 
@@ -78,12 +78,12 @@ def test_ranges_of_which_next_to_nothing_is_possible_are_told(tmp_path):
     search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..100000", epochs=1)
     message = "search: 200 draws found nothing that is possible: narrow the ranges"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        drawn(study_of(search, tmp_path), 1)
+        sampled(study_of(search, tmp_path), 1)
 
 
 def test_a_bound_of_many_digits_is_never_left(tmp_path):
     study = study_of(search_of(search="prune_rate=0.20001..0.20049"), tmp_path)
-    draws = [drawn(study, number)["prune_rate"] for number in range(10)]
+    draws = [sampled(study, number)["prune_rate"] for number in range(10)]
     assert all(0.2 <= rate <= 0.20049 for rate in draws)  # the baseline is 0.2
 
 
@@ -91,7 +91,7 @@ def test_a_budget_that_pays_for_nothing_is_told(tmp_path):
     ask = {"objective": "accuracy", "budget_epochs": 1, "search": "prune_rate=0.3..0.5"}
     study = study_of(search_of(model="lenet_3", **ask), tmp_path)
     with pytest.raises(ValueError, match=r"budget_epochs=1 pays for nothing in 200 draws: raise"):
-        drawn(study, 1)
+        sampled(study, 1)
 
 
 def test_the_same_seed_number_and_history_draw_the_same(tmp_path):
@@ -100,7 +100,7 @@ def test_the_same_seed_number_and_history_draw_the_same(tmp_path):
         (tmp_path / name).mkdir()
         studies.append(study_of(search_of(seed=seed), tmp_path / name))
         complete(studies[-1], 12)
-    one, two, other = ([drawn(study, number) for number in (12, 13)] for study in studies)
+    one, two, other = ([sampled(study, number) for number in (12, 13)] for study in studies)
     assert one == two
     assert one[0] != one[1]
     assert one != other
@@ -111,7 +111,7 @@ def test_every_method_begins_with_the_same_draws(tmp_path):
     for method in ("keep", "random", "lottery"):
         study = study_of(search_of(method), tmp_path)
         complete(study, 3)
-        draws.append([drawn(study, number) for number in range(4, 8)])
+        draws.append([sampled(study, number) for number in range(4, 8)])
     assert draws[0] == draws[1] == draws[2]
 
 

@@ -52,10 +52,10 @@ def test_the_budget_is_what_the_baseline_takes_unless_said():
 
 def test_affordable_is_what_the_budget_pays_for_to_the_epoch():
     search = search_of(objective="accuracy", budget_epochs=12)
-    assert search.affordable({"prune_rate": 0.5, "retrain_epochs": 3})
-    assert not search.affordable({"prune_rate": 0.5, "retrain_epochs": 4})
-    assert search.affordable({"prune_rate": 0.6, "retrain_epochs": 4})
-    assert search_of().affordable({"prune_rate": 0.05, "retrain_epochs": 20})
+    assert search.is_affordable({"prune_rate": 0.5, "retrain_epochs": 3})
+    assert not search.is_affordable({"prune_rate": 0.5, "retrain_epochs": 4})
+    assert search.is_affordable({"prune_rate": 0.6, "retrain_epochs": 4})
+    assert search_of().is_affordable({"prune_rate": 0.05, "retrain_epochs": 20})
 
 
 def test_the_baseline_is_what_is_done_by_default_or_as_said():

@@ -37,7 +37,7 @@ def folder(empty, tmp_path):
 def study(folder):
     """A study whose three trials wait."""
     study = study_of(search_of(**SMALL), folder)
-    study.fill_up()
+    study.enqueue_missing()
     return study
 
 
@@ -55,22 +55,22 @@ def finish(study, failure=""):
 
 def test_exactly_what_is_missing_is_added(study, folder):
     assert states(study) == ["WAITING"] * 3
-    study.fill_up()
+    study.enqueue_missing()
     assert (len(study.trials()), study.waiting(), study.ended()) == (3, 3, 0)
     finish(study)
     more = study_of(search_of(**SMALL | {"trials": 5}), folder)
-    more.fill_up()
+    more.enqueue_missing()
     assert states(more) == ["COMPLETE", *["WAITING"] * 4]
     assert (study.waiting(), more.waiting()) == (2, 4)  # each knows its own number
-    study.fill_up()
+    study.enqueue_missing()
     assert len(study.trials()) == 5
 
 
 def test_a_failed_trial_counts_and_a_lost_one_does_not(study):
     finish(study, failure="the loss is nan")
     with study.claim() as claim:
-        study.lose(claim.id)
-    study.fill_up()
+        study.requeue(claim.id)
+    study.enqueue_missing()
     assert states(study) == ["FAIL", "FAIL", "WAITING", "WAITING"]
     assert [is_lost(trial) for trial in study.trials()[:2]] == [False, True]
     assert (study.ended(), study.waiting()) == (1, 2)
@@ -94,7 +94,7 @@ search, folder = search_of(model="lenet_3", epochs=1, trials=24), sys.argv[1]
 for number in range(4):
     if os.fork() == 0:
         study, found = study_of(search, folder), []
-        study.fill_up()
+        study.enqueue_missing()
         while True:
             with study.claim() as claim:
                 if claim is None:
@@ -127,9 +127,9 @@ def test_four_processes_at_once_do_each_trial_once_and_fill_up_once(folder):
 
 def test_the_baseline_is_the_first_trial_and_whatever_is_done_in_its_place(folder):
     study = study_of(search_of(**SMALL | {"prune_rate": 0.33, "retrain_epochs": 7}), folder)
-    study.fill_up()
+    study.enqueue_missing()
     with study.claim() as claim:
-        study.lose(claim.id)  # before it had any parameters
+        study.requeue(claim.id)  # before it had any parameters
     _, second = finish(study)
     finish(study)
     number, params = finish(study)
@@ -146,11 +146,11 @@ def test_parameters_are_drawn_once(study):
 
 def test_a_trial_ends_complete_stopped_or_failed(folder):
     study = study_of(search_of(objective="accuracy", **SMALL), folder)
-    study.fill_up()
+    study.enqueue_missing()
     for values, failure in (([0.9], ""), (None, ""), (None, "the loss is nan")):
         with study.claim() as claim:
             study.params(claim)
-            study.report(claim, {0: 0.8, 3: 0.7})
+            study.record_levels(claim, {0: 0.8, 3: 0.7})
             assert study.end(claim, values, failure)
     assert states(study) == ["COMPLETE", "PRUNED", "FAIL"]
     assert [trial.values for trial in study.trials()] == [[0.9], [0.7], None]
@@ -163,13 +163,13 @@ def test_a_trial_ends_complete_stopped_or_failed(folder):
 def test_the_baseline_is_never_stopped(folder):
     study = study_of(search_of(objective="accuracy", **SMALL), folder)
     rounds = dict.fromkeys(range(22), 0.9)
-    study.fill_up()
+    study.enqueue_missing()
     for _ in range(5):
         study.optuna.add_trial(optuna.trial.create_trial(value=0.9, intermediate_values=rounds))
     with study.claim() as claim:
-        assert not study.report(claim, {0: 0.9, 7: 0.1})
+        assert not study.record_levels(claim, {0: 0.9, 7: 0.1})
         with study.claim() as second:
-            assert study.report(second, {0: 0.9, 7: 0.1})
+            assert study.record_levels(second, {0: 0.9, 7: 0.1})
 
 
 def test_a_study_that_asks_something_else_is_refused_with_what_differs(study, folder):

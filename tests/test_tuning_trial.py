@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.run import run_experiment
-from experiments.tune import job_of, look_ahead
+from experiments.tune import job_of, plan_searches
 from experiments.tuning import trial
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Study
@@ -33,12 +33,12 @@ def begin(store):
 
     def begin(**asked):
         config = small(storage=f"sqlite:///{store}/optuna.db", **asked)
-        (search,) = look_ahead(config)
+        (search,) = plan_searches(config)
         study = Study(search, open_storage(config.storage, 1, print))
         mlflow.set_experiment("weight-loss")
         with mlflow.start_run() as parent:
             job = job_of(study, parent.info.run_id)
-        study.fill_up()
+        study.enqueue_missing()
         return study, job
 
     return begin
