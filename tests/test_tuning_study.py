@@ -74,11 +74,11 @@ CLAIM = """
 import os, sys
 from experiments.tuning.study import Study
 from experiments.tuning.storage import open_storage
-from tests.searching import search_of, study_of
-search, folder = search_of(model="lenet_3", epochs=1, trials=24), sys.argv[1]
+from tests.searching import search_of
+search, url = search_of(model="lenet_3", epochs=1, trials=24), f"sqlite:///{sys.argv[1]}/optuna.db"
 for number in range(4):
     if os.fork() == 0:
-        study, found = study_of(search, folder), []
+        study, found = Study(search, open_storage(url, 60, print)), []
         study.enqueue_missing()
         while True:
             with study.claim() as claim:
@@ -94,7 +94,7 @@ for _ in range(4):
 
 
 def test_four_processes_share_the_trials_and_enqueue_them_once(tmp_path):
-    """They also create the study at the same time."""
+    """They also create the storage and the study at the same time."""
     done = subprocess.run(
         [sys.executable, "-c", CLAIM, tmp_path],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
