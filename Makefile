@@ -1,12 +1,13 @@
-# `make lottery` and `make test` do everything, set-up included. See README.md.
+# `make lottery` and `make test` include the set-up. See README.md.
 PYTHON ?= python3
 EXPERIMENT ?= weight-loss
 REINIT ?= lottery
 ARGS ?=
 TEST_WORKERS ?= 2
+PYTEST = pytest -n $(TEST_WORKERS) --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup lottery compare test check bench clean
+.PHONY: setup lottery compare test test-all check bench clean
 
 setup: .venv/.installed
 
@@ -25,7 +26,11 @@ compare: setup
 	mlflow run . -e compare --env-manager=local --experiment-name $(EXPERIMENT) $(ARGS)
 
 test: setup
-	pytest -n $(TEST_WORKERS) --dist worksteal
+	$(PYTEST) -m 'not (servers or cluster or browser or real_data)'
+	@echo 'Not run: tests with servers, a Ray cluster, a browser or real data (make test-all).'
+
+test-all: setup
+	$(PYTEST)
 
 check: setup
 	ruff check . && ruff format --check . && mypy

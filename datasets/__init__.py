@@ -1,8 +1,9 @@
 """Datasets: from a name to train, valid and test images as tensors.
 
-A loader is a function `(root) -> Images`, with the images as its files hold them; splitting and
-standardising are done here, the same for all. To add one: write a loader in a file of its own, add
-a line to `DATASETS`.
+A loader is a function `(root) -> Images` that returns the images as they are stored; `load_splits`
+splits and standardises them in the same way for all. To add a data set, write a loader in its own
+file and add a line to `DATASETS`. Every command imports this package: a loader imports slow
+libraries when it is called.
 """
 
 from collections.abc import Callable
@@ -29,23 +30,23 @@ VALID_SHARE = 1 / 12  # 5,000 of MNIST's 60,000 (arXiv:1803.03635, appendix G)
 def load_splits(
     name: str, root: str, seed: int, train_limit: int = 0, standardise: bool = True
 ) -> tuple[Splits, str]:
-    """The splits of a data set, and in words why it is this one.
+    """The splits of a data set, and the reason for choosing it, as text.
 
-    The name "auto" stands for MNIST where it is on disk or can be downloaded, otherwise digits.
+    "auto" is MNIST if it is on disk or can be downloaded, otherwise digits.
 
     Raises:
-        DataUnavailableError: If the data set is named and cannot be had.
+        DataUnavailableError: If the data set called `name` is not available.
         ValueError: If `train_limit` is larger than the number of training images.
     """
-    why = "asked for by name"
-    wanted = "mnist" if name == "auto" else name
+    if name == "auto":
+        name, raw, reason = _load_auto(Path(root))
+    else:
+        raw, reason = DATASETS[name](Path(root)), "requested by name"
+    return split_images(name, raw, VALID_SHARE, seed, train_limit, standardise), reason
+
+
+def _load_auto(root: Path) -> tuple[str, Images, str]:
     try:
-        raw = DATASETS[wanted](Path(root))
-        if name == "auto":
-            why = "auto: MNIST is there"
+        return "mnist", mnist(root), "auto: MNIST is available"
     except DataUnavailableError as error:
-        if name != "auto":
-            raise
-        wanted, why = "digits", f"auto: {error}"
-        raw = DATASETS[wanted](Path(root))
-    return split_images(wanted, raw, VALID_SHARE, seed, train_limit, standardise), why
+        return "digits", digits(root), f"auto: {error}"

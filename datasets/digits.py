@@ -1,4 +1,4 @@
-"""Digits: the 1,797 handwritten digits, 8x8 pixels, that ship inside scikit-learn."""
+"""Digits: the 1,797 handwritten digits, 8x8 pixels, that come with scikit-learn."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from datasets.splits import Images
 
 
 def digits(root: Path) -> Images:
-    """All digits; a seventh is set aside for the test, like MNIST's, the same for every seed."""
-    from sklearn.datasets import load_digits  # here, because it takes a second to import
+    """All digits; one in seven is a test image, as in MNIST, the same ones for every seed."""
+    from sklearn.datasets import load_digits  # here: slow to import
 
     del root  # nothing is read from disk
     bunch = load_digits()

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
 from torch import Tensor
 
 from datasets.splits import DataUnavailableError, Images
@@ -25,7 +24,7 @@ LOCK_SECONDS = 300.0  # another process may be downloading
 
 def mnist(root: Path) -> Images:
     """MNIST: 60,000 and 10,000 handwritten digits, 28x28."""
-    from torchvision.datasets import MNIST  # here, because it takes a second to import
+    from torchvision.datasets import MNIST  # here: slow to import
 
     return _load(MNIST, root)
 
@@ -49,7 +48,7 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
         reason = str(error) or type(error).__name__
         raise DataUnavailableError(
             f"{kind.__name__} in {folder} is damaged ({reason}): "
-            "delete that folder to fetch it anew"
+            "delete that folder to download it again"
         ) from None
     return Images(
         source=str(folder),
@@ -78,31 +77,33 @@ def _complete(folder: Path) -> bool:
 
 
 def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
-    """Fetch into a folder of its own, then move: an interrupted download leaves nothing behind."""
+    """Download to a temporary folder, then rename: an interruption leaves nothing behind."""
+    from filelock import FileLock
+
     final = root / kind.__name__
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{kind.__name__}.lock", timeout=LOCK_SECONDS), socket_timeout():
-            if _complete(final / "raw"):  # another process was faster
+            if _complete(final / "raw"):  # another process has downloaded it
                 return
             with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
                 kind(partial, download=True)
                 if final.exists():
                     raise DataUnavailableError(
-                        f"{final} exists but is not complete: delete it to fetch it anew"
+                        f"{final} exists but is incomplete: delete it to download it again"
                     )
                 (Path(partial) / kind.__name__).rename(final)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataUnavailableError(
             f"{kind.__name__} is not in {root} and cannot be downloaded ({reason}): put its four "
-            f"IDX files into {final / 'raw'}, name another data_root, or use dataset=digits"
+            f"IDX files into {final / 'raw'}, use another data_root, or dataset=digits"
         ) from None
 
 
 @contextmanager
 def socket_timeout() -> Iterator[None]:
-    """Downloads that do not say how long they wait for an answer do not wait for ever."""
+    """Limit how long downloads wait for an answer if they set no timeout themselves."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:

@@ -1,7 +1,7 @@
 """Olivetti: ten portraits each of 40 people, through scikit-learn, downloaded once.
 
-Samaria & Harter 1994: the ORL faces, in the 64x64 pixels that Sam Roweis made of them, with the
-eyes roughly in the same places. They are enlarged to the size of `faces`, and used like those.
+Samaria & Harter 1994: the ORL faces, in Sam Roweis' version of 64x64 pixels with the eyes roughly
+aligned. They are enlarged to the size of `faces` and used like them.
 """
 
 import sys
@@ -13,43 +13,42 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.alignment import SIDE
-from datasets.faces import CROP
 from datasets.mnist import socket_timeout
+from datasets.photographs import CROP, SIDE
 from datasets.splits import DataUnavailableError, Images
 
-FILE = "olivetti_py3.pkz"  # scikit-learn's name for it
-EACH = 10  # portraits of a person
-VALID, TEST = 2, 1  # of them
+FILE = "olivetti_py3.pkz"  # the name that scikit-learn uses
+EACH = 10  # portraits per person
+VALID, TEST = 2, 1  # of these
 
 
 def olivetti(root: Path) -> Images:
-    """The Olivetti faces: of each person seven train, two validate and one tests, always the same.
+    """The Olivetti faces: for each person 7 for training, 2 for validation, 1 for testing.
 
     Raises:
-        DataUnavailableError: If they are neither there nor to be had, or damaged.
+        DataUnavailableError: If they are damaged, or neither on disk nor downloadable.
     """
-    from sklearn.datasets import fetch_olivetti_faces  # here, because it takes a second to import
+    from sklearn.datasets import fetch_olivetti_faces  # here: slow to import
 
     try:
         with socket_timeout(), redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of each attempt; the last one is told below
+            warnings.simplefilter("ignore")  # for each attempt; the last failure is reported below
             bunch = fetch_olivetti_faces(data_home=root)
-    except Exception as error:  # whatever the network or a damaged file comes to
+    except Exception as error:  # networks and damaged files can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         if (root / FILE).exists():
             raise DataUnavailableError(
-                f"{root / FILE} is damaged ({reason}): delete it to fetch it anew"
+                f"{root / FILE} is damaged ({reason}): delete it to download it again"
             ) from None
         raise DataUnavailableError(
             f"the Olivetti faces are not in {root} and cannot be downloaded ({reason}): put "
-            f"scikit-learn's {FILE} there, or name another data_root or dataset"
+            f"scikit-learn's {FILE} there, or use another data_root or dataset"
         ) from None
     return as_images(bunch.images, str(root / FILE))
 
 
 def as_images(portraits: np.ndarray, source: str) -> Images:
-    """The data set of portraits [10 * people, 64, 64] in [0, 1], person by person."""
+    """The data set from portraits [10 * people, 64, 64] in [0, 1], ordered by person."""
     pixels = torch.from_numpy(portraits).float().mul(255).unsqueeze(1)
     enlarged = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", align_corners=False)
     images = enlarged.round().clamp(0, 255).byte().view(-1, EACH, SIDE, SIDE)

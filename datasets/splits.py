@@ -1,8 +1,8 @@
-"""Splits: train, valid and test as tensors, the same for everybody with a seed.
+"""Splits: train, valid and test as tensors, determined by a seed.
 
-The test images are those that the data set's makers set aside. Images stay as they are stored, a
-byte a pixel, and become inputs batch by batch, on the device. Everything is selected on `valid`;
-`test` is only reported.
+The test images are the official ones of the data set. Images are kept as stored, one byte per
+pixel, and become inputs batch by batch on the device. Everything is selected on `valid`; `test` is
+only reported.
 """
 
 import hashlib
@@ -11,37 +11,36 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-COUNTED = 10_000  # images whose pixels are counted at once
+COUNT_BATCH = 10_000  # images whose pixels are counted at once
 
 
 class DataUnavailableError(ValueError):
-    """A data set is not there, cannot be fetched, or is damaged. The message says what to do."""
+    """A data set is missing, cannot be downloaded, or is damaged. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """A data set as its files hold it: grey images with pixels from 0 to `white`, and labels."""
+    """A data set as stored: grey images with pixels from 0 to `white`, and labels."""
 
-    source: str  # where it came from: a folder or an address
+    source: str  # the folder, file or library that it comes from
     white: int
-    images: Tensor  # [N, height, width] uint8, those to train with
+    images: Tensor  # [N, height, width] uint8, for training
     labels: Tensor  # [N] int64
     test_images: Tensor  # [M, height, width] uint8
     test_labels: Tensor  # [M] int64
-    valid_images: Tensor | None = None  # where None, a share of the training images is set aside
+    valid_images: Tensor | None = None  # None: a share of the training images is held out
     valid_labels: Tensor | None = None
-    crop: int = 0  # side of the square that a network sees; 0 is the whole image
-    classes: tuple[str, ...] = ()  # their names, where they have any
-    mapped: bool = False  # the images stay on disk, and are read as they are needed
+    crop: int = 0  # side of the square that a network sees; 0 means the whole image
+    classes: tuple[str, ...] = ()  # names, if any
+    mapped: bool = False  # the images are memory-mapped and read on demand
 
 
 @dataclass(frozen=True)
 class View:
     """How a stored image becomes the input of a network.
 
-    A pixel p in [0, 1] is standardised to (p - mean) / std. Where there is a `crop`, training sees
-    a random square of that side, mirrored half of the time, and evaluation the square in the
-    middle.
+    A pixel p in [0, 1] is standardised to (p - mean) / std. With a `crop`, training uses a random
+    square of that side, mirrored with probability 1/2, and evaluation the square in the centre.
     """
 
     white: int
@@ -57,7 +56,7 @@ class View:
         return self._standard(images)
 
     def varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Stored images [N, 1, height, width] to inputs for training, each in a way of its own."""
+        """Stored images [N, 1, height, width] to inputs for training, each augmented at random."""
         if not self.crop:
             return self._standard(images)
         count, side = len(images), torch.arange(self.crop)
@@ -77,12 +76,12 @@ class View:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set; `labels` say which device its batches are wanted on."""
+    """One split of a data set; its batches go to the device of `labels`."""
 
-    images: Tensor  # [N, 1, height, width] uint8, as they are stored
+    images: Tensor  # [N, 1, height, width] uint8, as stored
     labels: Tensor  # [N] int64
     view: View
-    mapped: bool = False  # the images stay where they are
+    mapped: bool = False  # `to` leaves the images where they are
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,12 +93,12 @@ class Split:
         return (1, side, side) if side else tuple(self.images.shape[1:])
 
     def to(self, device: str) -> "Split":
-        """The same on a device of torch's."""
+        """A copy on a torch device."""
         images = self.images if self.mapped else self.images.to(device)
         return replace(self, images=images, labels=self.labels.to(device))
 
     def stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images as they are stored, and labels, of the given rows [n] int64."""
+        """The stored images and the labels of the given rows [n] int64."""
         images = self.images.index_select(0, rows.to(self.images.device))
         labels = self.labels.index_select(0, rows.to(self.labels.device))
         return images.to(labels.device), labels
@@ -107,10 +106,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set.
+    """The three splits of a data set.
 
-    Pixels are standardised with the mean and the standard deviation of the training images.
-    `digest` identifies the exact content and order.
+    Pixels are standardised with the mean and standard deviation of the training images. `digest`
+    identifies the exact content and order.
     """
 
     name: str
@@ -119,8 +118,8 @@ class Splits:
     digest: str
     train: Split
     valid: Split
-    test: Split | None  # None while a search goes on, which may not look
-    class_names: tuple[str, ...] = ()  # where they have any
+    test: Split | None  # None during a search, which must not use it
+    class_names: tuple[str, ...] = ()  # if any
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -128,12 +127,12 @@ class Splits:
         return self.train.image_shape
 
     def to(self, device: str) -> "Splits":
-        """The same on a device of torch's."""
+        """A copy on a torch device."""
         parts = {name: getattr(self, name) for name in ("train", "valid", "test")}
         return replace(self, **{name: part and part.to(device) for name, part in parts.items()})
 
     def without_test(self) -> "Splits":
-        """The same for somebody who chooses, and must not see what he will be judged by."""
+        """A copy for model selection, which must not see the test images."""
         return replace(self, test=None)
 
 
@@ -146,11 +145,11 @@ def split_images(
     """The splits of a data set, for networks.
 
     Args:
-        valid_share: Share of the training images to validate with, in (0, 1), where the data set
-            has no validation images of its own.
-        seed: Of the permutation that decides which images validate, and which are within the limit.
-        train_limit: Use only so many training images; 0 means all.
-        standardise: Otherwise pixels stay in [0, 1].
+        valid_share: Share of the training images to hold out for validation, in (0, 1), if the data
+            set has no validation images.
+        seed: Of the permutation that decides which images are held out and which are limited.
+        train_limit: Maximum number of training images; 0 means all.
+        standardise: Whether to standardise pixels; otherwise they are in [0, 1].
 
     Raises:
         ValueError: If `train_limit` is larger than the number of training images.
@@ -159,7 +158,7 @@ def split_images(
     parts = {"train": train, "valid": valid, "test": (raw.test_images, raw.test_labels)}
     mean, std = _mean_and_std(train[0], raw.white)
     if not std:
-        raise ValueError(f"all training images of {name} are one colour")
+        raise ValueError(f"all training images of {name} have the same colour")
     view = View(raw.white, mean, std, raw.crop) if standardise else View(raw.white, 0, 1, raw.crop)
     splits = {
         part: Split(images.unsqueeze(1), labels, view, raw.mapped)
@@ -191,17 +190,17 @@ def _train_and_valid(
     else:
         valid = raw.images[rows], raw.labels[rows]
     train_rows = train_rows[: train_limit or None]
-    whole = own and not train_limit  # may be larger than memory: not copied, not shuffled
+    whole = own and not train_limit  # may be larger than memory: neither copied nor shuffled
     train = (raw.images, raw.labels) if whole else (raw.images[train_rows], raw.labels[train_rows])
     if not (len(train[1]) and len(valid[1])):
-        raise ValueError(f"{name} is too small to be split: it has {len(order)} training images")
+        raise ValueError(f"{name} is too small to split: it has {len(order)} training images")
     return train, valid
 
 
 def _mean_and_std(images: Tensor, white: int) -> tuple[float, float]:
-    """Of pixels in [0, 1]; counting the 256 values is exact, and much faster than adding up."""
+    """Of pixels in [0, 1]; counting the 256 values is exact and much faster than summing."""
     counts = torch.zeros(256, dtype=torch.float64)
-    for some in torch.split(images, COUNTED):
+    for some in torch.split(images, COUNT_BATCH):
         counts += torch.bincount(some.flatten(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / white
     mean = (counts * values).sum() / counts.sum()

@@ -1,4 +1,4 @@
-"""Prepare faces: from a folder of photographs to a data set, and what became of each to MLflow.
+"""Prepare faces: turn a folder of photographs into a data set and log the outcomes to MLflow.
 
 mlflow run . -e prepare_faces -P source=photographs -P out=data/my_faces
 """
@@ -13,24 +13,24 @@ import pandas as pd
 import torch
 from mlflow.entities import Metric, Param
 
-from datasets.contact_sheets import FOLDER as SHEETS
-from datasets.manifest import KEPT, MANIFEST, OUTCOMES, excluded_as
-from datasets.prepare import EXCLUDE, prepare, read_exclude
+from datasets.photographs import CONTACT_SHEETS, EXCLUDED, MANIFEST
+from datasets.photographs.manifest import KEPT, OUTCOMES, exclusion_reason
+from datasets.photographs.prepare import prepare, read_excluded
 from experiments.config.faces import FacesConfig
 from experiments.config.parameters import AUTO, as_text
 from experiments.processes.signals import raise_if_interrupted
 from experiments.tracking import server
 from experiments.tracking.session import tracked_run
 
-MOST_CLASSES = 100  # in MLflow's metrics, and in the table that is printed; files have them all
-BATCH = 1000  # metrics that MLflow takes at once
+MAX_CLASSES = 100  # for metrics and the printed table; counts.csv always has all classes
+BATCH = 1000  # metrics in one call of MLflow
 
 
 def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
-    """Prepare a folder, tell what became of it, and log that; the manifest.
+    """Prepare a folder, log and print the outcomes, and return the manifest.
 
     Raises:
-        ValueError: If something asked for is wrong, missing or impossible.
+        ValueError: As `datasets.photographs.prepare.prepare`.
     """
     server.check_tracking()
     source, out = Path(config.source), Path(config.out)
@@ -49,16 +49,16 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
 
 def _log_params(run_id: str, config: FacesConfig, device: str) -> None:
     client = mlflow.MlflowClient()
-    known = client.get_run(run_id).data.params  # `mlflow run` has logged what it was given
-    asked = {name: as_text(value) for name, value in config.model_dump().items()}
-    asked["resolved_device"] = device
-    new = [Param(*param) for param in asked.items() if param[0] not in known]
+    logged = client.get_run(run_id).data.params  # by `mlflow run`, if it has started this
+    params = {name: as_text(value) for name, value in config.model_dump().items()}
+    params["resolved_device"] = device
+    new = [Param(*param) for param in params.items() if param[0] not in logged]
     client.log_batch(run_id, params=new)
 
 
 def _log(run_id: str, counts: pd.DataFrame, out: Path) -> None:
     totals = {f"outcome/{outcome}": count for outcome, count in counts.sum().items()}
-    classes = counts.index if len(counts) <= MOST_CLASSES else ()
+    classes = counts.index if len(counts) <= MAX_CLASSES else ()
     for label in classes:
         name = f"class/{metric_name(label)}"
         totals |= {f"{name}/{outcome}": count for outcome, count in counts.loc[label].items()}
@@ -68,11 +68,11 @@ def _log(run_id: str, counts: pd.DataFrame, out: Path) -> None:
         mlflow.MlflowClient().log_batch(run_id, metrics[start : start + BATCH])
     mlflow.log_text(counts.to_csv(), "counts.csv")
     mlflow.log_artifact(str(out / MANIFEST))
-    mlflow.log_artifacts(str(out / SHEETS), SHEETS)
+    mlflow.log_artifacts(str(out / CONTACT_SHEETS), CONTACT_SHEETS)
 
 
 def metric_name(label: str) -> str:
-    """A class's name as MLflow allows one; different ones stay different."""
+    """A class name as a valid MLflow metric name; different classes get different names."""
     name = re.sub(r"[^\w. -]|^\.+", "_", label)[:100] or "_"
     if name == label:
         return name
@@ -80,21 +80,23 @@ def metric_name(label: str) -> str:
 
 
 def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
-    """What became of the photographs, where to look, and what to do next."""
+    """The outcomes, and what to do next."""
     lines = []
-    if len(counts) <= MOST_CLASSES:
+    if len(counts) <= MAX_CLASSES:
         lines += [counts.to_string(), ""]
     totals = ", ".join(f"{count} {name}" for name, count in counts.sum().items())
     lines += [f"{table['source'].nunique()} photographs of {len(counts)} classes: {totals}"]
-    done = set(table["source"]) | set(table["reason"])
-    unknown = sorted(n for n in read_exclude(out) if not {n, excluded_as(n)} & done)
+    known = set(table["source"]) | set(table["reason"])
+    unknown = sorted(n for n in read_excluded(out) if not {n, exclusion_reason(n)} & known)
     if unknown:
-        lines += [f"WARNING: {out / EXCLUDE} names what is not there: {', '.join(unknown[:5])}"]
+        lines += [f"WARNING: {out / EXCLUDED} names unknown files: {', '.join(unknown[:5])}"]
     lines += [
-        f"To look at them: {out / SHEETS}; to leave some out, name them in {out / EXCLUDE},",
-        "one a line, and run the same again.",
+        f"Check the contact sheets in {out / CONTACT_SHEETS}. To exclude photographs, list them in",
+        f"{out / EXCLUDED}, one per line, and run the same command again.",
     ]
     classes = table.loc[table["outcome"] == KEPT, "label"].nunique()
     if classes < 2:
-        return "\n".join([*lines, f"{classes} class(es) kept: to train, two are the least."])
+        return "\n".join(
+            [*lines, f"Training requires at least two classes with kept faces, got {classes}."]
+        )
     return "\n".join([*lines, f"Next: mlflow run . -P dataset=faces -P data_root={out}"])

@@ -1,9 +1,9 @@
-"""Models: from a name such as `lenet_300_100` to a network, its first values and its costs.
+"""Models: from a name such as `lenet_300_100` to a network, its initial values and its costs.
 
 A model is a `torch.nn.Module` that maps images [N, channels, height, width] to logits
-[N, classes]. What is pruned are the weights of its linear and convolution layers; the last of them
-is the output layer. To add a family: write a builder `(sizes, image_shape, classes) -> Module` and
-add a line to `MODELS`; `<family>_<sizes>` is then a name.
+[N, classes]. Pruning applies to the weights of its linear and convolutional layers, the last of
+which is the output layer. To add a family, write a builder `(sizes, image_shape, classes) ->
+Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def build_model(name: str, image_shape: tuple[int, ...], classes: int) -> nn.Mod
     """The network called `name` for images of `image_shape` (channels, height, width).
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no model of this name.
     """
     family, _, sizes = name.partition("_")
     if family not in MODELS:
@@ -42,7 +42,7 @@ def build_model(name: str, image_shape: tuple[int, ...], classes: int) -> nn.Mod
 
 
 def prunable_weights(model: nn.Module) -> tuple[str, ...]:
-    """Names of the weight tensors that pruning works on, input first, output layer last."""
+    """Names of the weight tensors that can be pruned, from input to output layer."""
     layers = (name for name, layer in model.named_modules() if isinstance(layer, PRUNABLE_LAYERS))
     return tuple(f"{name}.weight" for name in layers)
 
@@ -50,10 +50,10 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
 def draw_state(
     name: str, image_shape: tuple[int, ...], classes: int, seed: int
 ) -> dict[str, Tensor]:
-    """New initial values on the CPU: Gaussian Glorot weights, zero biases (arXiv:1803.03635).
+    """Random initial values on the CPU: Gaussian Glorot weights, zero biases (arXiv:1803.03635).
 
-    Tensors that are neither weights nor biases of a prunable layer are as the model makes them.
-    Everything follows `seed` alone.
+    Tensors that are not in a prunable layer keep the model's own initialisation.
+    The result depends on `seed` only.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def draw_state(
 
 
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
-    """How many multiply-adds one weight of each prunable tensor takes part in for one image."""
+    """Multiply-adds per image for one weight of each prunable tensor."""
     uses: dict[str, int] = {}
 
     def count(name: str) -> Callable[[nn.Module, object, Tensor], None]:
@@ -95,7 +95,7 @@ def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network without values: its name, what goes in, and how many classes come out.
+    """A network without values: its name, the shape of its images and its number of classes.
 
     `image_shape` is (channels, height, width).
     """
@@ -105,28 +105,28 @@ class Architecture:
     classes: int
 
     def build(self) -> nn.Module:
-        """A new network on the CPU; raises ValueError if there is no such model."""
+        """A new network on the CPU; raises ValueError if there is no model of this name."""
         return build_model(self.name, self.image_shape, self.classes)
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """New initial values on the CPU, as `draw_state`."""
+        """Random initial values on the CPU, as `draw_state`."""
         return draw_state(self.name, self.image_shape, self.classes, seed)
 
     @cached_property
     def skeleton(self) -> nn.Module:
-        """The network in evaluation mode, with shapes but neither values nor memory."""
+        """The network on the meta device, in evaluation mode: shapes without values."""
         with torch.device("meta"):
             return self.build().eval()
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Number of weights in each prunable tensor, input first, output layer last."""
+        """Number of weights in each prunable tensor, from input to output layer."""
         names = prunable_weights(self.skeleton)
         return {name: self.skeleton.get_parameter(name).numel() for name in names}
 
     @property
     def prunable(self) -> tuple[str, ...]:
-        """Names of the prunable tensors, input first, output layer last."""
+        """Names of the prunable tensors, from input to output layer."""
         return tuple(self.sizes)
 
     @cached_property
@@ -136,6 +136,6 @@ class Architecture:
 
     @cached_property
     def uses(self) -> dict[str, int]:
-        """Multiply-adds that one weight of each prunable tensor takes part in for one image."""
-        with torch.random.fork_rng(devices=[]):  # building draws values that nobody uses
+        """Multiply-adds per image for one weight of each prunable tensor."""
+        with torch.random.fork_rng(devices=[]):  # building draws random values that are not used
             return weight_uses(self.build(), self.image_shape)

@@ -15,7 +15,7 @@ class LeNet(nn.Module):
         layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
         for number, layer in enumerate(layers, start=1):
             self.add_module(f"fc{number}", layer)
-        self.hidden, self.output = layers[:-1], layers[-1:]  # lists: no second registration
+        self.hidden, self.output = layers[:-1], layers[-1:]  # lists: not registered again
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, ...] to logits [N, classes]."""
@@ -30,9 +30,11 @@ def lenet(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A LeNet with hidden layers of the given sizes, such as "300_100".
 
     Raises:
-        ValueError: If the sizes are not positive whole numbers joined by underscores.
+        ValueError: If the sizes are not positive integers separated by underscores.
     """
     parts = sizes.split("_")
     if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"model lenet wants layer sizes such as lenet_300_100, got lenet_{sizes}")
+        raise ValueError(
+            f"model lenet requires layer sizes such as lenet_300_100, got lenet_{sizes}"
+        )
     return LeNet((prod(image_shape), *(int(part) for part in parts), classes))

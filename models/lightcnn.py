@@ -1,9 +1,9 @@
 """LightCNN-9, -29 and -29v2: face recognition with Max-Feature-Maps. Wu et al., arXiv:1511.02683.
 
-The layers have the names and shapes of the authors' PyTorch release, so that its checkpoints load
-(`models.published`): `features.2.conv_a.filter.weight` is the 1x1 convolution of the first group.
-The release is for grey 128x128 images. Here each pooling rounds odd sizes up, so that every size
-works; the release does the same, except that its 29v2 rounds down.
+Layers have the names and shapes of the authors' PyTorch release, so that its checkpoints can be
+loaded (`models.published`): `features.2.conv_a.filter.weight` is the 1x1 convolution of the first
+group. The release is for grey 128x128 images. Here pooling rounds odd sizes up, so that every size
+works; so does the release, except for its 29v2, which rounds down.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ DROPOUT = 0.5
 
 
 class _Maximum(torch.autograd.Function):
-    """`torch.maximum` with a gradient that takes a CPU a tenth of the time."""
+    """`torch.maximum` with a gradient that is ten times as fast on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class _Maximum(torch.autograd.Function):
 
 
 class MFM(nn.Module):
-    """A layer, and of its two halves of channels the larger values: half as many outputs."""
+    """Max-Feature-Map: the larger of the two halves of a layer's output channels."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The largest of each 2x2 square; half squares at the border count."""
+    """The maximum of each 2x2 square, including partial squares at the border."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Values [N, channels, height, width], height and width halved, rounded up."""
@@ -82,7 +82,7 @@ class MaxPool(nn.Module):
 
 
 class MaxMeanPool(nn.Module):
-    """The largest plus the mean of each 2x2 square; half squares at the border count."""
+    """Maximum plus mean of each 2x2 square, including partial squares at the border."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Values [N, channels, height, width], height and width halved, rounded up."""
@@ -161,7 +161,7 @@ def lightcnn(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Modul
     """A LightCNN for images of `image_shape` (channels, height, width): "9", "29" or "29_v2".
 
     Raises:
-        ValueError: If there is no such LightCNN.
+        ValueError: If there is no LightCNN of this name.
     """
     if sizes not in LIGHTCNNS:
         known = ", ".join(f"lightcnn_{name}" for name in LIGHTCNNS)
@@ -170,9 +170,9 @@ def lightcnn(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Modul
 
 
 def max_feature_map(values: Tensor) -> Tensor:
-    """Values [N, 2 * channels, ...] to the larger of each channel `c` and `channels + c`.
+    """Values [N, 2 * channels, ...] to the larger of channels `c` and `channels + c`, for each `c`.
 
-    Equals `torch.maximum` of the halves; where they tie, the second half gets all the gradient.
+    Equals `torch.maximum` of the halves, except that ties pass all the gradient to the second half.
     """
     first, second = values.chunk(2, dim=1)
     if not values.requires_grad:
@@ -182,7 +182,7 @@ def max_feature_map(values: Tensor) -> Tensor:
 
 
 def mfm_conv(inputs: int, outputs: int, size: int) -> MFM:
-    """A convolution with MFM that keeps height and width; `size` of its kernel is odd."""
+    """A convolution with MFM that keeps height and width; the kernel `size` must be odd."""
     return MFM(nn.Conv2d(inputs, 2 * outputs, size, padding=size // 2))
 
 
@@ -192,6 +192,6 @@ def residuals(channels: int, count: int) -> nn.Sequential:
 
 
 def pooled_size(image_shape: tuple[int, ...]) -> int:
-    """How many values 128 channels have after four poolings: 8192 for images of 128x128."""
+    """Number of values in 128 channels after four poolings: 8192 for images of 128x128."""
     _, height, width = image_shape
     return 128 * ceil(height / 16) * ceil(width / 16)

@@ -1,7 +1,7 @@
-"""Published checkpoints: the trained values of a network, in the files that authors release.
+"""Published checkpoints: loading the trained values of a network that its authors release.
 
-Such a file is what `torch.save` writes, today's or that of Python 2, or a safetensors file. It is
-read without executing the code that a pickle can hold: a file that needs any is refused.
+The file is a safetensors file or was written by `torch.save`, of any version since Python 2. Code
+in a pickle is never executed: a file that needs it is refused.
 """
 
 import os
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHOWN = 3  # tensors in an error message
+SHOWN = 3  # problems in an error message
 
 
 class _Ignored:
-    """Stands in for a NumPy value beside the weights, such as a measured accuracy."""
+    """Placeholder for a NumPy value next to the weights, such as an accuracy."""
 
     def __init__(self, *parts: object) -> None: ...
 
@@ -34,15 +34,15 @@ _IGNORED: list[Any] = [(_Ignored, f"numpy.{name}") for name in _NUMPY]
 def load_published(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], output: str
 ) -> dict[str, Tensor]:
-    """A copy of `state`, a network's first values, with the values published in the file `path`.
+    """A copy of `state`, a network's initial values, with the values from the file `path`.
 
-    The tensors lie in the file as they are or under `state_dict`, with or without `module.` before
-    each name; what else is there (epoch, optimizer state) is ignored. The output layer, whose
-    weight is called `output`, stays as it is in `state` if the file has another class count.
+    The tensors are at the top level of the file or under `state_dict`, with or without the prefix
+    `module.`; other content (epoch, optimizer state) is ignored. The output layer, whose weight is
+    called `output`, keeps its values from `state` if the file has another number of classes.
 
     Raises:
-        ValueError: If there is no such file, if it is truncated or no checkpoint, if reading it
-            would execute code, or if its tensors are not those of the network.
+        ValueError: If the file is missing, truncated or not a checkpoint, if reading it would
+            execute code, or if its tensors do not fit the network.
     """
     found = _tensors(_read(Path(path)))
     kept = _other_classes(found, state, output)
@@ -55,10 +55,10 @@ def load_published(
 
 def _read(path: Path) -> object:
     if not path.is_file():
-        raise ValueError(f"pretrained must be a file, there is none at {path}")
+        raise ValueError(f"pretrained must be an existing file, got {path}")
     try:
         with torch.serialization.safe_globals(_IGNORED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats: they are read or refused
+            warnings.simplefilter("ignore")  # about old formats
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"pretrained cannot be read: {error}") from None
@@ -67,16 +67,16 @@ def _read(path: Path) -> object:
 
 
 def _refusal(path: Path, error: str) -> str:
-    """Why the file was not read; PyTorch tells the cases apart in words only."""
+    """Why the file was not read; PyTorch distinguishes the cases only in its message."""
     code = re.search(r"GLOBAL (\S+)", error)
     if code:
         return (
-            f"pretrained must hold tensors only, but {path} contains code that reading it would "
-            f"execute ({code[1]}): refused; save a state_dict() instead of a whole model"
+            f"pretrained must contain tensors only, but loading {path} would execute code "
+            f"({code[1]}): refused; save a state_dict() instead of a whole model"
         )
     return (
         "pretrained must be a checkpoint of tensors (torch.save or safetensors), but "
-        f"{path} is truncated or something else; no code in it was executed"
+        f"{path} is truncated or not a checkpoint; no code in it was executed"
     )
 
 
@@ -86,7 +86,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise ValueError(
-            f"pretrained must hold tensors by name, the file holds a {type(content).__name__}"
+            f"pretrained must contain named tensors, but the file is a {type(content).__name__}"
         )
     return {
         str(name).removeprefix("module."): value.detach()
@@ -98,7 +98,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 def _other_classes(
     found: Mapping[str, Tensor], state: Mapping[str, Tensor], output: str
 ) -> set[str]:
-    """The weight and bias of the output layer, if the file has them for other classes."""
+    """The weight and bias of the output layer, if the file has another number of classes."""
     theirs, ours = found.get(output), state[output]
     if theirs is None or theirs.shape[1:] != ours.shape[1:] or theirs.shape == ours.shape:
         return set()
@@ -109,16 +109,16 @@ def _other_classes(
 def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], kept: set[str]) -> None:
     wrong = [f"lacks {name}" for name in wanted if name not in found]
     wrong += [
-        f"has {name} as {_shape(found[name])} and not {_shape(value)}"
+        f"has {name} as {_shape(found[name])} instead of {_shape(value)}"
         for name, value in wanted.items()
         if name in found and found[name].shape != value.shape
     ]
-    wrong += [f"has {name} besides" for name in found if name not in wanted and name not in kept]
+    wrong += [f"has an extra {name}" for name in found if name not in wanted and name not in kept]
     if wrong:
         more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
         raise ValueError(
-            f"pretrained must fit the model, but the file {', '.join(wrong[:SHOWN])}{more}: choose "
-            "the model and the image shape it was trained with"
+            f"pretrained must fit the model, but the file {', '.join(wrong[:SHOWN])}{more}: use "
+            "the model and image shape that it was trained with"
         )
 
 

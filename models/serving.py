@@ -1,13 +1,13 @@
-"""Serving: the network as others want to call it, from pixels to logits."""
+"""Serving: a network that can be called with plain pixels."""
 
 from torch import Tensor, nn
 
 
 class FromPixels(nn.Module):
-    """A network that prepares its input itself.
+    """A network with its preprocessing.
 
-    Images [N, channels, height, width] with pixels in [0, 1] become logits [N, classes]; of images
-    larger than `crop` the network sees the square of that side in the middle (0: all of it).
+    Images [N, channels, height, width] with pixels in [0, 1] become logits [N, classes]. If `crop`
+    is not 0, the network gets the square of that side in the centre of the image.
     """
 
     def __init__(self, network: nn.Module, mean: float, std: float, crop: int = 0) -> None:

@@ -1,51 +1,74 @@
+"""Fixtures and settings that all tests share."""
+
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-# Where workers find what they import ahead, as they do in the folder that users start us in.
-os.environ["PYTHONPATH"] = str(ROOT)
-PATIENCE = 600  # seconds that a process is waited for at most, on a machine with other work, too
-# Threads that wait spin, and tests that run side by side would crawl: they get one thread each.
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for all processes of ours
-    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = str(ROOT)  # worker processes import our packages from any folder
+TIMEOUT = 600  # seconds; the limit for a process on a busy machine
+if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is imported
+    os.environ["OMP_NUM_THREADS"] = "1"  # parallel tests with spinning threads slow each other down
 
 
-def mnist_root() -> Path | None:
-    """A folder with the real MNIST in it, if this machine has one."""
+def data_folder(name: str) -> Path | None:
+    """The first data folder of this machine that contains the file `name`."""
     for folder in (os.environ.get("WEIGHT_LOSS_DATA"), ROOT / "data", ROOT.parent / "shared/data"):
-        if folder and (Path(folder) / "MNIST/raw/train-images-idx3-ubyte").is_file():
+        if folder and (Path(folder) / name).is_file():
             return Path(folder)
     return None
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A new MLflow database; making one takes seconds, so it is made once and copied."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    code = "import mlflow; mlflow.MlflowClient().search_experiments()"
-    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
-    return path
+def mnist_root() -> Path | None:
+    """A `data_root` with the real MNIST, if this machine has one."""
+    return data_folder("MNIST/raw/train-images-idx3-ubyte")
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """No test fetches a data set, so that all go alike on every machine."""
-    from torchvision.datasets import MNIST, FashionMNIST
+    """Let no test reach another machine, so that results do not depend on the network."""
+    resolve = socket.getaddrinfo
 
-    for kind in (MNIST, FashionMNIST):
-        monkeypatch.setattr(kind, "mirrors", ["http://127.0.0.1:9/"])
+    def resolve_local(host, *args, **kwargs):
+        if host not in (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0"):
+            raise socket.gaierror(f"tests run offline, so {host} is not resolved")
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_local)
 
 
-def settle(folder: Path, empty_store: Path, patch: pytest.MonkeyPatch) -> None:
-    """Go to a folder, and give it an MLflow of its own."""
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An empty MLflow database to copy: creating one takes seconds, so all workers share it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of the session; each worker has one below it
+    path = folder / "empty.db"
+    with FileLock(folder / "empty.lock"):
+        if not path.exists():
+            create_store(path)
+    return path
+
+
+def create_store(path: Path) -> None:
+    """Create an MLflow database, in a process that leaves no connection to it open."""
+    partial = path.with_suffix(".partial")
+    code = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{partial}"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+    partial.rename(path)
+
+
+def use_store(folder: Path, empty_store: Path, patch: pytest.MonkeyPatch) -> None:
+    """Change to a folder, and log to a new MLflow database there."""
     shutil.copy(empty_store, folder / "mlflow.db")
     patch.chdir(folder)
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
@@ -55,21 +78,21 @@ def settle(folder: Path, empty_store: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch, empty_store) -> Path:
-    """A folder to work in, with an MLflow of its own."""
-    settle(tmp_path, empty_store, monkeypatch)
+    """The working folder of a test, with an MLflow database of its own."""
+    use_store(tmp_path, empty_store, monkeypatch)
     return tmp_path
 
 
 @contextmanager
-def somewhere(folder: Path, empty_store: Path):
-    """In a folder with an MLflow of its own, for longer than a test."""
+def working_in(folder: Path, empty_store: Path):
+    """The same as `store` for fixtures that several tests share."""
     with pytest.MonkeyPatch.context() as patch:
-        settle(folder, empty_store, patch)
+        use_store(folder, empty_store, patch)
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
-# A small experiment of two pruning rounds that takes about a second.
+# A small experiment with two pruning rounds; it takes about a second.
 QUICK = {
     "dataset": "digits",
     "model": "lenet_30_20",
@@ -83,5 +106,5 @@ QUICK = {
 
 
 def command(**changes: object) -> list[str]:
-    """QUICK as a command line, with some parameters changed."""
+    """QUICK as command-line arguments, with some parameters changed."""
     return [word for name, value in (QUICK | changes).items() for word in (f"--{name}", str(value))]

@@ -1,13 +1,17 @@
-"""A folder of photographs in which every outcome occurs, and ways to look at what it became."""
+"""A folder of photographs with every outcome, and ways to inspect the result."""
 
 import json
+import os
 import re
 import shutil
 from io import BytesIO
 from pathlib import Path
 
-from datasets.face_options import FaceOptions
-from datasets.prepare import prepare
+import pytest
+from filelock import FileLock
+
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from tests.portraits import flower, folder, portrait, scene
 
 
@@ -15,8 +19,18 @@ def run(root, device="cpu", **options):
     return prepare(root / "source", root / "out", FaceOptions(**options), device)
 
 
-def messy_folder(root: Path) -> Path:
-    """`source` in a folder, and `out`, prepared."""
+def messy_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder with `source`, and `out` prepared from it; made once for all tests and workers."""
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "messy"
+    with FileLock(f"{root}.lock"):
+        if not (root / "done").exists():
+            _prepare_messy(root)
+            (root / "done").touch()
+    return root
+
+
+def _prepare_messy(root: Path) -> None:
     source = folder(root / "source", ann=12, bob=10)
     for name, content in [("empty", b""), ("text", b"no picture"), ("corrupt", half_a_picture())]:
         (source / f"ann/{name}.jpg").write_bytes(content)
@@ -28,20 +42,19 @@ def messy_folder(root: Path) -> Path:
     scene(50).save(source / "loose.png")
     scene(51).save(source / "ann/unwanted.png")
     (root / "out").mkdir()
-    exclude = "# thrown out by me\n\n  ann/unwanted.png \nann/not there.png\n"
+    exclude = "# excluded by me\n\n  ann/unwanted.png \nann/not there.png\n"
     (root / "out/exclude.txt").write_text(exclude, encoding="utf-8-sig")
     run(root)
-    return root
 
 
 def half_a_picture():
     file = BytesIO()
     portrait().save(file, "JPEG")
-    return file.getvalue()[: file.echo() // 2]
+    return file.getvalue()[: file.tell() // 2]
 
 
 def copied(messy: Path, root: Path) -> Path:
-    """A copy of both in another folder, to be changed."""
+    """A copy in another folder, to be changed."""
     shutil.copytree(messy / "source", root / "source")
     shutil.copytree(messy / "out", root / "out")
     made = json.loads((root / "out/options.json").read_text())
@@ -51,7 +64,7 @@ def copied(messy: Path, root: Path) -> Path:
 
 
 def tree(out):
-    """The content of all files that are for somebody to see, but for times."""
+    """The content of all visible files, without modification times."""
     files = (path for path in out.rglob("*") if path.is_file() and path.name[0] != ".")
     contents = {str(path.relative_to(out)): path.read_bytes() for path in files}
     found = contents.get("found.jsonl", b"")

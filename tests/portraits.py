@@ -1,21 +1,18 @@
-"""Pictures with and without faces that ship inside our dependencies, and a folder of them."""
+"""Pictures with and without faces from installed packages, and folders of them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import data_folder
 
 
 def orl_root() -> Path | None:
     """A folder with the real ORL faces in it, if this machine has one."""
-    for folder in (os.environ.get("WEIGHT_LOSS_DATA"), ROOT / "data", ROOT.parent / "shared/data"):
-        if folder and (Path(folder) / "orl_faces/s1/1.pgm").is_file():
-            return Path(folder) / "orl_faces"
-    return None
+    root = data_folder("orl_faces/s1/1.pgm")
+    return root and root / "orl_faces"
 
 
 def portrait(width: int = 256) -> Image.Image:
@@ -32,7 +29,7 @@ def flower() -> Image.Image:
 
 
 def scene(seed: int, width: int = 150) -> Image.Image:
-    """The portrait somewhere before a background of its own, 240x240: never twice the same."""
+    """The portrait on a random background, 240x240; different for every seed."""
     random = np.random.default_rng(seed)
     blocks = Image.fromarray(random.integers(60, 200, (4, 4, 3), dtype=np.uint8))
     picture = blocks.resize((240, 240), Image.Resampling.BICUBIC)
@@ -41,7 +38,7 @@ def scene(seed: int, width: int = 150) -> Image.Image:
 
 
 def folder(root: Path, **classes: int) -> Path:
-    """A folder of class folders with so many scenes each."""
+    """A folder of class folders with the given numbers of scenes."""
     seed = 0
     for label, count in classes.items():
         (root / label).mkdir(parents=True)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from experiments.__main__ import run_command
-from tests.conftest import PATIENCE, QUICK, ROOT, somewhere
+from tests.conftest import QUICK, ROOT, TIMEOUT, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2}
 TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
@@ -72,7 +72,7 @@ def same(one, two):
 def whole(tmp_path_factory, empty_store):
     """A comparison that nothing went wrong with: its folder to work in, and its run's id."""
     folder = tmp_path_factory.mktemp("whole")
-    with somewhere(folder, empty_store):
+    with working_in(folder, empty_store):
         run, _ = compare()
     return folder, run.info.run_id
 
@@ -180,7 +180,7 @@ def test_a_comparison_that_was_killed_goes_on_where_it_was(whole, number, store,
         if "done (2 of 6)" in line:
             process.send_signal(number)
             break
-    process.wait(timeout=PATIENCE)
+    process.wait(timeout=TIMEOUT)
     process.stdout.close()
     wait_until(lambda: not alive_arms())
     (killed,) = runs("kind", "comparison")
@@ -195,7 +195,7 @@ def test_a_comparison_that_was_killed_goes_on_where_it_was(whole, number, store,
 
 
 def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.2)
@@ -260,7 +260,7 @@ with run_lock("{arm.info.run_id}"):
     )
     assert other.stdout.readline() == "held\n"
     _, new = compare()
-    assert other.wait(timeout=PATIENCE) == 0
+    assert other.wait(timeout=TIMEOUT) == 0
     other.stdout.close()
     out = capfd.readouterr().out
     assert "keep, seed 0: another process is at work on it; waiting for that" in out

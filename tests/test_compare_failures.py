@@ -13,7 +13,7 @@ from experiments.config.experiment import config_from
 from experiments.processes.pool import open_pool
 from experiments.run import run_experiment
 from tests.conftest import QUICK
-from tests.test_experiments_compare import command, one_thread, runs
+from tests.test_compare import command, one_thread, runs
 
 assert one_thread  # a fixture
 

@@ -11,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.test_comparison_page import html, path
 
+pytestmark = pytest.mark.browser
 assert html  # a fixture
 assert path  # a fixture
 

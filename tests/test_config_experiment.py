@@ -28,7 +28,7 @@ MISTAKES = [
     ("model", "resnet_20", "lightcnn_29, lightcnn_29_v2, got resnet_20"),
     ("model", "lenet_999999999999999999999", "model is larger than any memory, got lenet_999"),
     ("seed", "1\nx", "seed must be a valid integer"),
-    ("model", "lenet_0", "model lenet wants layer sizes such as lenet_300_100, got lenet_0"),
+    ("model", "lenet_0", "model lenet requires layer sizes such as lenet_300_100, got lenet_0"),
     ("criterion", "x", f"criterion must be one of {', '.join(CRITERIA)}, got x"),
     ("control", "x", f"control must be one of {', '.join(CONTROLS)}, got x"),
     ("pruning", "x", "pruning must be one of iterative, one_shot, got x"),

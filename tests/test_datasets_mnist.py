@@ -17,7 +17,7 @@ COUNTS = {"train": 24, "t10k": 6}
 
 
 def write_idx(folder: Path) -> None:
-    """A tiny data set in MNIST's own file format."""
+    """A tiny data set in the file format of MNIST."""
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     for part, count in COUNTS.items():
@@ -48,35 +48,35 @@ def serve(folder):
 @pytest.mark.parametrize(
     ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
 )
-def test_raw_files_on_disk_are_enough(tmp_path, name, folder):
+def test_raw_files_on_disk_are_sufficient(tmp_path, name, folder):
     write_idx(tmp_path / folder / "raw")
     splits, why = load_splits(name, str(tmp_path), seed=0)
     assert (len(splits.train), len(splits.valid), len(splits.test)) == (22, 2, 6)
     assert splits.image_shape == (1, 28, 28)
     assert splits.name == name
-    assert why == "asked for by name"
+    assert why == "requested by name"
 
 
-def test_a_named_data_set_that_cannot_be_had_is_an_error(tmp_path):
-    with pytest.raises(DataUnavailableError, match=r"MNIST is not in .* or use dataset=digits$"):
+def test_an_unavailable_data_set_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(DataUnavailableError, match=r"MNIST is not in .* or dataset=digits$"):
         load_splits("mnist", str(tmp_path), seed=0)
     assert not [path for path in tmp_path.rglob("*") if not path.name.endswith(".lock")]
 
 
-def test_auto_says_why_it_is_digits(tmp_path):
+def test_auto_falls_back_to_digits_and_says_why(tmp_path):
     splits, why = load_splits("auto", str(tmp_path), seed=0)
     assert splits.name == "digits"
     assert why.startswith("auto: MNIST is not in ")
 
 
-def test_auto_is_mnist_where_it_is_on_disk(tmp_path):
+def test_auto_is_mnist_if_it_is_on_disk(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw")
     splits, why = load_splits("auto", str(tmp_path), seed=0)
-    assert (splits.name, why) == ("mnist", "auto: MNIST is there")
+    assert (splits.name, why) == ("mnist", "auto: MNIST is available")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100])
-def test_a_damaged_file_is_a_clear_error(tmp_path, keep):
+def test_a_damaged_file_is_rejected(tmp_path, keep):
     write_idx(tmp_path / "MNIST" / "raw")
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:keep])
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_a_clear_error(tmp_path, keep):
 @pytest.mark.parametrize(
     ("part", "labels"), [("train", 23), ("train", 25), ("t10k", 5)], ids=["few", "many", "test"]
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path, part, labels):
+def test_another_number_of_labels_is_rejected(tmp_path, part, labels):
     write_idx(tmp_path / "MNIST" / "raw")
     path = tmp_path / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:4] + labels.to_bytes(4, "big") + bytes(labels))
@@ -95,7 +95,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, part, labels):
         load_splits("mnist", str(tmp_path), seed=0)
 
 
-def test_a_label_that_is_no_digit_is_refused(tmp_path):
+def test_a_label_above_9_is_rejected(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw")
     path = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + bytes([10]))
@@ -103,7 +103,7 @@ def test_a_label_that_is_no_digit_is_refused(tmp_path):
         load_splits("mnist", str(tmp_path), seed=0)
 
 
-def test_a_download_is_kept_and_found_again_offline(tmp_path, monkeypatch):
+def test_a_download_is_reused_offline(tmp_path, monkeypatch):
     web = tmp_path / "web"
     write_idx(web)
     resources = []
@@ -122,7 +122,7 @@ def test_a_download_is_kept_and_found_again_offline(tmp_path, monkeypatch):
     assert again.digest == first.digest
 
 
-def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
     web = tmp_path / "web"
     web.mkdir()
     kind = torchvision.datasets.MNIST
@@ -134,6 +134,7 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch)
     assert [path.name for path in (tmp_path / "root").iterdir()] == [".MNIST.lock"]
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
 def test_real_mnist_is_split_as_in_the_paper():
     splits, _ = load_splits("mnist", str(mnist_root()), seed=0)

@@ -24,12 +24,12 @@ def parts(images):
 
 
 def plain(people):
-    """Portraits of one grey each, which is their number."""
+    """Portraits of uniform grey; the grey level is their number."""
     numbers = np.arange(10 * people, dtype=np.float32)
     return np.tile((numbers / 255)[:, None, None], (1, 64, 64))
 
 
-def test_of_every_person_seven_train_two_validate_and_one_tests():
+def test_every_person_is_split_seven_two_one():
     portraits = np.random.default_rng(0).random((50, 64, 64), dtype=np.float32)
     images = as_images(portraits, "somewhere")
     for name, count in [("train", 7), ("valid", 2), ("test", 1)]:
@@ -41,7 +41,7 @@ def test_of_every_person_seven_train_two_validate_and_one_tests():
     assert (images.source, images.white, images.crop) == ("somewhere", 255, 128)
 
 
-def test_every_portrait_is_in_exactly_one_part_and_has_its_persons_label():
+def test_every_portrait_is_in_exactly_one_split_with_its_label():
     seen = []
     for pixels, labels in parts(as_images(plain(20), "")).values():
         assert (pixels == pixels[:, :1, :1]).all()
@@ -57,7 +57,7 @@ def test_the_split_is_always_the_same_and_differs_between_people():
     assert len(set((first.test_images[:, 0, 0] % 10).tolist())) > 1
 
 
-def test_enlarging_keeps_the_picture_in_place():
+def test_enlarging_does_not_shift_the_picture():
     portraits = np.zeros((10, 64, 64), dtype=np.float32)
     portraits[:, :32, 16:] = 1
     enlarged = as_images(portraits, "").images[0]
@@ -66,7 +66,7 @@ def test_enlarging_keeps_the_picture_in_place():
     assert (enlarged[:, :32] == 0).all()
 
 
-def test_the_file_of_scikit_learn_is_read_without_a_network(tmp_path):
+def test_the_file_of_scikit_learn_is_read_offline(tmp_path):
     numbers = np.random.default_rng(0).integers(256, size=(400, 64 * 64), dtype=np.uint8)
     joblib.dump(numbers, tmp_path / FILE, compress=6)
     images = olivetti(tmp_path)
@@ -77,7 +77,7 @@ def test_the_file_of_scikit_learn_is_read_without_a_network(tmp_path):
     assert splits.source == str(tmp_path / FILE)
 
 
-def test_what_can_neither_be_found_nor_fetched_says_what_to_do(tmp_path):
+def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path):
     message = rf"not in {tmp_path} and cannot be downloaded \(.+\): put scikit-learn's {FILE} there"
     with pytest.raises(DataUnavailableError, match=message) as error:
         olivetti(tmp_path)
@@ -85,11 +85,11 @@ def test_what_can_neither_be_found_nor_fetched_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"shape"])
-def test_a_damaged_file_says_what_to_do(tmp_path, content):
+def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path, content):
     (tmp_path / FILE).write_bytes(content)
     if content == b"shape":
         joblib.dump(np.zeros((3, 64)), tmp_path / FILE)
     with pytest.raises(
-        DataUnavailableError, match=rf"{FILE} is damaged \(.+\): delete it to fetch"
+        DataUnavailableError, match=rf"{FILE} is damaged \(.+\): delete it to download"
     ):
         olivetti(tmp_path)

@@ -9,7 +9,7 @@ from datasets.splits import Images, View, split_images
 
 @pytest.fixture
 def raw():
-    """Image i is filled with i, so that one can tell where an image went."""
+    """Image i is filled with i, which identifies it."""
     images = torch.arange(60, dtype=torch.uint8).repeat_interleave(4).reshape(60, 2, 2)
     return Images(
         source="here",
@@ -25,7 +25,7 @@ def pixels(splits, part):
     return getattr(splits, part).images[:, 0, 0, 0].tolist()
 
 
-def test_train_and_valid_share_the_images_out(raw):
+def test_train_and_valid_partition_the_training_images(raw):
     splits = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
     train, valid = pixels(splits, "train"), pixels(splits, "valid")
     assert (len(train), len(valid), len(splits.test)) == (54, 6, 6)
@@ -34,7 +34,7 @@ def test_train_and_valid_share_the_images_out(raw):
     assert splits.train.labels.tolist() == [value % 3 for value in train]
 
 
-def test_the_split_follows_the_seed_and_spares_the_test(raw):
+def test_the_seed_decides_train_and_valid_but_not_test(raw):
     one, same, other = (split_images("x", raw, 0.1, seed, 0, True) for seed in (1, 1, 2))
     assert pixels(one, "train") == pixels(same, "train")
     assert pixels(one, "valid") != pixels(other, "valid")
@@ -53,7 +53,7 @@ def test_training_images_are_standardised(raw):
     assert torch.equal(raw_pixels.view.fixed(raw_pixels.images), raw_pixels.images / 100)
 
 
-def test_train_limit_shortens_training_alone(raw):
+def test_train_limit_applies_to_training_only(raw):
     whole = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
     short = split_images("x", raw, 0.1, seed=0, train_limit=7, standardise=True)
     assert pixels(short, "train") == pixels(whole, "train")[:7]
@@ -62,7 +62,7 @@ def test_train_limit_shortens_training_alone(raw):
         split_images("x", raw, 0.1, seed=0, train_limit=55, standardise=True)
 
 
-def test_a_data_sets_own_validation_images_are_kept(raw):
+def test_validation_images_of_a_data_set_are_used(raw):
     held = raw.images[50:] + 100
     own = replace(raw, valid_images=held, valid_labels=torch.zeros(10, dtype=torch.int64))
     splits = split_images("x", own, 0.1, seed=3, train_limit=0, standardise=True)
@@ -80,13 +80,13 @@ def crossed():
     return values.expand(10, 1, 5, 7), View(white=1, mean=0, std=1, crop=4)
 
 
-def test_evaluation_sees_the_middle(crossed):
+def test_evaluation_uses_the_centre(crossed):
     images, view = crossed
     expected = images[:, :, 0:4, 1:5].float()
     assert torch.equal(view.fixed(images), expected)
 
 
-def test_training_sees_every_square_and_its_mirror_image(crossed):
+def test_training_uses_every_square_and_its_mirror_image(crossed):
     images, view = crossed
     generator = torch.Generator().manual_seed(0)
     squares = torch.cat([view.varied(images, generator) for _ in range(40)]).int()
@@ -100,7 +100,7 @@ def test_training_sees_every_square_and_its_mirror_image(crossed):
     assert len(possible) == 16
 
 
-def test_views_follow_their_generator(crossed):
+def test_augmentation_is_determined_by_the_generator(crossed):
     images, view = crossed
     one, same, other = (
         view.varied(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
@@ -117,7 +117,7 @@ def test_one_changed_pixel_changes_the_digest(raw):
 
 def test_digits_are_split_like_mnist():
     splits, why = load_splits("digits", "nowhere", seed=0)
-    assert why == "asked for by name"
+    assert why == "requested by name"
     assert (len(splits.train), len(splits.valid), len(splits.test)) == (1412, 128, 257)
     assert (splits.classes, splits.image_shape) == (10, (1, 8, 8))
     other, _ = load_splits("digits", "nowhere", seed=1)

@@ -14,7 +14,7 @@ def test_lenet_300_100_has_the_papers_parameters():
     assert sum(model.get_parameter(name).numel() for name in weights) == 266_200
 
 
-def test_lenet_computes_what_its_layers_say():
+def test_lenet_computes_its_layers_in_order():
     model = build_model("lenet_5_4", (1, 2, 3), 3)
     state = draw_state("lenet_5_4", (1, 2, 3), 3, 0)
     model.load_state_dict(state)
@@ -29,12 +29,12 @@ def test_lenet_computes_what_its_layers_say():
 @pytest.mark.parametrize(
     "name", ["lenet", "lenet_", "lenet_0", "lenet_10_", "lenet_-3", "lenet_3x"]
 )
-def test_bad_sizes_are_refused(name):
+def test_invalid_layer_sizes_are_rejected(name):
     with pytest.raises(ValueError, match=r"layer sizes such as lenet_300_100, got"):
         build_model(name, (1, 28, 28), 10)
 
 
-def test_an_unknown_family_is_refused():
+def test_an_unknown_family_is_rejected():
     with pytest.raises(ValueError, match="model must be one of") as caught:
         build_model("resnet_20", (1, 28, 28), 10)
     assert str(caught.value) == (
@@ -43,11 +43,11 @@ def test_an_unknown_family_is_refused():
     )
 
 
-EXAMPLES = {"lenet": "lenet_16", "lightcnn": "lightcnn_9"}  # one name of each family
+EXAMPLES = {"lenet": "lenet_16", "lightcnn": "lightcnn_9"}  # one name for each family
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_every_model_maps_images_to_logits_and_follows_its_seed(family):
+def test_every_model_maps_images_to_logits_and_is_determined_by_its_seed(family):
     name, shape = EXAMPLES[family], (1, 8, 8)
     model = build_model(name, shape, 10)
     assert model(torch.zeros(3, *shape)).shape == (3, 10)
@@ -59,7 +59,7 @@ def test_every_model_maps_images_to_logits_and_follows_its_seed(family):
     assert all(not torch.equal(first[key], other[key]) for key in weights)
 
 
-def test_first_values_are_gaussian_glorot_with_zero_biases():
+def test_initial_values_are_gaussian_glorot_with_zero_biases():
     state = draw_state("lenet_300_100", (1, 28, 28), 10, 3)
     weight = state["fc1.weight"]
     expected = (2 / (784 + 300)) ** 0.5
@@ -68,7 +68,7 @@ def test_first_values_are_gaussian_glorot_with_zero_biases():
     assert not state["fc1.bias"].any()
 
 
-def test_drawing_leaves_torchs_own_generator_alone():
+def test_draw_state_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The LightCNNs against a second reading of their architecture, written from the paper's tables."""
+"""The LightCNNs against a second implementation, written from the tables of the paper."""
 
 import json
 
@@ -111,12 +111,12 @@ def drawn(name, image_shape=SMALL):
     return model.eval(), state
 
 
-def test_the_tables_name_every_lightcnn():
+def test_there_is_a_table_for_every_lightcnn():
     assert list(TABLES) == [f"lightcnn_{sizes}" for sizes in LIGHTCNNS]
 
 
 @each_model
-def test_each_layer_has_the_tables_shape_and_multiply_adds(name):
+def test_shapes_and_multiply_adds_of_layers_match_the_table(name):
     model = meta(name)
     uses = weight_uses(model, FACE)
     assert list(uses) == [f"{layer}.weight" for layer, *_ in layers(name)]
@@ -130,7 +130,7 @@ def test_each_layer_has_the_tables_shape_and_multiply_adds(name):
 
 
 @each_model
-def test_parameters_and_multiply_adds_add_up(name):
+def test_total_parameters_and_multiply_adds_match_the_table(name):
     model = meta(name)
     parameters, multiply_adds = TOTALS[name]
     biases = sum(outputs for _, _, _, outputs, *_ in layers(name)) - 7 * (name == "lightcnn_29_v2")
@@ -148,8 +148,9 @@ def test_lightcnn_9_has_5482663_parameters_and_needs_977_million_multiply_adds()
     assert (parameters, round(multiply_adds / 1e6)) == (5_482_663, 977)
 
 
+@pytest.mark.real_data
 @each_model
-def test_names_and_shapes_are_those_of_the_published_release(name):
+def test_names_and_shapes_match_the_published_release(name):
     listing = ROOT.parent / "shared/data/lightcnn_parameters.json"
     if not listing.is_file():
         pytest.skip("the listing of the release is not on this machine")
@@ -186,7 +187,7 @@ def computed_from_the_table(name, state, images):
 
 
 @each_model
-def test_the_network_computes_what_the_table_says(name):
+def test_the_network_computes_the_layers_of_the_table(name):
     model, state = drawn(name)
     images = torch.rand(3, *SMALL)
     with torch.no_grad():
@@ -207,7 +208,7 @@ def test_any_image_size_works_and_odd_sizes_round_up(name, image_shape):
 
 
 @pytest.mark.parametrize("name", ["lightcnn", "lightcnn_", "lightcnn_10", "lightcnn_29v2"])
-def test_another_lightcnn_is_refused(name):
+def test_an_unknown_lightcnn_is_rejected(name):
     with pytest.raises(ValueError, match="one of lightcnn_9, lightcnn_29, lightcnn_29_v2, got"):
         build_model(name, FACE, 7)
 
@@ -223,7 +224,7 @@ def test_the_network_exports_for_any_batch_size(name):
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @each_model
-def test_convolutions_and_linear_layers_are_pruned_alike(name, scope):
+def test_convolutions_and_linear_layers_are_pruned_at_the_same_rate(name, scope):
     model = meta(name, (1, 16, 16))
     names = prunable_weights(model)
     sizes = {key: model.get_parameter(key).numel() for key in names}
@@ -236,7 +237,7 @@ def test_convolutions_and_linear_layers_are_pruned_alike(name, scope):
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_pruning_takes_exactly_the_planned_weights_of_a_lightcnn(scope):
+def test_pruning_a_lightcnn_removes_exactly_the_planned_weights(scope):
     state = draw_state("lightcnn_9", (1, 16, 16), 7, 0)
     names = prunable_weights(meta("lightcnn_9", (1, 16, 16)))
     sizes = {key: state[key].numel() for key in names}

@@ -1,4 +1,4 @@
-"""What training needs of a LightCNN: dropout, gradients of the MFM, and half precision."""
+"""Training a LightCNN: dropout, gradients of the MFM, and bfloat16."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.test_models_lightcnn import SMALL, drawn, each_model
 
 
 @each_model
-def test_dropout_halves_the_face_in_training_only(name):
+def test_dropout_zeroes_half_of_the_features_in_training_only(name):
     model, _ = drawn(name)
     faces = []
     model.get_submodule("fc2").register_forward_pre_hook(lambda _, inputs: faces.append(inputs[0]))
@@ -26,7 +26,7 @@ def test_dropout_halves_the_face_in_training_only(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 8), (2, 6, 4, 5)])
-def test_max_feature_map_is_the_maximum_of_the_halves_and_so_is_its_gradient(shape, dtype):
+def test_max_feature_map_and_its_gradient_match_the_maximum_of_the_halves(shape, dtype):
     values = torch.randn(shape).to(dtype).requires_grad_()
     gradient = torch.randn(shape[0], shape[1] // 2, *shape[2:]).to(dtype)
     first, second = values.chunk(2, dim=1)
@@ -41,14 +41,14 @@ def test_max_feature_map_is_the_maximum_of_the_halves_and_so_is_its_gradient(sha
     assert torch.equal(sum(ours.chunk(2, dim=1)), gradient)
 
 
-def test_ties_of_a_max_feature_map_give_the_second_half_the_gradient():
+def test_ties_of_max_feature_map_pass_the_gradient_to_the_second_half():
     values = torch.tensor([[1.0, 2.0, 1.0, 3.0]], requires_grad=True)
     max_feature_map(values).sum().backward()
     assert values.grad.tolist() == [[0.0, 0.0, 1.0, 1.0]]
 
 
 @each_model
-def test_a_step_in_bfloat16_and_channels_last_follows_the_plain_one(name):
+def test_bfloat16_and_channels_last_are_close_to_float32(name):
     model, _ = drawn(name)
     images = torch.rand(4, *SMALL)
     plain = model(images)

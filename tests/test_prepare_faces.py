@@ -1,4 +1,4 @@
-"""Faces, from the command: photographs in, what became of them in MLflow, a network out."""
+"""The command prepare_faces: photographs in, outcomes in MLflow, and a network trained on them."""
 
 import signal
 import subprocess
@@ -10,13 +10,13 @@ import mlflow
 import pytest
 import torch
 
-from datasets.manifest import read_manifest
+from datasets.photographs.manifest import read_manifest
 from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import ROOT, TIMEOUT
 from tests.portraits import flower, folder
-from tests.test_experiments_resume import anywhere
 from tests.test_project import mlflow_run, runs
+from tests.test_tracking_resume import anywhere
 
 assert anywhere  # a fixture
 
@@ -35,7 +35,7 @@ def flags(**settings):
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def test_mlflow_run_prepares_and_tells_what_became_of_the_photographs(anywhere, photographs):
+def test_mlflow_run_prepares_photographs_and_logs_the_outcomes(anywhere, photographs):
     out = anywhere / "faces"
     done = mlflow_run(entry_point="prepare_faces", source=photographs, out=out)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_mlflow_run_prepares_and_tells_what_became_of_the_photographs(anywhere, 
     assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in done.stdout
 
 
-def test_an_interrupted_preparation_goes_on(anywhere, photographs):
+def test_an_interrupted_command_continues(anywhere, photographs):
     argv = flags(source=photographs, out=anywhere / "faces")
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments", "prepare_faces", *argv],
@@ -70,13 +70,13 @@ def test_an_interrupted_preparation_goes_on(anywhere, photographs):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (anywhere / "faces/options.json").exists():  # it has begun
+    while not (anywhere / "faces/options.json").exists():  # it has started
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert errors.splitlines()[-1] == "stopped; the same command continues from here"
     (run,) = runs()
     assert run.info.status == "KILLED"
     run_command("prepare_faces", argv)
@@ -91,23 +91,23 @@ def test_an_interrupted_preparation_goes_on(anywhere, photographs):
             {"which_face": "best"},
             "which_face must be 'largest', 'most_confident' or 'all', got best",
         ),
-        ({"margin": 0.1}, "margin is for align=false, got 0.1 with align=true"),
-        ({"valid_share": 0.6, "test_share": 0.4}, "must leave something to train with"),
+        ({"margin": 0.1}, "margin requires align=false, got 0.1 with align=true"),
+        ({"valid_share": 0.6, "test_share": 0.4}, "must sum to less than 1"),
         ({"min_confidence": "nan"}, "min_confidence must be a finite number, got nan"),
     ],
 )
-def test_mistakes_are_one_line(store, photographs, capsys, changes, message):
+def test_invalid_parameters_are_one_line(store, photographs, capsys, changes, message):
     with pytest.raises(SystemExit) as stop:
         run_command(
             "prepare_faces", flags(**{"source": photographs, "out": store / "faces"} | changes)
         )
     assert stop.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ")
-    assert message in said
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
 
 
-def test_names_of_classes_become_names_of_metrics():
+def test_class_names_become_valid_metric_names():
     assert metric_name("Grace Hopper") == "Grace Hopper"
     names = {metric_name(name) for name in ("a/b", "a:b", "..", "日本", "", "x" * 300, "x" * 301)}
     assert len(names) == 7
@@ -116,7 +116,7 @@ def test_names_of_classes_become_names_of_metrics():
 
 
 def test_a_lightcnn_trains_on_a_raw_folder(anywhere, photographs, monkeypatch, capsys):
-    """The folder is prepared into a cache; then everything is as for any network."""
+    """The photographs are prepared into a cache; everything else is as for any network."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(anywhere / "cache"))
     settings = TINY | {"dataset": "faces", "data_root": photographs, "batch_size": 4, "rounds": 2}
     run_command("run", flags(**settings))

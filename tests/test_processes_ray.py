@@ -165,6 +165,7 @@ def check_runs(storage, study, asked):
     return trials
 
 
+@pytest.mark.cluster
 def test_a_search_on_a_ray_cluster_outlives_a_killed_worker(database, env, ray_cluster, tmp_path):
     """Eight workers on two nodes: one is killed in the midst of a trial, which is done again."""
     address, study = database.url("optuna"), "on_ray/lottery"
@@ -194,6 +195,7 @@ def test_a_search_on_a_ray_cluster_outlives_a_killed_worker(database, env, ray_c
     assert "Traceback" not in told
 
 
+@pytest.mark.servers
 def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
     address, study = database.url("joined"), "joined/lottery"
     searches = [
@@ -210,6 +212,7 @@ def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
     assert not any("does not answer" in each for each in told)
 
 
+@pytest.mark.servers
 def test_a_search_waits_for_a_database_that_is_restarted(store, tmp_path):
     env, study = os.environ | ENV | QUIET | {"PYTHONPATH": str(ROOT)}, "restarted/lottery"
     with postgres() as server, looking_at(address := server.url("optuna")) as storage:

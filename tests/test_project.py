@@ -10,9 +10,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.conftest import PATIENCE, QUICK, ROOT, mnist_root
-from tests.test_experiments_resume import LONG, anywhere, files, start, stop_after_round
-from tests.test_experiments_tracking import NAME
+from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root
+from tests.test_tracking_log import NAME
+from tests.test_tracking_resume import LONG, anywhere, files, start, stop_after_round
 
 assert anywhere  # a fixture
 
@@ -26,7 +26,7 @@ def mlflow_run(entry_point="main", **params):
         env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 
@@ -52,7 +52,7 @@ def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
     )
     done = mlflow_run(resume=killed.info.run_id)
     assert done.returncode == 0, done.stderr
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT
     while len(runs()) > 1 and time.monotonic() < give_up:  # it goes when `mlflow run` has ended
         time.sleep(0.5)
     (run,) = runs()
@@ -74,6 +74,7 @@ def flags(settings):
     return [(f"--{name}", value) for name, value in settings.items()]
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
 def test_the_lottery_on_mnist_with_defaults(anywhere):
     """Dense at least 0.975, and 90% sparse within a point of it."""

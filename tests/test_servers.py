@@ -18,8 +18,9 @@ import pytest
 
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
-from tests.conftest import PATIENCE, QUICK, ROOT, command
+from tests.conftest import QUICK, ROOT, TIMEOUT, command
 
+pytestmark = pytest.mark.servers
 BIN = Path(sys.executable).parent
 ENV = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
@@ -46,7 +47,7 @@ def serving(argv, address, folder):
 
 
 def wait_for(address, process):
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + TIMEOUT
     while time.monotonic() < give_up:
         assert process.poll() is None, "the server died"
         try:
@@ -81,7 +82,7 @@ def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
             if line.startswith("round 1/"):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-        rest, errors = client.communicate(timeout=PATIENCE)
+        rest, errors = client.communicate(timeout=TIMEOUT)
     assert client.returncode == 2, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("error: ")
@@ -108,7 +109,7 @@ def test_the_logged_model_can_be_served(store):
             data=json.dumps({"inputs": pixels.tolist()}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             answer = np.array(json.load(response)["predictions"])
     expected = mlflow.pyfunc.load_model(logged.model_uri).predict(pixels)
     assert answer.shape == (3, 10)

@@ -1,4 +1,4 @@
-"""Arrows point one way, and each service is known to a few files only."""
+"""Imports point one way, and only a few files import each service."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Each room imports from those before it, and from nothing after it.
+# A package or command imports only from the floors above its own in this list.
 FLOORS = (
     {"pruning", "models", "datasets"},
     {"experiments.training"},
@@ -35,15 +35,12 @@ SERVICES = {
     ),
     "ray": ("experiments/processes/ray.py",),
 }
-FILES = sorted(
-    path
-    for folder in ("pruning", "models", "datasets", "experiments")
-    for path in (ROOT / folder).rglob("*.py")
-)
+PACKAGES = ("pruning", "models", "datasets", "experiments")
+FILES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
 
 
 def imported(path):
-    """The modules that a file imports, as `from a import b` means them: a and a.b."""
+    """The modules that a file imports; `from a import b` counts as a.b."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -52,29 +49,31 @@ def imported(path):
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+IMPORTS = {path.relative_to(ROOT).as_posix(): set(imported(path)) for path in FILES}
+
+
 def room_of(module):
-    """`pruning` of `pruning.masks`, `experiments.config` of `experiments.config.fields`."""
+    """`pruning` for `pruning.masks`, `experiments.config` for `experiments.config.fields`."""
     parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] == "experiments" else 1])
 
 
-def floor_of(room):
-    return next((number for number, rooms in enumerate(FLOORS) if room in rooms), None)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows_point_one_way(path):
-    name = path.relative_to(ROOT).as_posix()
-    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    for module in imported(path):
-        other = room_of(module)
-        if other != room and floor_of(other) is not None:
-            assert floor_of(other) < floor_of(room), f"{name} imports {module}"
-        service = module.partition(".")[0]
-        assert service not in SERVICES or name in SERVICES[service]
+@pytest.mark.parametrize("name", [name for name in IMPORTS if name != "experiments/__init__.py"])
+def test_imports_point_one_way(name):
+    room = room_of(name.removesuffix(".py").replace("/", "."))
+    floor = FLOOR_OF[room]  # every room is on one
+    own = [module for module in IMPORTS[name] if module.partition(".")[0] in PACKAGES]
+    assert not [
+        module for module in own if room_of(module) != room and FLOOR_OF[room_of(module)] >= floor
+    ]
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_files_that_know_a_service_exist_and_import_it(service):
-    for path in SERVICES[service]:
-        assert any(name.partition(".")[0] == service for name in imported(ROOT / path))
+def test_only_these_files_import_a_service(service):
+    files = {
+        name
+        for name, modules in IMPORTS.items()
+        if any(module.partition(".")[0] == service for module in modules)
+    }
+    assert files == set(SERVICES[service])

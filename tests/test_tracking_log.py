@@ -17,7 +17,7 @@ from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import PATIENCE, QUICK, ROOT, command
+from tests.conftest import QUICK, ROOT, TIMEOUT, command
 
 ROUND_METRICS = {
     "train_loss",
@@ -235,7 +235,7 @@ def test_runs_that_begin_together_may_log_the_same_data(store):
         )
         for reinit in ("keep", "random", "lottery", "sign")
     ]
-    errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
+    errors = [process.communicate(timeout=TIMEOUT)[1] for process in together]
     assert [process.returncode for process in together] == [0, 0, 0, 0], errors
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert {len(run.inputs.dataset_inputs) for run in runs} == {3}

@@ -21,7 +21,7 @@ from experiments.processes.signals import (
 )
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
-from tests.conftest import PATIENCE, QUICK, ROOT, command
+from tests.conftest import QUICK, ROOT, TIMEOUT, command
 
 TIMES = ("round_seconds", "train_seconds")
 LONG = {"retrain_epochs": 60, "rounds": 5, "reinit": "rewind", "criterion": "random"}
@@ -49,7 +49,7 @@ def stop_after_round(process, number, how):
             process.send_signal(how)
             break
     said.append(process.stdout.read())
-    process.wait(timeout=PATIENCE)
+    process.wait(timeout=TIMEOUT)
     process.stdout.close()
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert f"round {number}/" in "".join(said), "".join(said)

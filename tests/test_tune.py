@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.__main__ import run_command
-from tests.conftest import somewhere
+from tests.conftest import working_in
 from tests.searching import SMALL
 
 BOTH = {"reinit": "keep,lottery", "workers": 2, "confirm_seeds": 1}
@@ -54,7 +54,7 @@ def one_thread(monkeypatch):
 def whole(tmp_path_factory, empty_store):
     """A search that nothing went wrong with: its folder to work in, and its run's id."""
     folder = tmp_path_factory.mktemp("whole")
-    with somewhere(folder, empty_store):
+    with working_in(folder, empty_store):
         run, _ = tune(**BOTH)
     return folder, run.info.run_id
 

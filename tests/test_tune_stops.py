@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from experiments.__main__ import run_command
 from experiments.tuning.storage import is_lost
-from tests.conftest import PATIENCE, ROOT, somewhere
-from tests.test_experiments_tune import NAME, command, one_thread, runs, trials, tune
+from tests.conftest import ROOT, TIMEOUT, working_in
+from tests.test_tune import NAME, command, one_thread, runs, trials, tune
 
 assert one_thread  # a fixture
 
@@ -48,7 +48,7 @@ def stop(process, number):
         process.send_signal(number)
     else:  # to all its processes, as a terminal does
         os.killpg(process.pid, number)
-    return process.communicate(timeout=PATIENCE)[1]
+    return process.communicate(timeout=TIMEOUT)[1]
 
 
 def is_training(number):
@@ -66,7 +66,7 @@ def is_training(number):
 def undisturbed(tmp_path_factory, empty_store):
     """What the trials of the search that the next tests stop come to if nobody does."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    with somewhere(folder, empty_store):
+    with working_in(folder, empty_store):
         run_command("tune", command(**LONG))
         return trials()
 

@@ -1,9 +1,9 @@
-"""Bench of the face pipeline: a training step of LightCNN-9, and finding faces.
+"""Benchmarks of the face pipeline: a training step of LightCNN-9, and face detection.
 
-* Training, batch 20, half of the weights pruned. Ours: the step of the dense engine with the
-  recipe's precision, crops and mirror images batched. Plain: float32, torchvision's transforms one
-  image at a time through a `DataLoader`, `torch.nn.utils.prune`, `torch.optim.AdamW`.
-* Detection. Ours: photographs of one size together. Plain: MTCNN one photograph at a time.
+* Training, batch 20, half of the weights pruned. Ours: the step of the dense engine in the recipe's
+  precision, with batched crops and mirroring. Plain: float32, torchvision's transforms on one image
+  at a time through a `DataLoader`, `torch.nn.utils.prune`, `torch.optim.AdamW`.
+* Detection. Ours: MTCNN on batches of photographs of one size. Plain: one photograph at a time.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from datasets import Split, View
-from datasets.detection import Detector
+from datasets.photographs.detection import Detector
 from experiments.bench.timing import ImageByImage, forever
 from experiments.config.experiment import has_bf16
 from experiments.training.engine import Recipe, dense
@@ -34,7 +34,7 @@ Step = Callable[[], object]
 
 
 def ours(device: str) -> Step:
-    """The step that every experiment takes."""
+    """The training step of an experiment."""
     engine = dense(NETWORK, device, has_bf16(device))
     state = {name: value.to(device) for name, value in NETWORK.draw(0).items()}
     masks = {name: torch.rand_like(state[name]) < 0.5 for name in NETWORK.prunable}
@@ -58,7 +58,7 @@ def ours(device: str) -> Step:
 
 
 def plain(device: str) -> Step:
-    """The step as tutorials write it."""
+    """The training step as tutorials write it."""
     model = _model().to(device)
     for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -88,13 +88,13 @@ def plain(device: str) -> Step:
 
 
 def find_together(device: str) -> Step:
-    """The faces of `PHOTOGRAPHS` pictures of one size, as prepare_faces finds them."""
+    """Detection in `PHOTOGRAPHS` pictures of one size, as prepare_faces does it."""
     detector, pictures = Detector(device), _portraits()
     return lambda: detector.find(pictures)
 
 
 def find_singly(device: str) -> Step:
-    """The same, a call of MTCNN for each."""
+    """The same with one call of MTCNN per picture."""
     detector, pictures = Detector(device), _portraits()
     return lambda: [detector.mtcnn.detect(picture, landmarks=True) for picture in pictures]
 
@@ -112,7 +112,7 @@ def _data() -> tuple[Tensor, Tensor]:
 
 
 def _portraits() -> list[Image.Image]:
-    """Matplotlib's portrait, 256x300, in slightly different lights."""
+    """Matplotlib's portrait, 256x300, at different brightness."""
     path = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     with Image.open(str(path)) as image:
         picture = ImageOps.contain(image.convert("RGB"), (256, 300))

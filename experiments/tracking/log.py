@@ -23,7 +23,6 @@ from datasets import Splits
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
-from experiments.figures import experiment
 from experiments.rounds.metrics import PER_EPOCH
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
@@ -66,6 +65,8 @@ class Run:
 
     def finish(self) -> None:
         """Draw the figures and log the last network as a model; may be done again."""
+        from experiments.figures import experiment  # matplotlib is slow to import
+
         assert self.network is not None
         self._log_tables()
         rounds, epochs = self.history.frames()

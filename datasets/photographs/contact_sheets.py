@@ -1,7 +1,7 @@
-"""Contact sheets: every photograph of a class on one page or more, to see what should go.
+"""Contact sheets: pages that show every photograph of a class, to decide what to exclude.
 
-The kept crops come first, in the order of the manifest, then what was rejected, framed in red, each
-with its reason. To throw one out, write the name below it into exclude.txt.
+Kept crops come first, in the order of the manifest, then the rejected photographs, with a red
+border and the reason. To exclude one, add the name below it to exclude.txt.
 """
 
 import math
@@ -16,39 +16,38 @@ import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from datasets.alignment import SIDE
-from datasets.files import file_name, write_whole
-from datasets.manifest import BOX, KEPT
-from datasets.photographs import UnreadableError, read_picture
+from datasets.photographs import CONTACT_SHEETS, SIDE
+from datasets.photographs.files import short_name, write_atomically
+from datasets.photographs.manifest import BOX, KEPT
+from datasets.photographs.pictures import UnreadableError, read_picture
 
-FOLDER = "contact_sheets"
-COLUMNS, ROWS = 8, 10  # of pictures on a page
-GAP, LINE, LINES, HEAD = 8, 14, 4, 34  # pixels, but LINES: lines of a caption
-LETTERS = 23  # in one of them
-TILE = SIDE + 2 * GAP, SIDE + GAP + LINES * LINE
+COLUMNS, ROWS = 8, 10  # tiles on a page
+GAP, LINE, HEADER = 8, 14, 34  # pixels
+CAPTION_LINES, CAPTION_WIDTH = 4, 23  # lines, letters
+TILE = SIDE + 2 * GAP, SIDE + GAP + CAPTION_LINES * LINE
 REJECTED = "#c01010"
 Paths = Mapping[str, Path]
-Cells = dict[Hashable, Any]  # of a row of the manifest
+Cells = dict[Hashable, Any]  # a row of the manifest
 
 
 def draw_contact_sheets(
     table: pd.DataFrame, before: pd.DataFrame | None, paths: Paths, out: Path
 ) -> None:
-    """Draw the pages of every class whose rows are not as they were `before`; remove the others.
+    """Draw the pages of every class that has changed, and remove pages that are out of date.
 
     Args:
         table: The manifest.
-        before: That of the last time, whose pages are drawn.
-        paths: Of the photographs, by source.
+        before: The previous manifest, whose pages exist.
+        paths: The photographs by source.
         out: The folder of the data set.
     """
-    folder = out / FOLDER
+    folder = out / CONTACT_SHEETS
     folder.mkdir(exist_ok=True)
     for label in sorted(set(table["label"]) | set(before["label"] if before is not None else ())):
         rows = table[table["label"] == label]
-        was = before[before["label"] == label] if before is not None else rows[:0]
+        old = before[before["label"] == label] if before is not None else rows[:0]
         first = folder / page_name(label, 1)
-        if first.exists() and rows.reset_index(drop=True).equals(was.reset_index(drop=True)):
+        if first.exists() and rows.reset_index(drop=True).equals(old.reset_index(drop=True)):
             continue
         for page in _pages(folder, label):
             page.unlink()
@@ -57,8 +56,8 @@ def draw_contact_sheets(
 
 
 def page_name(label: str, number: int) -> str:
-    """The file of a page of a class; photographs in no class folder have pages of their own."""
-    return f"{file_name(label or '(no class)')}.{number}.jpg"
+    """The file of a page of a class; photographs outside class folders share separate pages."""
+    return f"{short_name(label or '(no class)')}.{number}.jpg"
 
 
 def _pages(folder: Path, label: str) -> Iterator[Path]:
@@ -76,49 +75,49 @@ def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:
     counts = rows["outcome"].value_counts()
     title = f"{label}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     for number in range(1, pages + 1):
-        some = rows[(number - 1) * on_page : number * on_page]
-        page = _page(some, f"{title}  (page {number} of {pages})", paths, out)
+        shown = rows[(number - 1) * on_page : number * on_page]
+        page = _draw_page(shown, f"{title}  (page {number} of {pages})", paths, out)
         content = BytesIO()
         page.save(content, "JPEG", quality=88)
-        write_whole(out / FOLDER / page_name(label, number), content.getvalue())
+        write_atomically(out / CONTACT_SHEETS / page_name(label, number), content.getvalue())
 
 
-def _page(rows: pd.DataFrame, title: str, paths: Paths, out: Path) -> Image.Image:
+def _draw_page(rows: pd.DataFrame, title: str, paths: Paths, out: Path) -> Image.Image:
     width, height = TILE
     columns = min(COLUMNS, max(4, len(rows)))
-    size = columns * width, HEAD + math.ceil(len(rows) / columns) * height
+    size = columns * width, HEADER + math.ceil(len(rows) / columns) * height
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
     draw.text((GAP, GAP), title, "black", _font(16))
     for index, row in enumerate(rows.to_dict("records")):
         down, across = divmod(index, columns)
-        left, top = across * width + GAP, HEAD + down * height
-        page.paste(_tile(row, paths, out), (left, top))
+        left, top = across * width + GAP, HEADER + down * height
+        page.paste(_draw_tile(row, paths, out), (left, top))
         colour = "black" if row["outcome"] == KEPT else REJECTED
         for line, text in enumerate(_caption(row)):
             draw.text((left, top + SIDE + 2 + line * LINE), text, colour, _font(11))
     return page
 
 
-def _tile(row: Cells, paths: Paths, out: Path) -> Image.Image:
+def _draw_tile(row: Cells, paths: Paths, out: Path) -> Image.Image:
     if row["outcome"] == KEPT:
         with Image.open(out / str(row["crop"])) as crop:
             return crop.convert("RGB")
     tile = Image.new("RGB", (SIDE, SIDE), "#dddddd")
-    thumbnail = _thumbnail(row, paths)
+    thumbnail = _draw_thumbnail(row, paths)
     if thumbnail:
         tile.paste(thumbnail, ((SIDE - thumbnail.width) // 2, (SIDE - thumbnail.height) // 2))
     ImageDraw.Draw(tile).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=REJECTED, width=2)
     return tile
 
 
-def _thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
-    """The whole photograph, with the face in a frame if there is one."""
+def _draw_thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
+    """The whole photograph, with a box around the face if there is one."""
     if row["outcome"] == "unreadable":
         return None
     try:
         picture = read_picture(paths[str(row["source"])]).grey.convert("RGB")
-    except UnreadableError:  # it was readable; somebody is changing the folder
+    except UnreadableError:  # the file has changed since it was read
         return None
     thumbnail = ImageOps.contain(picture, (SIDE, SIDE))
     box = [row[name] * thumbnail.width / picture.width for name in BOX]
@@ -128,12 +127,12 @@ def _thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
 
 
 def _caption(row: Cells) -> list[str]:
-    """The name, whose end tells most, and what became of it."""
+    """The name, shortened from the left, and the split or the reason for rejection."""
     kept = row["outcome"] == KEPT
-    name = wrap(str(row["source"]), LETTERS)
-    about = wrap(str(row["split"]) if kept else f"{row['outcome']}: {row['reason']}", LETTERS)
-    about = about[: LINES - min(2, len(name))]
-    return name[len(about) - LINES :] + about
+    name = wrap(str(row["source"]), CAPTION_WIDTH)
+    note = str(row["split"]) if kept else f"{row['outcome']}: {row['reason']}"
+    notes = wrap(note, CAPTION_WIDTH)[: CAPTION_LINES - min(2, len(name))]
+    return name[len(notes) - CAPTION_LINES :] + notes
 
 
 @cache

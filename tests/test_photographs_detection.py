@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.detection import Detector
-from datasets.photographs import read_picture
+from datasets.photographs.detection import Detector
+from datasets.photographs.pictures import read_picture
 from tests.portraits import flower, orl_root, portrait, scene
 
 
@@ -12,7 +12,7 @@ def detector():
     return Detector("cpu")
 
 
-def test_the_face_of_a_portrait_is_found_where_it_is(detector):
+def test_the_face_of_a_portrait_is_located(detector):
     [[face]] = detector.find([portrait()])
     left_eye, right_eye, nose, mouth_left, mouth_right = face.landmarks
     assert face.confidence > 0.99
@@ -27,13 +27,13 @@ def test_the_face_of_a_portrait_is_found_where_it_is(detector):
     assert face.area == (right - left) * (bottom - top)
 
 
-def test_pictures_of_all_sizes_together_give_what_each_gives_alone(detector):
+def test_batches_of_mixed_sizes_give_the_same_faces_as_single_pictures(detector):
     pictures = [portrait(), flower(), portrait(200), portrait().rotate(5), Image.new("RGB", (9, 9))]
     together = detector.find(pictures)
     alone = [detector.find([picture])[0] for picture in pictures]
     assert [len(faces) for faces in together] == [1, 0, 1, 1, 0]
-    for ours, theirs in zip(together, alone, strict=True):
-        for face, other in zip(ours, theirs, strict=True):
+    for batched, single in zip(together, alone, strict=True):
+        for face, other in zip(batched, single, strict=True):
             assert np.allclose(face.landmarks, other.landmarks, atol=0.1)
             assert abs(face.confidence - other.confidence) < 1e-4
 
@@ -47,7 +47,7 @@ def test_the_largest_of_several_faces_comes_first(detector):
     assert large.box[0] > 190 > small.box[2]
 
 
-def test_a_face_can_be_scaled_to_another_size_of_its_picture(detector):
+def test_a_face_is_scaled_with_its_picture(detector):
     [[face]] = detector.find([portrait()])
     twice = face.scaled(2, 3)
     assert twice.landmarks[0] == (2 * face.landmarks[0][0], 3 * face.landmarks[0][1])
@@ -55,13 +55,14 @@ def test_a_face_can_be_scaled_to_another_size_of_its_picture(detector):
     assert twice.confidence == face.confidence
 
 
-def test_the_scenes_of_these_tests_show_one_face_each(detector):
+def test_every_scene_of_these_tests_has_one_face(detector):
     assert [len(faces) for faces in detector.find([scene(seed) for seed in range(12)])] == [1] * 12
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(orl_root() is None, reason="the ORL faces are not on this machine")
 def test_every_face_of_orl_is_found(detector):
     paths = sorted(orl_root().rglob("*.pgm"))
-    found = detector.find([read_picture(path).view for path in paths])
+    found = detector.find([read_picture(path).resized for path in paths])
     assert len(found) == 400
     assert sum(bool(faces) and faces[0].confidence > 0.9 for faces in found) == 400

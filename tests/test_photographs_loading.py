@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from datasets import load_splits
-from datasets.face_options import FaceOptions
 from datasets.faces import faces
-from datasets.manifest import KEPT, read_manifest
-from datasets.prepare import prepare
+from datasets.photographs import loading
+from datasets.photographs.manifest import KEPT, read_manifest
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from datasets.splits import DataUnavailableError
 from tests.portraits import flower, folder
 
@@ -23,7 +24,7 @@ PARTS = {
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Three classes, the last in the alphabet without a face."""
+    """Three classes; the last one has no face."""
     root = folder(tmp_path_factory.mktemp("photographs"), bob=6, Ann=10, zoe=0)
     flower().save(root / "zoe/flower.png")
     return root
@@ -64,7 +65,7 @@ def first_crop(folder):
     return sorted((folder / "crops/Ann").iterdir())[0]
 
 
-def test_a_prepared_folder_is_what_its_manifest_says(prepared):
+def test_images_and_labels_follow_the_manifest(prepared):
     images = faces(prepared)
     table = read_manifest(prepared / "manifest.csv")
     table = table[table["outcome"] == KEPT].sort_values("crop")
@@ -84,7 +85,7 @@ def test_a_prepared_folder_is_what_its_manifest_says(prepared):
     assert images.test_labels.bincount().tolist() == [1, 1]
 
 
-def test_faces_are_split_as_prepared_whatever_the_seed(prepared):
+def test_the_split_is_that_of_the_manifest_for_every_seed(prepared):
     splits, _ = load_splits("faces", str(prepared), seed=0)
     other, _ = load_splits("faces", str(prepared), seed=1)
     assert splits.digest == other.digest
@@ -93,7 +94,7 @@ def test_faces_are_split_as_prepared_whatever_the_seed(prepared):
     assert splits.image_shape == (1, 128, 128)
 
 
-def test_photographs_are_prepared_into_the_cache_once(photographs, prepared, cache, capsys):
+def test_photographs_are_prepared_once_into_the_cache(photographs, prepared, cache, capsys):
     images = faces(photographs)
     [made] = [path for path in cache.iterdir() if path.is_dir()]
     assert images.source == str(made)
@@ -105,17 +106,17 @@ def test_photographs_are_prepared_into_the_cache_once(photographs, prepared, cac
     assert not {path.name for path in photographs.iterdir()} - {"Ann", "bob", "zoe"}
 
 
-def test_photographs_that_are_added_are_found(photographs, cache, tmp_path):
+def test_added_photographs_are_prepared(photographs, cache, tmp_path):
     root = shutil.copytree(photographs, tmp_path / "photographs")
     shutil.rmtree(root / "Ann")
     shutil.rmtree(root / "zoe")
-    with pytest.raises(DataUnavailableError, match=r"has kept faces of 1 class\(es\), and two"):
+    with pytest.raises(DataUnavailableError, match="faces of at least two classes, got 1"):
         faces(root)
     shutil.copytree(photographs / "Ann", root / "Ann")
     assert faces(root).classes == ("Ann", "bob")
 
 
-def test_a_cache_that_cannot_be_written_is_a_clear_error(photographs, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_an_error_that_says_what_to_do(photographs, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(
@@ -125,7 +126,7 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(photographs, tmp_path, 
 
 
 @pytest.mark.parametrize("files", [None, [], ["loose.png"], ["notes/read.me"]])
-def test_what_is_no_folder_of_photographs_is_a_clear_error(tmp_path, cache, files):
+def test_other_folders_and_files_are_rejected_as_data_root(tmp_path, cache, files):
     root = tmp_path / "root"
     for name in files or []:
         (root / name).parent.mkdir(parents=True)
@@ -136,35 +137,35 @@ def test_what_is_no_folder_of_photographs_is_a_clear_error(tmp_path, cache, file
         faces(root)
 
 
-def test_a_folder_that_is_not_prepared_to_the_end_is_not_taken_for_photographs(own):
+def test_a_partly_prepared_folder_is_rejected(own):
     (own / "manifest.csv").unlink()
-    with pytest.raises(DataUnavailableError, match="is not prepared to the end: run prepare_faces"):
+    with pytest.raises(DataUnavailableError, match="is only partly prepared: run prepare_faces"):
         faces(own)
 
 
-def test_a_damaged_manifest_is_a_clear_error(own):
+def test_a_damaged_manifest_is_rejected(own):
     (own / "manifest.csv").write_text("source,label\n")
     with pytest.raises(DataUnavailableError, match=r"manifest\.csv is damaged"):
         faces(own)
 
 
-def test_a_kept_face_without_a_part_is_a_clear_error(own):
+def test_a_kept_face_with_an_unknown_split_is_rejected(own):
     edit_manifest(own, lambda table: table.replace({"split": {"test": "tset"}}))
-    with pytest.raises(DataUnavailableError, match="the split of a kept face is none of train, va"):
+    with pytest.raises(DataUnavailableError, match="split of a kept face must be one of train, va"):
         faces(own)
 
 
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
-def test_an_empty_part_is_a_clear_error(own, part):
+def test_an_empty_split_is_rejected(own, part):
     other = {"train": "test", "valid": "test", "test": "train"}[part]
     edit_manifest(own, lambda table: table.replace({"split": {part: other}}))
-    with pytest.raises(DataUnavailableError, match=f"has no {part} images: classes of three"):
+    with pytest.raises(DataUnavailableError, match=f"has no {part} images: add photographs"):
         faces(own)
 
 
 @pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
-def test_a_missing_crop_is_a_clear_error(own, monkeypatch, mapped_bytes):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", mapped_bytes)
+def test_a_missing_crop_is_reported(own, monkeypatch, mapped_bytes):
+    monkeypatch.setattr(loading, "MAPPED_BYTES", mapped_bytes)
     first_crop(own).unlink()
     with pytest.raises(DataUnavailableError, match=r"\.png is missing: .*run prepare_faces again"):
         faces(own)
@@ -172,8 +173,8 @@ def test_a_missing_crop_is_a_clear_error(own, monkeypatch, mapped_bytes):
 
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "size", "pixel", "RGB", "P"])
 @pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
-def test_a_damaged_crop_is_a_clear_error(own, monkeypatch, damage, mapped_bytes):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", mapped_bytes)
+def test_a_damaged_crop_is_reported(own, monkeypatch, damage, mapped_bytes):
+    monkeypatch.setattr(loading, "MAPPED_BYTES", mapped_bytes)
     path = first_crop(own)
     content = path.read_bytes()
     if damage in ("RGB", "P"):
@@ -188,8 +189,8 @@ def test_a_damaged_crop_is_a_clear_error(own, monkeypatch, damage, mapped_bytes)
     assert not list(own.glob("crops.*.bin"))
 
 
-def test_what_is_mapped_is_what_is_read(prepared, own, monkeypatch):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", 0)
+def test_memory_mapped_images_equal_images_in_memory(prepared, own, monkeypatch):
+    monkeypatch.setattr(loading, "MAPPED_BYTES", 0)
     images = faces(own)
     assert images.mapped
     [path] = own.glob("crops.*.bin")
@@ -202,8 +203,8 @@ def test_what_is_mapped_is_what_is_read(prepared, own, monkeypatch):
     assert not faces(prepared).mapped
 
 
-def test_mapped_crops_are_read_anew_when_one_changes_or_goes(own, monkeypatch):
-    monkeypatch.setitem(faces.__globals__, "MAPPED_BYTES", 0)
+def test_the_memory_map_is_rebuilt_when_a_crop_changes_or_disappears(own, monkeypatch):
+    monkeypatch.setattr(loading, "MAPPED_BYTES", 0)
     before = faces(own)
     status = first_crop(own).stat()
     Image.new("L", (144, 144), 77).save(first_crop(own))

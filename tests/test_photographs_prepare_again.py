@@ -1,5 +1,6 @@
-"""Preparing a folder a second time: changed photographs, interruptions."""
+"""Preparing a folder again: changed photographs, interruptions and damaged files."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -10,20 +11,20 @@ from pathlib import Path
 import pytest
 from PIL import ImageOps
 
-from datasets.detection import Detector
-from datasets.face_options import FaceOptions
-from datasets.manifest import KEPT, read_manifest
-from datasets.prepare import prepare
+from datasets.photographs.detection import Detector
+from datasets.photographs.manifest import KEPT, read_manifest
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.prepare import prepare
 from tests.messy import copied, messy_folder, outcomes, rows, run, splits, tree
 from tests.portraits import flower, folder, scene
 
 ROOT = Path(__file__).parent.parent
-NOWHERE = "no device"  # of torch's: who looks for faces on it fails
+NOWHERE = "no device"  # not a torch device: detection on it fails
 
 
 @pytest.fixture(scope="module")
 def messy(tmp_path_factory):
-    return messy_folder(tmp_path_factory.mktemp("messy"))
+    return messy_folder(tmp_path_factory)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def own(messy, tmp_path):
     return copied(messy, tmp_path)
 
 
-def test_the_same_again_changes_nothing(own):
+def test_repeating_changes_nothing(own):
     made = [path for path in (own / "out").glob("c*/**/*") if path.is_file()]
     before, times = tree(own / "out"), [path.stat().st_mtime_ns for path in made]
     run(own)
@@ -40,21 +41,21 @@ def test_the_same_again_changes_nothing(own):
     assert [path.stat().st_mtime_ns for path in made] == times
 
 
-def test_no_face_is_looked_for_twice(own):
-    for name in ("empty", "text", "corrupt"):  # these are tried again
+def test_detection_runs_once_for_each_photograph(own):
+    for name in ("empty", "text", "corrupt"):  # unreadable files are read again
         (own / f"source/ann/{name}.jpg").unlink()
     with pytest.raises(RuntimeError, match="device"):
         Detector(NOWHERE)
     assert len(run(own, NOWHERE)) == 29
 
 
-def test_photographs_that_come_leave_the_places_of_the_others(own):
+def test_added_photographs_leave_existing_splits_alone(own):
     before = splits(read_manifest(own / "out/manifest.csv"))
     for number in range(10):
         scene(61 + number).save(own / f"source/bob/ {number}.png")
     scene(3).save(own / "source/ann/ a copy that comes first.png")
     folder(own / "source", cid=3)
-    scene(71).save(own / "source/cid/0.png")  # of another photograph than ann's first
+    scene(71).save(own / "source/cid/0.png")  # same name as the first of ann, another photograph
     table = run(own)
     after = splits(table)
     assert {source: after[source] for source in before} == before
@@ -64,7 +65,7 @@ def test_photographs_that_come_leave_the_places_of_the_others(own):
     assert (own / "out/contact_sheets/cid.1.jpg").exists()
 
 
-def test_a_changed_photograph_is_looked_at_again(own):
+def test_a_changed_photograph_is_processed_again(own):
     before = rows(read_manifest(own / "out/manifest.csv"))["ann/5.png"]
     old = tree(own / "out")
     ImageOps.mirror(scene(5)).save(own / "source/ann/5.png")
@@ -78,7 +79,7 @@ def test_a_changed_photograph_is_looked_at_again(own):
     assert changed == ours | {before["crop"]}
 
 
-def test_a_photograph_that_is_gone_takes_its_crop_along(own):
+def test_the_crop_of_a_deleted_photograph_is_removed(own):
     before = tree(own / "out")
     crop = rows(read_manifest(own / "out/manifest.csv"))["ann/5.png"]["crop"]
     (own / "source/ann/5.png").unlink()
@@ -92,7 +93,7 @@ def test_a_photograph_that_is_gone_takes_its_crop_along(own):
     assert not (own / "out/crops/bob").exists()
 
 
-def test_what_is_excluded_goes_and_can_be_taken_back(own):
+def test_excluded_photographs_are_removed_and_can_be_restored(own):
     before, exclude = tree(own / "out"), own / "out/exclude.txt"
     crops = {row["crop"]: source for source, row in rows(run(own)).items()}
     crop = next(crop for crop in crops if crops[crop] == "bob/7.png")
@@ -107,7 +108,7 @@ def test_what_is_excluded_goes_and_can_be_taken_back(own):
     assert tree(own / "out")[crop] == before[crop]
 
 
-def test_a_crop_that_somebody_has_removed_is_made_again(own):
+def test_a_deleted_crop_is_restored(own):
     before = tree(own / "out")
     shutil.rmtree(own / "out/crops/ann")
     run(own)
@@ -115,7 +116,7 @@ def test_a_crop_that_somebody_has_removed_is_made_again(own):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9999])
-def test_what_an_interruption_has_cut_off_is_done_again(own, keep):
+def test_an_interrupted_preparation_continues_to_the_same_result(own, keep):
     before, found = tree(own / "out"), own / "out/found.jsonl"
     found.write_bytes(before["found.jsonl"][: int(keep * len(before["found.jsonl"]))])
     (own / "out/manifest.csv").unlink()
@@ -128,16 +129,16 @@ def test_what_an_interruption_has_cut_off_is_done_again(own, keep):
 
 
 def same(one, other):
-    """Byte for byte, but what was found: in a batch of another size it may differ by rounding."""
+    """Byte for byte, except for detections: another batch size can change their rounding."""
     found, expected = one.pop("found.jsonl"), other.pop("found.jsonl")
     return one == other and len(found.splitlines()) == len(expected.splitlines())
 
 
-def test_a_killed_run_goes_on_to_the_same_result(messy, tmp_path):
+def test_a_killed_preparation_continues_to_the_same_result(messy, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(messy / "out/exclude.txt", out)
-    code = "import sys; from pathlib import Path; from datasets.prepare import *; "
+    code = "import sys; from pathlib import Path; from datasets.photographs.prepare import *; "
     code += "prepare(Path(sys.argv[1]), Path(sys.argv[2]), FaceOptions(), 'cpu')"
     words = [sys.executable, "-c", code, str(messy / "source"), str(out)]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -150,7 +151,7 @@ def test_a_killed_run_goes_on_to_the_same_result(messy, tmp_path):
     assert tree(out) == tree(messy / "out")
 
 
-def test_contact_sheets_that_could_not_be_drawn_are_drawn_the_next_time(own):
+def test_contact_sheets_that_failed_are_drawn_the_next_time(own):
     (own / "out/exclude.txt").write_text("ann/0.png\nbob/0.png\nann/unwanted.png\n")
     shutil.copytree(own / "out", own / "other")
     prepare(own / "source", own / "out", FaceOptions(), "cpu")
@@ -165,3 +166,61 @@ def test_contact_sheets_that_could_not_be_drawn_are_drawn_the_next_time(own):
     shutil.rmtree(page)
     run(own)
     assert tree(own / "out") == expected
+
+
+def test_swapped_photographs_swap_their_crops(tmp_path):
+    """Although size and modification time stay the same."""
+    source = folder(tmp_path / "source", ann=1, bob=1)
+    one, other = source / "ann/0.png", source / "bob/0.png"
+    size = max(path.stat().st_size for path in (one, other))
+    for path in (one, other):
+        path.write_bytes(path.read_bytes().ljust(size, b" "))
+        os.utime(path, ns=(0, 0))
+    before = [(tmp_path / "out" / crop).read_bytes() for crop in run(tmp_path)["crop"]]
+    one.rename(source / "x")
+    other.rename(one)
+    (source / "x").rename(other)
+    after = [(tmp_path / "out" / crop).read_bytes() for crop in run(tmp_path)["crop"]]
+    assert after == before[::-1]
+
+
+def test_damaged_crops_are_restored(own):
+    before = tree(own / "out")
+    paths = sorted((own / "out/crops").rglob("*.png"))
+    paths[0].write_bytes(paths[0].read_bytes()[:100])
+    paths[1].write_bytes(b"")
+    run(own)
+    assert tree(own / "out") == before
+
+
+def test_an_unknown_split_is_reassigned(own):
+    path = own / "out/manifest.csv"
+    before = path.read_text()
+    path.write_text(before.replace(",train,", ",foo,"))
+    assert set(run(own)["split"]) == {"", "train", "valid", "test"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("options.json", b"[]", r"options\.json is damaged: use another out, or delete"),
+        ("options.json", b"{", r"options\.json is damaged: use another out, or delete"),
+        ("exclude.txt", b"\xff\xfea", r"exclude\.txt is not UTF-8 text"),
+        ("manifest.csv", b"x", r"manifest\.csv is damaged .*: delete it"),
+    ],
+)
+def test_damaged_files_are_named(own, name, content, message):
+    (own / "out" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        run(own)
+
+
+def test_invalid_cached_detections_are_recomputed(own):
+    before, path = tree(own / "out"), own / "out/found.jsonl"
+    lines = path.read_bytes().splitlines()
+    lines[1] = lines[1].replace(b'"hashes":["', b'"hashes":["zz')
+    lines[2] = b"[]"
+    path.write_bytes(b"\n".join(lines))
+    prepare(own / "source", own / "out", FaceOptions(), "cpu")
+    after = tree(own / "out")
+    assert {name for name in before if before[name] != after[name]} <= {"found.jsonl"}

@@ -1,0 +1,121 @@
+"""Pictures: any photograph as upright 8-bit RGB and grey, or why it cannot be read."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+HASH_SIDE = 24  # bits along a side of the perceptual hash
+SHORT_SIDE = 160  # small pictures are enlarged by an integer to at least this before detection ...
+MAX_ENLARGEMENT = 4  # ... but by no more than this
+MAX_BYTES = 1 << 29  # of a file
+MAX_PIXELS = 1_500_000  # larger pictures are reduced to this, which bounds time and memory
+
+
+class UnreadableError(ValueError):
+    """A file cannot be read as a picture. The message says why."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded photograph, upright."""
+
+    grey: Image.Image  # 8 bits, full resolution, to cut crops from
+    resized: Image.Image  # RGB, enlarged or reduced, to detect faces in
+    digest: str  # of the file's bytes
+    hashes: tuple[str, ...]  # perceptual hashes of the picture and of its mirror image
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a photograph: first frame, rotated as EXIF says, transparency over white.
+
+    Raises:
+        UnreadableError: If the file is empty, damaged, too large, or not a picture.
+    """
+    try:
+        content = _read_bytes(path)
+        with Image.open(BytesIO(content)) as image:
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+        hashes = _hash(rgb), _hash(ImageOps.mirror(rgb))
+        return Picture(rgb.convert("L"), _resize(rgb), content_digest(content), hashes)
+    except UnreadableError:
+        raise
+    except Exception as error:  # each decoder raises its own exceptions
+        raise UnreadableError(_reason(error)) from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():  # reading a pipe may block forever
+        raise UnreadableError("not a file" if path.exists() else "broken link")
+    if path.stat().st_size > MAX_BYTES:
+        raise UnreadableError(f"more than {MAX_BYTES:,} bytes")
+    content = path.read_bytes()
+    if not content:
+        raise UnreadableError("the file is empty")
+    return content
+
+
+def content_digest(content: bytes) -> str:
+    """BLAKE2b digest of a file's bytes, 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+@contextmanager
+def ignore_decoder_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings about files that it reads anyway."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter(
+            "ignore", Image.DecompressionBombWarning
+        )  # twice the limit is an error
+        yield
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bits(np.asarray(image, dtype=np.float64))).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Deeper grey; white is the largest number with as many bits as the largest value needs."""
+    values = np.nan_to_num(values, posinf=0).clip(min=0)
+    largest = float(values.max())
+    white = 1.0 if largest <= 1 else float((1 << max(8, int(largest).bit_length())) - 1)
+    return np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8)
+
+
+def _resize(rgb: Image.Image) -> Image.Image:
+    width, height = rgb.size
+    enlargement = min(MAX_ENLARGEMENT, math.ceil(SHORT_SIDE / min(width, height)))
+    factor = min(enlargement, math.sqrt(MAX_PIXELS / (width * height)))
+    size = max(1, round(factor * width)), max(1, round(factor * height))
+    return rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _hash(rgb: Image.Image) -> str:
+    return str(imagehash.phash(rgb, hash_size=HASH_SIDE))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown image format"
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, possibly a decompression bomb"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,213 @@
+"""Prepare: from a folder of photographs to a folder with a data set of faces.
+
+`datasets.photographs` lists the files of the result. Preparing can be interrupted and repeated at
+any time: detections are cached, and everything else is derived from them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+from tqdm import tqdm
+
+from datasets.photographs import CROPS, DETECTIONS, EXCLUDED, MANIFEST, OPTIONS, SPLIT_NAMES
+from datasets.photographs.contact_sheets import draw_contact_sheets
+from datasets.photographs.crops import (
+    align_transform,
+    box_transform,
+    cut_crop,
+    is_crop,
+    write_crop,
+)
+from datasets.photographs.detection import (
+    Detection,
+    Face,
+    append_detections,
+    detect_faces,
+    detection_lines,
+    read_detections,
+)
+from datasets.photographs.files import Photograph, find_photographs, path_text, write_atomically
+from datasets.photographs.manifest import (
+    KEPT,
+    build_manifest,
+    classify,
+    parse_manifest,
+    read_manifest,
+)
+from datasets.photographs.options import FaceOptions
+from datasets.photographs.pictures import (
+    Picture,
+    content_digest,
+    ignore_decoder_warnings,
+    read_picture,
+)
+
+
+def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.DataFrame:
+    """Detect the faces in all photographs and write the data set; cached detections are reused.
+
+    Args:
+        source: Folder of class folders of photographs.
+        out: Folder to write to; it may hold an earlier result for the same source and options.
+        options: Settings that decide the crops and the splits.
+        device: A torch device, to detect faces on.
+
+    Returns:
+        The manifest, as `read_manifest` returns it.
+
+    Raises:
+        ValueError: If `source` has no photographs, or `out` cannot be written, is being written by
+            another process, or was made from another source or with other options.
+    """
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"out must not be inside source, got {out}")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"source must not be inside out, got {source}")
+    photographs = find_photographs(source)
+    with _lock(out), ignore_decoder_warnings():
+        _check_options(source, out, options)
+        before = read_manifest(out / MANIFEST) if (out / MANIFEST).exists() else None
+        detections = _detect(photographs, out, options, device)
+        table = build_manifest(detections, options, read_excluded(out), _splits(before))
+        paths = {photograph.source: photograph.path for photograph in photographs}
+        _write_missing_crops(table, detections, paths, out, options)
+        content = table.to_csv(index=False).encode()
+        table = parse_manifest(content)
+        draw_contact_sheets(table, before, paths, out)  # before the manifest: redrawn if it fails
+        write_atomically(out / MANIFEST, content)
+        _remove_stale_crops(table, out)
+        write_atomically(out / DETECTIONS, detection_lines(detections))
+    return table
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    lock = FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is preparing {out}: wait until it has ended") from None
+    except OSError as error:
+        raise ValueError(f"out is not writable ({error.strerror}), got {out}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_excluded(out: Path) -> set[str]:
+    """The sources or crops that the user has excluded; lines that start with # are comments."""
+    path = out / EXCLUDED
+    try:
+        lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: save it with that encoding") from None
+    return {line.strip() for line in lines if line.strip() and line.strip()[0] != "#"}
+
+
+def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
+    """Each folder belongs to one source and one set of options."""
+    path = out / OPTIONS
+    expected = {"source": path_text(source.resolve())} | options.model_dump()
+    if not path.exists():
+        names = {entry.name for entry in out.iterdir()} - {EXCLUDED}
+        if any(name[0] != "." for name in names):  # files that preparing could overwrite or remove
+            raise ValueError(f"{out} has files that prepare_faces has not written: use another out")
+        write_atomically(path, json.dumps(expected, indent=2).encode())
+        return
+    try:
+        found = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+    except ValidationError:
+        raise ValueError(f"{path} is damaged: use another out, or delete {out}") from None
+    other = [f"{name}={found.get(name)}" for name in expected if found.get(name) != expected[name]]
+    if other:
+        raise ValueError(f"{out} was made with {', '.join(other)}: use another out, or delete it")
+
+
+def _detect(
+    photographs: Sequence[Photograph], out: Path, options: FaceOptions, device: str
+) -> list[Detection]:
+    """The detections of all photographs; only new or changed photographs are processed."""
+    cached = read_detections(out / DETECTIONS)
+    detections = {
+        photograph.source: same
+        for photograph in photographs
+        if (same := _unchanged(photograph, cached.get(photograph.source)))
+    }
+    new = [photograph for photograph in photographs if photograph.source not in detections]
+    with tqdm(total=len(new), desc="faces", unit="photo", disable=None) as bar:
+        for window in detect_faces(new, device):
+            for detection, picture in window:
+                detections[detection.source] = detection
+                if picture:
+                    _write_crops(detection, picture, out, options)
+            append_detections(out / DETECTIONS, (detection for detection, _ in window))
+            bar.update(len(window))
+    return [detections[photograph.source] for photograph in photographs]
+
+
+def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | None:
+    """The cached detection if the file is the same; unreadable files are always read again."""
+    if cached is None or cached.problem:
+        return None
+    if photograph.stamp == cached.stamp:
+        return cached
+    if photograph.path.is_file() and content_digest(photograph.path.read_bytes()) == cached.digest:
+        return replace(cached, stamp=photograph.stamp)
+    return None
+
+
+def _write_crops(detection: Detection, picture: Picture, out: Path, options: FaceOptions) -> None:
+    for row in classify(detection, options):
+        if row.outcome == KEPT and row.label and row.face:
+            write_crop(cut_crop(picture.grey, _transform(row.face, options)), out / row.crop)
+
+
+def _transform(face: Face, options: FaceOptions) -> np.ndarray:
+    return align_transform(face) if options.align else box_transform(face, options.margin)
+
+
+def _write_missing_crops(
+    table: pd.DataFrame,
+    detections: Sequence[Detection],
+    paths: Mapping[str, Path],
+    out: Path,
+    options: FaceOptions,
+) -> None:
+    """Crops of faces that were not kept before, and crops that were deleted or damaged."""
+    kept = table[table["outcome"] == KEPT]
+    missing = {
+        source
+        for source, crop in zip(kept["source"], kept["crop"], strict=True)
+        if not is_crop(out / crop)
+    }
+    for detection in detections:
+        if detection.source in missing:
+            _write_crops(detection, read_picture(paths[detection.source]), out, options)
+
+
+def _remove_stale_crops(table: pd.DataFrame, out: Path) -> None:
+    current = {out / crop for crop in table["crop"] if crop}
+    for path in sorted((out / CROPS).rglob("*"), reverse=True):  # files before their folders
+        if path.is_dir():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        elif path not in current and path.suffix in (".png", ".partial"):
+            path.unlink()
+
+
+def _splits(before: pd.DataFrame | None) -> dict[str, str]:
+    """The splits of a manifest by source."""
+    if before is None:
+        return {}
+    kept = before[before["split"].isin(SPLIT_NAMES)]
+    return dict(zip(kept["source"], kept["split"], strict=True))
