@@ -1,10 +1,11 @@
-"""Experiments: `python -m experiments --help` lists what can be run."""
+"""Experiments: `python -m experiments --help` lists the commands."""
 
 import os
 
-# Threads wait for each other by spinning. By default they spin so long that a second busy process
-# on the machine makes a training step 60 times slower; this is as fast alone, and far better then.
+# OpenMP threads spin while they wait for each other. With the default spin count, a second busy
+# process on the machine makes a training step 60 times slower; a smaller count avoids that and is
+# as fast otherwise.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Runs, rounds and epochs have bars of their own; one for each small file says nothing.
+# Progress bars show rounds and epochs; one more for each logged file is only noise.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,7 +1,7 @@
-"""`python -m experiments COMMAND`: what can be run, and where it is.
+"""`python -m experiments COMMAND`: the commands.
 
-A command checks its parameters, and prints its help, before it imports anything slow. To add one:
-write a function here whose first line says what the command does, and add it to `COMMANDS`.
+A command checks its parameters, and prints its help, before it imports anything slow. To add one,
+write a function here whose docstring describes it, and add it to `COMMANDS`.
 """
 
 import inspect
@@ -79,7 +79,7 @@ def bench(argv: Arguments) -> None:
 
 
 def bench_tuning(argv: Arguments) -> None:
-    """Count the trials a minute of a search that does not train."""
+    """Measure the trials per minute of a search that does not train."""
     from experiments.bench.tuning import main
 
     main(argv)
@@ -106,12 +106,12 @@ RESUMABLE = ("compare", "tune", "prepare_faces")  # the same command continues w
 
 
 def run_command(name: str, argv: Arguments) -> None:
-    """Run a command; a user's error becomes one line and exit status 2, a signal its usual status.
+    """Run a command; print a user error as one line.
 
     Raises:
-        SystemExit: If the command did not end well.
+        SystemExit: With status 2 after a user error, 128 + n after signal n.
     """
-    attached = os.environ.get("MLFLOW_RUN_ID")  # `mlflow run` has opened it for this process
+    attached = os.environ.get("MLFLOW_RUN_ID")  # the run that `mlflow run` opened for this process
     try:
         with handle_signals():
             COMMANDS[name](argv)
@@ -123,7 +123,7 @@ def run_command(name: str, argv: Arguments) -> None:
         if not is_user_error(error):
             raise
         print(f"error: {describe_error(error)}", file=sys.stderr)
-        if attached and os.environ.get("MLFLOW_RUN_ID"):  # nobody has started the run yet
+        if attached and os.environ.get("MLFLOW_RUN_ID"):  # the command has not started it
             from experiments.tracking.server import mark_failed
 
             mark_failed(attached, error)
@@ -131,7 +131,7 @@ def run_command(name: str, argv: Arguments) -> None:
 
 
 def main() -> None:
-    """Run the command that is named first on the command line."""
+    """Run the command that `sys.argv` names."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         run_command(name, sys.argv[2:])

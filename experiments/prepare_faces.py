@@ -11,16 +11,16 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import torch
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric
 
 from datasets.photographs import CONTACT_SHEETS, EXCLUDED, MANIFEST
 from datasets.photographs.manifest import KEPT, OUTCOMES, exclusion_reason
 from datasets.photographs.prepare import prepare, read_excluded
 from experiments.config.faces import FacesConfig
-from experiments.config.parameters import AUTO, as_text
+from experiments.config.parameters import AUTO
 from experiments.processes.signals import raise_if_interrupted
 from experiments.tracking import server
-from experiments.tracking.session import tracked_run
+from experiments.tracking.session import describe, tracked_run
 
 MAX_CLASSES = 100  # for metrics and the printed table; counts.csv always has all classes
 BATCH = 1000  # metrics in one call of MLflow
@@ -37,7 +37,7 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
     with tracked_run(f"prepare_faces {source.name}") as run_id:
-        _log_params(run_id, config, device)
+        describe(run_id, config.model_dump() | {"resolved_device": device})
         table = prepare(source, out, config.options(), device)
         raise_if_interrupted()
         counts = pd.crosstab(table["label"].replace("", "(no class)"), table["outcome"])
@@ -45,15 +45,6 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
         _log(run_id, counts, out)
     print(report(table, counts, out))
     return table
-
-
-def _log_params(run_id: str, config: FacesConfig, device: str) -> None:
-    client = mlflow.MlflowClient()
-    logged = client.get_run(run_id).data.params  # by `mlflow run`, if it has started this
-    params = {name: as_text(value) for name, value in config.model_dump().items()}
-    params["resolved_device"] = device
-    new = [Param(*param) for param in params.items() if param[0] not in logged]
-    client.log_batch(run_id, params=new)
 
 
 def _log(run_id: str, counts: pd.DataFrame, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Report: a comparison as a page, tables and figures, made from the tracking store alone.
+"""Report: rebuild the page, tables and figures of a comparison from the tracking store alone.
 
 mlflow run . -e report -P run=<id of a comparison>
 """
@@ -13,16 +13,16 @@ from experiments.tracking import orphan, server
 
 
 def rebuild_report(config: ReportConfig) -> Path:
-    """Make the report of a comparison anew, and log it to its run; the folder it is in.
+    """Rebuild the report of a comparison, log it to its run, and return its folder.
 
     Raises:
-        ValueError: If there is no such comparison, or something that it consists of is gone.
+        ValueError: If the run is not a finished comparison, or one of its runs or files is gone.
     """
     server.check_tracking()
     attached = server.attached_run()
     made = record.read_record(config.run)
     folder = make_report(config.run, made, config.out)
-    if attached and attached != config.run:  # `mlflow run` opened it for nothing
+    if attached and attached != config.run:  # opened by `mlflow run`, and not needed
         orphan.label(attached, config.run)
         orphan.delete_when_closed(attached)
     print_line(report_text(folder))

@@ -1,7 +1,7 @@
 """Published checkpoints: loading the trained values of a network that its authors release.
 
 The file is a safetensors file or was written by `torch.save`, of any version since Python 2. Code
-in a pickle is never executed: a file that needs it is refused.
+in a pickle is never executed: a file that needs it is rejected.
 """
 
 import os
@@ -63,16 +63,16 @@ def _read(path: Path) -> object:
     except OSError as error:
         raise ValueError(f"pretrained cannot be read: {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise ValueError(_refusal(path, str(error))) from None
+        raise ValueError(_rejection(path, str(error))) from None
 
 
-def _refusal(path: Path, error: str) -> str:
+def _rejection(path: Path, error: str) -> str:
     """Why the file was not read; PyTorch distinguishes the cases only in its message."""
     code = re.search(r"GLOBAL (\S+)", error)
     if code:
         return (
             f"pretrained must contain tensors only, but loading {path} would execute code "
-            f"({code[1]}): refused; save a state_dict() instead of a whole model"
+            f"({code[1]}): save a state_dict() instead of a whole model"
         )
     return (
         "pretrained must be a checkpoint of tensors (torch.save or safetensors), but "
@@ -106,14 +106,14 @@ def _other_classes(
     return {name for name in (output, bias) if name in found and name in state}
 
 
-def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], kept: set[str]) -> None:
-    wrong = [f"lacks {name}" for name in wanted if name not in found]
+def _check(found: dict[str, Tensor], expected: dict[str, Tensor], kept: set[str]) -> None:
+    wrong = [f"lacks {name}" for name in expected if name not in found]
     wrong += [
         f"has {name} as {_shape(found[name])} instead of {_shape(value)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in found and found[name].shape != value.shape
     ]
-    wrong += [f"has an extra {name}" for name in found if name not in wanted and name not in kept]
+    wrong += [f"has an extra {name}" for name in found if name not in expected and name not in kept]
     if wrong:
         more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
         raise ValueError(

@@ -11,6 +11,7 @@ from experiments.comparison import figures
 from experiments.figures import style
 from experiments.figures.intervals import accuracy_limits
 from pruning.reinit import REINITS
+from tests.test_comparison_findings import comparison_of
 
 METHODS = ("random", "lottery")
 
@@ -77,25 +78,45 @@ def texts(figure):
 
 
 def everything(**changes):
-    given = {"rounds": arms(), "epochs": epochs(), "masks": masks(), "image_shape": (1, 2, 2)}
-    return figures.draw_all(**(given | {"shown_round": 2} | changes))
+    return figures.draw_all(
+        comparison_of(
+            **{
+                "rounds": arms(),
+                "epochs": epochs(),
+                "masks": masks(),
+                "image_shape": (1, 2, 2),
+                "shown_round": 2,
+            }
+            | changes
+        )
+    )
 
 
-def test_a_reinit_looks_the_same_in_whatever_company():
+@pytest.fixture(scope="module")
+def drawn():
+    return everything()
+
+
+@pytest.fixture(scope="module")
+def svgs(drawn):
+    return {name: figures.to_svg(figure) for name, figure in drawn.items()}
+
+
+def test_a_reinit_method_has_the_same_style_beside_any_others():
     alone = {name: style.styles([name])[name] for name in REINITS}
     assert style.styles(["lottery snip", *reversed(REINITS), "a control"]).items() >= alone.items()
-    assert len({style.colour for style in alone.values()}) == len(REINITS) == 7
+    assert len({each.colour for each in alone.values()}) == len(REINITS) == 7
 
 
-def test_no_method_takes_the_look_of_another():
+def test_no_two_methods_share_a_style():
     names = ["lottery", "lottery snip", *(f"control {number}" for number in range(30)), "keep"]
-    looks = style.styles(names)
-    assert list(looks) == names
-    assert len({(look.colour, str(look.dashes)) for look in looks.values()}) == len(names)
-    assert len({looks[name].marker for name in names[:13]}) == 13
+    found = style.styles(names)
+    assert list(found) == names
+    assert len({(each.colour, str(each.dashes)) for each in found.values()}) == len(names)
+    assert len({found[name].marker for name in names[:13]}) == 13
 
 
-def test_no_method_is_black_or_of_the_inks_colour():
+def test_no_method_is_as_dark_as_the_ink():
     assert all(max(to_rgb(colour)) > 0.4 for colour in style.COLOURS)
 
 
@@ -110,7 +131,7 @@ def test_accuracy_is_drawn_in_percent_with_the_dense_network_on_the_left():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["100", "80", "64", "51.2"]
 
 
-def test_methods_of_one_round_stand_next_to_each_other_and_close():
+def test_methods_of_one_round_are_drawn_side_by_side():
     lines = curves(figures.draw_accuracy(arms()).axes[0])
     random, lottery = (line.get_xdata().astype(float) for line in lines[1:])
     assert (random[1:] != lottery[1:]).all()
@@ -119,7 +140,7 @@ def test_methods_of_one_round_stand_next_to_each_other_and_close():
     assert abs(np.log(random[1] / lottery[1])) < -np.log(0.8) / 2
 
 
-def test_the_view_holds_all_that_is_close_to_the_best():
+def test_the_limits_hold_every_mean_close_to_the_best():
     means = pd.Series([98.0, 98.2, 98.4, 97.9])
     bottom, top = accuracy_limits(means, means - 0.1, means + 0.1)
     assert 97.6 < bottom < 97.8
@@ -133,19 +154,19 @@ def test_one_collapse_does_not_flatten_the_rest():
     assert 96 < bottom < 96.8
 
 
-def test_wide_intervals_do_not_widen_the_view_much():
+def test_wide_intervals_do_not_widen_the_limits_much():
     means = pd.Series([98.0, 98.2, 98.4])
     bottom, top = accuracy_limits(means, means - 40, means + 40)
     assert (bottom, top) == pytest.approx((98 - 0.1875, 98.4 + 0.1875))
 
 
-def test_a_view_without_intervals_is_that_of_the_means():
+def test_limits_without_intervals_are_those_of_the_means():
     means = pd.Series([97.0, 98.0])
     unknown = means * np.nan
     assert accuracy_limits(means, unknown, unknown) == pytest.approx((97 - 1 / 24, 98 + 1 / 24))
 
 
-def test_what_is_cut_off_is_marked_and_named():
+def test_points_below_the_limits_are_marked_and_named():
     rounds = arms(("random", "lottery", "keep"))
     late = (rounds["method"] == "random") & (rounds["round"] == 3)
     rounds.loc[late, "test_accuracy"] = 0.101
@@ -158,7 +179,7 @@ def test_what_is_cut_off_is_marked_and_named():
     assert "below" not in texts(figures.draw_accuracy(arms()))
 
 
-def test_the_legend_tells_how_many_seeds_there_are():
+def test_the_legend_has_the_number_of_seeds():
     assert "mean and 95% interval of 2 seeds | random | lottery" in texts(
         figures.draw_accuracy(arms())
     )
@@ -184,12 +205,12 @@ def test_epochs_are_means_over_seeds_and_end_at_the_dense_level():
     assert dense.get_ydata()[0] == pytest.approx(98.5)
 
 
-def test_a_close_up_is_drawn_only_where_the_start_hides_the_end():
+def test_a_close_up_is_drawn_only_if_the_start_hides_the_end():
     assert len(figures.draw_epochs(epochs(start=5), arms(), 2).axes) == 2
     assert len(figures.draw_epochs(epochs(start=0.01), arms(), 2).axes) == 1
 
 
-def test_layers_have_one_panel_where_the_methods_agree_and_else_one_each():
+def test_layers_have_one_panel_if_the_methods_agree_else_one_each():
     (axes,) = figures.draw_layers(arms()).axes
     assert axes.get_title(loc="left") == "the same for all methods"
     assert axes.lines[0].get_ydata() == pytest.approx([100, 80, 64, 51.2])
@@ -217,36 +238,35 @@ def test_the_heat_map_has_each_pair_of_arms_once():
     ]
 
 
-def test_pixels_have_one_panel_where_all_methods_share_their_masks():
+def test_pixels_have_one_panel_if_all_methods_share_their_masks():
     assert len(figures.draw_pixels(masks(), (1, 2, 2)).axes) == 3
     shared = {(m, s): mask for m in METHODS for s, mask in enumerate(masks(("a",)).values())}
     assert len(figures.draw_pixels(shared, (1, 2, 2)).axes) == 2
     assert figures.draw_pixels(masks(), (1, 9, 9)) is None
 
 
-def test_all_that_applies_is_drawn_in_reading_order_and_has_a_caption():
-    assert list(everything()) == list(figures.CAPTIONS)
+def test_every_figure_that_applies_is_drawn_in_reading_order_with_a_caption(drawn):
+    assert list(drawn) == list(figures.CAPTIONS)
     assert all("seeds" in text or "mask" in text for text in figures.CAPTIONS.values())
     few = everything(epochs=epochs().assign(round=0), masks={})
     assert list(few) == ["accuracy", "early_stop", "tradeoff", "layers"]
 
 
-def test_one_seed_and_one_round_are_enough_for_every_picture():
+def test_one_seed_is_enough_for_every_figure():
     drawn = everything(rounds=arms(seeds=1, rounds=2), epochs=epochs(seeds=1))
     assert all(figures.to_svg(figure) for figure in drawn.values())
 
 
-def test_all_that_is_not_data_is_in_ink_on_a_transparent_background():
-    for figure in everything().values():
-        svg = figures.to_svg(figure)
+def test_everything_but_data_is_in_ink_on_a_transparent_background(drawn, svgs):
+    for name, svg in svgs.items():
         text_colours = set(re.findall(r"<text[^>]*?fill: (#\w+)", svg))
         assert text_colours <= {figures.INK, "#ffffff", "#111111"}
         assert len(re.findall("<text(?![^>]*fill:)", svg)) == 0
         assert "stroke: #000000" not in svg
-        assert figure.get_facecolor() == (0, 0, 0, 0)
+        assert drawn[name].get_facecolor() == (0, 0, 0, 0)
 
 
-def test_an_svg_is_whole_scales_and_says_what_it_is():
+def test_an_svg_is_well_formed_scales_and_has_a_title():
     svg = figures.to_svg(figures.draw_accuracy(arms(("a < b & c", "lottery"))))
     root = ElementTree.fromstring(svg)
     assert svg.startswith("<svg")
@@ -260,9 +280,7 @@ def test_an_svg_is_whole_scales_and_says_what_it_is():
     assert set(re.findall(r"font-family: ([^;\"]*)", svg)) == {"sans-serif"}
 
 
-def test_the_same_numbers_give_the_same_svg():
-    first, second = everything(), everything()
-    assert [figures.to_svg(figure) for figure in first.values()] == [
-        figures.to_svg(figure) for figure in second.values()
-    ]
-    assert figures.to_svg(first["pixels"]) == figures.to_svg(second["pixels"])
+def test_the_same_numbers_give_the_same_svg(drawn, svgs):
+    again = everything()
+    assert {name: figures.to_svg(figure) for name, figure in again.items()} == svgs
+    assert figures.to_svg(again["pixels"]) == figures.to_svg(drawn["pixels"])

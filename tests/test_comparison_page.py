@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from experiments.comparison.checklist import ITEMS
-from experiments.comparison.page import Comparison, Failure, last_iteration, page, question
+from experiments.comparison.figures import draw_all, to_svg
+from experiments.comparison.page import question, render_page
+from experiments.comparison.results import Comparison, Failure
 
 METHODS = {  # reinit, criterion, control; where accuracy and early stop end, against dense
     "keep": ("keep", "magnitude", "none", -0.004, 0.35),
@@ -140,8 +143,9 @@ def comparison_of(kinds=METHODS, seeds=(0, 1, 2), shown_round=7, sizes=(30, 20))
 HOSTILE = "<script>document.title = 'gone'</script> & co"
 
 
+@cache
 def failing():
-    """Four methods, one arm that broke off, and a data set whose name is an attack."""
+    """Four methods, an arm that stopped early, and a data set whose name is an attack."""
     whole = comparison_of(WITH_CONTROL)
     broken = (whole.rounds["method"] == "random") & (whole.rounds["seed"] == 2)
     return replace(
@@ -152,7 +156,17 @@ def failing():
     )
 
 
-def done_again(comparison):
+@cache
+def drawings():
+    return {name: to_svg(figure) for name, figure in draw_all(failing()).items()}
+
+
+@cache
+def failing_page():
+    return render_page(failing(), drawings())
+
+
+def repeated(comparison):
     """The same comparison on another day: other ids, links and seconds."""
     rounds = comparison.rounds.copy()
     rounds["run_id"] = rounds["run_id"].str.replace("0", "f")
@@ -164,7 +178,7 @@ def done_again(comparison):
 
 @pytest.fixture(scope="module")
 def html():
-    return page(failing())
+    return failing_page()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +189,7 @@ def path(html, tmp_path_factory):
 
 
 def test_two_pages_of_the_same_comparison_differ_in_volatile_elements_only(html):
-    again = page(done_again(failing()))
+    again = render_page(repeated(failing()), drawings())
     volatile = re.compile(r'<(a|span) class="volatile"[^>]*>[^<]*</\1>')
     assert again != html
     assert volatile.sub("", again) == volatile.sub("", html)
@@ -216,7 +230,7 @@ def test_ids_are_unique_and_every_inner_link_leads_somewhere(html):
     assert inner <= set(outline.ids)
 
 
-def test_every_figure_has_a_caption_and_a_text_instead(html):
+def test_every_figure_has_a_caption_and_a_title(html):
     figures = re.findall(r"<figure .*?</figure>", html, flags=re.DOTALL)
     assert len(figures) == 7
     for figure in figures:
@@ -232,40 +246,64 @@ def test_names_are_escaped(html):
     assert html.count("&lt;script&gt;document.title = &#39;gone&#39;&lt;/script&gt; &amp; co") >= 4
 
 
-def test_the_page_holds_what_it_promises(html):
+def test_the_page_has_its_caveats_command_and_checklist(html):
     text = re.sub(r"\s+", " ", html)
     assert "1 arm failed" in text
-    assert "Each method prunes networks of its own" in text
-    assert "not corrected for multiple comparisons" in text
-    assert "So here it does matter which weights are kept." in text
+    assert "random lacks 2 networks (seed 2)" in text
+    assert "Each method prunes its own networks" in text
+    assert "p-values on this page are not corrected for multiple comparisons" in text
+    assert "<td>it matters which weights are kept</td>" in text
+    assert "A winning ticket is the smallest network of a method whose validation accuracy" in text
     assert "mlflow run . -e compare -P reinits=keep,random,lottery -P seeds=3" in text
     assert text.count('class="answer ') == len(ITEMS)
     assert not re.search(r"\bnan\b(?! in )|None|NaN(?!\()", text.partition("<script>")[0])
 
 
+def test_the_answer_and_its_figure_come_first(html):
+    places = [html.index(f'id="{name}"') for name in ("accuracy", "figures", "settings", "runs")]
+    assert html.index('class="headline"') < min(places)
+    assert places == sorted(places)
+    results = html[html.index('id="results"') :]
+    assert results.index("<figure") < results.index("<table")
+
+
+def test_the_means_and_differences_of_the_shown_round_have_verdicts(html):
+    table = re.search(r'aria-label="Differences in accuracy".*?</table>', html, re.DOTALL)[0]
+    rows = re.findall(r"<tr>\n<th scope=\"row.*?</tr>", table, flags=re.DOTALL)
+    assert len(rows) == 10  # six pairs of methods, and four with the dense network
+    verdicts = ">(higher|lower|no difference shown)<"
+    assert all(re.search(verdicts, row) for row in rows)
+    assert len(set(re.findall(verdicts, table))) > 1
+
+
 def test_one_seed_makes_a_page_without_spread():
-    html = page(replace(comparison_of(seeds=(0,)), links={}, images={}, environment={}))
-    assert "There is one seed: nothing can be said about spread" in html
+    comparison = replace(comparison_of(seeds=(0,)), links={}, images={}, environment={})
+    html = render_page(comparison, drawings())
+    assert "With one seed no spread is known" in html
+    assert ">one seed<" in html
     assert not re.search(r"\bnan\b", html)
     assert f'<span class="volatile">{0:032x}</span>' in html  # no link, so the whole id
 
 
+def test_dense_networks_alone_make_a_page():
+    whole = comparison_of()
+    dense = replace(whole, rounds=whole.rounds[whole.rounds["round"] == 0], shown_round=0)
+    html = render_page(dense, drawings())
+    assert "there is nothing to compare" in html
+    assert "Differences in" not in html
+
+
 def test_a_comparison_without_rounds_is_refused():
     empty = comparison_of()
-    with pytest.raises(ValueError, match="without a single finished round"):
-        page(replace(empty, rounds=empty.rounds.iloc[:0]))
+    with pytest.raises(ValueError, match="without a finished round"):
+        render_page(replace(empty, rounds=empty.rounds.iloc[:0]), drawings())
 
 
 def test_the_question_names_methods_network_and_data():
-    setting = {"dataset": "digits", "model": "lenet_5_5"}
-    assert question(setting, ["keep", "random", "lottery"]) == (
-        "Which makes the best small lenet_5_5 on digits: keep, random or lottery?"
+    assert question(comparison_of()) == (
+        "Which method finds the best small lenet_300_100 on digits: keep, random or lottery?"
     )
-    assert question(setting, ["keep"]) == "How small can keep make lenet_5_5 on digits?"
-
-
-def test_the_last_iteration_counts_a_smaller_last_batch():
-    setting = {"retrain_epochs": "10", "batch_size": "60"}
-    assert last_iteration(setting, {"train": 1412}) == 240  # 23 batches of 60, one of 32
-    assert last_iteration(setting, {}) is None
-    assert last_iteration({}, {"train": 1412}) is None
+    one = {"keep": METHODS["keep"]}
+    assert question(comparison_of(one)) == "How small can keep make lenet_300_100 on digits?"
+    many = {f"lottery {number}": METHODS["lottery"] for number in range(5)}
+    assert question(comparison_of(many)).startswith("Which of 5 methods finds the best small")

@@ -1,4 +1,4 @@
-"""The page in a real browser: how it looks, what it fetches, its tables and keys."""
+"""The page in a real browser: layout, requests, sorting and keyboard."""
 
 import base64
 import json
@@ -46,11 +46,11 @@ def emulate(browser, width, scheme="light"):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
-def test_it_renders_without_a_complaint_and_without_the_network(browser, path):
+def test_it_renders_without_console_messages_or_network_requests(browser, path):
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(path.as_uri())
-    assert browser.title.startswith("Which makes the best small lenet_300_100 on <script>")
+    assert browser.title.startswith("Which method finds the best small lenet_300_100 on <script>")
     heights = browser.execute_script(
         "return [...document.querySelectorAll('figure svg')].map(e => e.clientHeight)"
     )
@@ -82,7 +82,7 @@ def cells(browser, table, place):
 
 
 def test_numbers_sort_as_numbers_by_mouse_and_by_keyboard(shown):
-    table, button, place = column(shown, "Paired differences", "difference")
+    table, button, place = column(shown, "Differences in accuracy", "difference")
     before = cells(shown, table, place)
 
     def value(text):
@@ -92,13 +92,13 @@ def test_numbers_sort_as_numbers_by_mouse_and_by_keyboard(shown):
     head = button.find_element("xpath", "./..")
     assert head.get_attribute("aria-sort") == "ascending"
     assert cells(shown, table, place) == sorted(before, key=value)
-    assert sorted(before) != sorted(before, key=value)  # as text they would stand otherwise
+    assert sorted(before) != sorted(before, key=value)  # text order would differ
     button.send_keys(Keys.ENTER)
     assert head.get_attribute("aria-sort") == "descending"
     assert cells(shown, table, place) == sorted(before, key=value, reverse=True)
 
 
-def test_unknown_numbers_stay_below_whichever_way_a_table_is_sorted(shown):
+def test_unknown_numbers_sort_last_in_both_directions(shown):
     table, button, place = column(shown, "Winning tickets", "weights left")
     for _ in range(2):
         button.click()
@@ -137,7 +137,7 @@ def luminance(browser, name):
     return sum(int(part) for part in re.findall(r"\d+", colour)[:3]) / 765
 
 
-def test_dark_mode_turns_paper_and_ink_around(shown, path):
+def test_dark_mode_swaps_light_and_dark(shown, path):
     assert luminance(shown, "background-color") > 0.95
     assert luminance(shown, "color") < 0.2
     emulate(shown, 1200, "dark")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from experiments.comparison import statistics
+from experiments.rounds.metrics import COMPARED
 
 T2 = 4.302652729911275  # Student's t, 97.5%, two degrees of freedom
 T1 = 12.706204736432095  # and one
@@ -109,7 +110,7 @@ def test_a_difference_is_paired_over_seeds():
 def test_every_pair_is_there_once_in_the_methods_order_and_the_dense_network_last():
     table = pd.concat([rows(name, [0.91, 0.93, 0.95], rounds=2) for name in ("c", "a", "b")])
     found = statistics.differences(table)
-    assert len(found) == len(statistics.METRICS) * 2 * 6
+    assert len(found) == len(COMPARED) * 2 * 6
     first = found.iloc[:6]
     assert list(first["method"] + first["other"]) == [
         "ca",

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from pruning.reinit import REINITS
 
 ROOT = Path(__file__).parent.parent
 
-MISTAKES = [
+INVALID = [
     ("reinit", "lotery", f"reinit must be one of {', '.join(REINITS)}, got lotery"),
     (
         "dataset",
@@ -26,14 +28,14 @@ MISTAKES = [
         "dataset must be one of auto, mnist, fashion_mnist, digits, faces, olivetti, got cifar",
     ),
     ("model", "resnet_20", "lightcnn_29, lightcnn_29_v2, got resnet_20"),
-    ("model", "lenet_999999999999999999999", "model is larger than any memory, got lenet_999"),
+    ("model", "lenet_999999999999999999999", "model is too large for any memory, got lenet_999"),
     ("seed", "1\nx", "seed must be a valid integer"),
     ("model", "lenet_0", "model lenet requires layer sizes such as lenet_300_100, got lenet_0"),
     ("criterion", "x", f"criterion must be one of {', '.join(CRITERIA)}, got x"),
     ("control", "x", f"control must be one of {', '.join(CONTROLS)}, got x"),
     ("pruning", "x", "pruning must be one of iterative, one_shot, got x"),
     ("branch_of", "x", "branch_of must be the id of a run, 32 hexadecimal digits, got x"),
-    ("masks", "shared", "masks=shared needs branch_of, the run whose masks are taken"),
+    ("masks", "shared", "masks=shared needs branch_of, the run whose masks are used"),
     ("scope", "x", "scope must be one of layer, global, got x"),
     ("prune_rate", "0", "prune_rate must be greater than 0, got 0"),
     ("prune_rate", "1", "prune_rate must be less than 1, got 1"),
@@ -63,8 +65,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "message"), MISTAKES)
-def test_a_mistake_is_one_line_with_name_rule_and_value(name, value, message):
+@pytest.mark.parametrize(("name", "value", "message"), INVALID)
+def test_an_invalid_value_is_one_line_with_parameter_rule_and_value(name, value, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse(Config, "run", [f"--{name}", value])
     assert "\n" not in str(caught.value)
@@ -77,7 +79,7 @@ def test_an_unknown_flag_is_named():
         config_from({"prun_rate": 0.3})
 
 
-MISMATCHES = [
+CONFLICTS = [
     ({"momentum": 0.9}, "momentum is for optimizer=sgd, got 0.9 with adam"),
     ({"reinit": "rewind", "rewind_epoch": 11}, "rewind_epoch must be at most epochs (10), got 11"),
     (
@@ -86,30 +88,30 @@ MISMATCHES = [
     ),
     (
         {"masks": "shared", "branch_of": "0" * 32, "control": "inverted"},
-        "masks=shared takes the masks of another run, so control=inverted",
+        "masks=shared uses the masks of another run and cannot be combined with control=inverted",
     ),
     (
         {"masks": "shared", "branch_of": "0" * 32, "pruning": "one_shot"},
-        "pruning=one_shot, which choose others, do not go with it",
+        "cannot be combined with control=inverted or pruning=one_shot",
     ),
     ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs (10), got 10"),
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), MISMATCHES)
-def test_what_does_not_go_with_the_defaults_is_told(values, message):
+@pytest.mark.parametrize(("values", "message"), CONFLICTS)
+def test_conflicts_with_defaults_are_rejected(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         config_from(values).resolved("mnist")
 
 
-def test_rewinding_past_the_end_of_training_is_refused():
+def test_rewinding_past_the_end_of_training_is_rejected():
     with pytest.raises(ValueError, match=r"rewind_epoch must be at most epochs \(2\), got 3"):
         parse(Config, "run", ["--reinit", "rewind", "--epochs", "2", "--rewind_epoch", "3"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="device=cuda needs a CUDA GPU"):
+def test_a_missing_gpu_is_rejected():
+    with pytest.raises(ValueError, match="device=cuda requires a CUDA GPU"):
         parse(Config, "run", ["--device", "cuda"])
 
 
@@ -122,7 +124,7 @@ def test_defaults_typed_in_full_give_the_default_config():
     assert parse(Config, "run", argv) == parse(Config, "run", []) == Config()
 
 
-def test_a_config_survives_its_own_text():
+def test_a_config_can_be_restored_from_its_text():
     config = parse(Config, "run", ["--reinit", "keep", "--lr", "0.5", "--output_prune_rate", "0"])
     text = {name: as_text(value) for name, value in config.model_dump().items()}
     assert config_from(text) == config
@@ -136,7 +138,7 @@ def test_resolving_fills_in_every_auto():
     assert config.resolved("mnist") == config
 
 
-def test_photographs_come_with_a_lightcnn_and_its_recipe():
+def test_face_images_default_to_a_lightcnn_and_its_recipe():
     config = parse(Config, "run", ["--device", "cpu"]).resolved("faces")
     assert (config.model, config.optimizer, config.lr) == ("lightcnn_9", "adamw", 0.001)
     assert config.warmup_epochs == config.epochs / 4
@@ -161,14 +163,14 @@ def test_every_family_of_models_has_a_recipe(family):
         (["--reinit", "keep", "--model", "lightcnn_9"], 0.0003),
     ],
 )
-def test_the_retraining_rate_is_what_the_method_says(argv, retrain_lr):
+def test_the_default_retraining_rate_depends_on_the_method(argv, retrain_lr):
     assert parse(Config, "run", argv).resolved("digits").retrain_lr == pytest.approx(retrain_lr)
 
 
 @pytest.mark.parametrize(
     ("command", "kind"), [("main", Config), ("compare", CompareConfig), ("tune", TuneConfig)]
 )
-def test_mlproject_is_the_parameters_of_each_command_written_out(command, kind):
+def test_mlproject_lists_the_parameters_of_each_command(command, kind):
     assert (ROOT / "MLproject").read_text() == mlproject(), "run python -m experiments mlproject"
     point = yaml.safe_load(mlproject())["entry_points"][command]
     assert list(point["parameters"]) == list(kind.model_fields)
@@ -177,13 +179,49 @@ def test_mlproject_is_the_parameters_of_each_command_written_out(command, kind):
         assert f"--{name}={{{name}}}" in point["command"]
 
 
-def test_the_readme_lists_every_parameter_with_its_default_and_its_meaning():
+def test_the_readme_lists_every_parameter_with_its_default_and_description():
     rows = re.findall(
         r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     fields = [
         (name, default_text(field), field.description)
-        for kind in (Arms, Tuning, Config)  # what a command has besides, and the main command's
+        for kind in (Arms, Tuning, Config)  # each command's own, then those of a run
         for name, field in kind.model_fields.items()
     ]
     assert sorted(rows) == sorted(fields)
+
+
+COMMANDS = ("run", "compare", "tune", "report", "prepare_faces")
+SLOW = ("mlflow", "pandas", "matplotlib", "sklearn", "torchvision", "optuna", "scipy", "PIL", "ray")
+
+
+def lines_of(code):
+    """What Python prints for some code, line by line."""
+    argv = [sys.executable, "-c", f"import sys\nfrom experiments.__main__ import *\n{code}"]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_help_and_rejected_parameters_import_nothing_slow():
+    lines = lines_of(f"""
+for name in {COMMANDS}:
+    for argv in (["--help"], ["--device=tpu"]):
+        try:
+            run_command(name, argv)
+        except SystemExit as end:
+            print(name, end.code)
+print(sorted(sys.modules.keys() & {set(SLOW)}))
+""")
+    ends = [line for line in lines if re.fullmatch(r"\w+ \d", line)]
+    assert ends == [f"{name} {code}" for name in COMMANDS for code in (0, 2)]
+    assert lines[-1] == "[]"
+
+
+def test_the_list_of_commands_needs_no_package():
+    lines = lines_of("""
+try:
+    main()
+except SystemExit as end:
+    print(end.code, sorted(sys.modules.keys() & {"numpy", "torch", "pydantic", "tqdm"}))
+""")
+    assert lines[0] == "usage: python -m experiments COMMAND [--help]"
+    assert lines[-1] == "0 []"

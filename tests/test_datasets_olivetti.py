@@ -77,7 +77,8 @@ def test_the_file_of_scikit_learn_is_read_offline(tmp_path):
     assert splits.source == str(tmp_path / FILE)
 
 
-def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path):
+def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between scikit-learn's attempts
     message = rf"not in {tmp_path} and cannot be downloaded \(.+\): put scikit-learn's {FILE} there"
     with pytest.raises(DataUnavailableError, match=message) as error:
         olivetti(tmp_path)

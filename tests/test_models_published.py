@@ -167,14 +167,14 @@ def test_a_file_with_code_is_rejected_without_executing_it(tmp_path, first, form
         path.write_bytes(pickle.dumps(content["prec1"], protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    message = refusal(path, first)
+    message = rejection(path, first)
     assert "would execute code" in message
     assert not target.exists()
     pickle.loads(pickle.dumps(content["prec1"]))
     assert target.exists()  # the trap was real
 
 
-def refusal(path, first):
+def rejection(path, first):
     with pytest.raises(ValueError, match=r"^pretrained [^\n]*$") as caught:
         load_published(path, first, OUTPUT)
     return str(caught.value)
@@ -182,7 +182,7 @@ def refusal(path, first):
 
 def test_a_whole_model_is_rejected(tmp_path, first):
     torch.save(build_model("lenet_3", (1, 2, 2), 2), tmp_path / "model.pth")
-    assert "(models.lenet.LeNet)" in refusal(tmp_path / "model.pth", first)
+    assert "(models.lenet.LeNet)" in rejection(tmp_path / "model.pth", first)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -192,7 +192,7 @@ def test_a_truncated_file_is_rejected(tmp_path, first, zipped, share):
     torch.save(published(7), path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert "is truncated or not a checkpoint" in refusal(path, first)
+    assert "is truncated or not a checkpoint" in rejection(path, first)
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "x.safetensors"])
@@ -200,18 +200,18 @@ def test_a_truncated_file_is_rejected(tmp_path, first, zipped, share):
 def test_a_file_of_another_format_is_rejected(tmp_path, first, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    assert "is truncated or not a checkpoint" in refusal(path, first)
+    assert "is truncated or not a checkpoint" in rejection(path, first)
 
 
 def test_a_missing_file_and_a_folder_are_rejected(tmp_path, first):
-    assert "must be an existing file, got" in refusal(tmp_path / "missing.pth", first)
-    assert "must be an existing file, got" in refusal(tmp_path, first)
+    assert "must be an existing file, got" in rejection(tmp_path / "missing.pth", first)
+    assert "must be an existing file, got" in rejection(tmp_path, first)
 
 
 @pytest.mark.parametrize(("content", "kind"), [([1, 2], "list"), (torch.ones(3), "Tensor")])
 def test_a_file_without_named_tensors_is_rejected(tmp_path, first, content, kind):
     torch.save(content, tmp_path / "x.pth")
-    assert f"the file is a {kind}" in refusal(tmp_path / "x.pth", first)
+    assert f"the file is a {kind}" in rejection(tmp_path / "x.pth", first)
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_a_file_without_named_tensors_is_rejected(tmp_path, first, content, kind
 def test_tensors_of_another_network_are_named(tmp_path, first, changes, expected):
     tensors = {name: value for name, value in (first | changes).items() if value is not None}
     torch.save(tensors, tmp_path / "x.pth")
-    assert expected in refusal(tmp_path / "x.pth", first)
+    assert expected in rejection(tmp_path / "x.pth", first)
 
 
 def test_the_checkpoint_of_another_lightcnn_is_rejected(tmp_path, first):
     torch.save(published(7, "lightcnn_29"), tmp_path / "29.pth")
-    message = refusal(tmp_path / "29.pth", first)
+    message = rejection(tmp_path / "29.pth", first)
     assert "lacks features.0.filter.weight, lacks features.0.filter.bias" in message
     assert "more): use the model and image shape that it was trained with" in message

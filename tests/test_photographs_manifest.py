@@ -38,9 +38,9 @@ def detection(source, *faces, like="", **changes):
     """A detection; those with the same `like` are duplicates."""
     label = source.partition("/")[0] if "/" in source else ""
     random = np.random.default_rng(list((like or source).encode()))
-    look = random.bytes(HASH_SIDE**2 // 8).hex()
+    bits = random.bytes(HASH_SIDE**2 // 8).hex()
     return Detection(
-        source, label, (1,), f"digest of {source}", (look,), 640, 480, faces, **changes
+        source, label, (1,), f"digest of {source}", (bits,), 640, 480, faces, **changes
     )
 
 

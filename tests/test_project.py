@@ -1,7 +1,6 @@
-"""The front door: a real `mlflow run`, and a resume through it."""
+"""The project as users start it: with `mlflow run`."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,9 +9,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from experiments.config.experiment import config_from
+from experiments.run import run_experiment
+from experiments.tracking.log import Run
 from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root
 from tests.test_tracking_log import NAME
-from tests.test_tracking_resume import LONG, anywhere, files, start, stop_after_round
+from tests.test_tracking_resume import anywhere, files
 
 assert anywhere  # a fixture
 
@@ -43,35 +45,36 @@ def test_mlflow_run_leaves_one_complete_run(anywhere):
     assert run.data.params["resolved_retrain_lr"] == "0.0001"  # where cosine ends
     assert run.data.metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
     assert len(files(run.info.run_id)) == 5
-    assert "To look at it: mlflow ui --backend-store-uri sqlite:" in done.stdout
+    assert "To view the run: mlflow ui --backend-store-uri sqlite:" in done.stdout
 
 
-def test_mlflow_run_resumes_a_killed_run_and_leaves_no_double(anywhere):
-    killed, _ = stop_after_round(
-        start(*map("{0[0]}={0[1]}".format, flags(QUICK | LONG))), 1, signal.SIGKILL
-    )
+def test_mlflow_run_resumes_a_run_and_leaves_no_double(anywhere, monkeypatch):
+    monkeypatch.setattr(Run, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config_from(QUICK))
+    (killed,) = runs()
     done = mlflow_run(resume=killed.info.run_id)
     assert done.returncode == 0, done.stderr
     give_up = time.monotonic() + TIMEOUT
-    while len(runs()) > 1 and time.monotonic() < give_up:  # it goes when `mlflow run` has ended
-        time.sleep(0.5)
+    while len(runs()) > 1 and time.monotonic() < give_up:  # deleted when `mlflow run` has ended
+        time.sleep(0.2)
     (run,) = runs()
     assert run.info.run_id == killed.info.run_id
     assert run.info.status == "FINISHED"
-    assert len(files(run.info.run_id)) == 8
+    assert len(files(run.info.run_id)) == 5
 
 
-def test_mlflow_run_with_a_mistake_fails_in_one_line(anywhere):
+def interrupt(run):
+    raise KeyboardInterrupt
+
+
+def test_mlflow_run_with_an_invalid_parameter_fails_in_one_line(anywhere):
     done = mlflow_run(prune_rate=2)
     assert done.returncode != 0
     assert "error: prune_rate must be less than 1, got 2\n" in done.stderr
     (run,) = runs()
     assert run.info.status == "FAILED"
     assert run.data.tags["error"] == "prune_rate must be less than 1, got 2"
-
-
-def flags(settings):
-    return [(f"--{name}", value) for name, value in settings.items()]
 
 
 @pytest.mark.real_data

@@ -8,8 +8,11 @@ import pytest
 
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
-from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
-from tests.conftest import QUICK
+from experiments.tracking import branch
+from experiments.tracking.fingerprint import FINGERPRINT
+from experiments.tracking.resume import find_or_resume, other_versions_note
+from experiments.tracking.session import tracked_run
+from tests.conftest import QUICK, working_in
 
 
 def do(**changes):
@@ -23,31 +26,35 @@ def checkpoints(run):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-@pytest.fixture
-def base(store):
-    return do(reinit="lottery")
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, empty_store):
+    """A finished run that others branch off; they are in the same store."""
+    with working_in(tmp_path_factory.mktemp("base"), empty_store):
+        yield do(reinit="lottery")
 
 
-def test_a_branch_leaves_the_same_bytes_as_a_run_of_its_own(base):
+def test_a_branch_leaves_the_same_bytes_as_a_run_that_trains_everything(base):
     alone = do(reinit="random")
-    branch = do(reinit="random", branch_of=base.info.run_id)
-    assert checkpoints(alone) == checkpoints(branch)
+    branched = do(reinit="random", branch_of=base.info.run_id)
+    assert checkpoints(alone) == checkpoints(branched)
     for name in ("test_accuracy", "valid_loss", "epoch/test_accuracy", "train_seconds"):
         client = mlflow.MlflowClient()
-        first, second = (client.get_metric_history(run.info.run_id, name) for run in (base, branch))
+        first, second = (
+            client.get_metric_history(run.info.run_id, name) for run in (base, branched)
+        )
         assert first[0].value == second[0].value
         assert len(first) == len(second)
-    assert alone.data.tags[FINGERPRINT] == branch.data.tags[FINGERPRINT]
+    assert alone.data.tags[FINGERPRINT] == branched.data.tags[FINGERPRINT]
     assert alone.data.tags[FINGERPRINT] != base.data.tags[FINGERPRINT]
 
 
 def test_shared_masks_are_taken_from_the_stored_run(base):
-    branch = do(reinit="random", branch_of=base.info.run_id, masks="shared")
-    theirs, mine = (client_rounds(run) for run in (base, branch))
+    branched = do(reinit="random", branch_of=base.info.run_id, masks="shared")
+    theirs, mine = (client_rounds(run) for run in (base, branched))
     assert theirs == mine
     own = do(reinit="random")
-    assert own.data.tags[FINGERPRINT] != branch.data.tags[FINGERPRINT]
-    assert checkpoints(own)["round_02.safetensors"] != checkpoints(branch)["round_02.safetensors"]
+    assert own.data.tags[FINGERPRINT] != branched.data.tags[FINGERPRINT]
+    assert checkpoints(own)["round_02.safetensors"] != checkpoints(branched)["round_02.safetensors"]
 
 
 def client_rounds(run):
@@ -57,7 +64,7 @@ def client_rounds(run):
 
 MISMATCHES = [
     ({"branch_of": "0" * 32}, "branch_of: .* has no run 0000"),
-    ({"seed": 1}, r"does not go with what is asked for: seed \(here 1, there 0\), dataset_digest"),
+    ({"seed": 1}, r"does not match this one: seed \(here 1, there 0\), dataset_digest"),
     ({"epochs": 3}, r"epochs \(here 3, there 2\)"),
     ({"lr": 0.02, "masks": "shared"}, r"lr \(here 0.02, there 0.01\)"),
     ({"prune_rate": 0.3, "masks": "shared"}, r"prune_rate \(here 0.3, there 0.2\)"),
@@ -66,40 +73,53 @@ MISMATCHES = [
 
 
 @pytest.mark.parametrize(("changes", "message"), MISMATCHES)
-def test_what_does_not_go_with_the_trunk_is_refused(changes, message, base):
-    asked = {"branch_of": base.info.run_id, "reinit": "random"} | changes
+def test_a_base_run_that_does_not_match_is_refused(changes, message, base):
+    settings = {"branch_of": base.info.run_id, "reinit": "random"} | changes
     with pytest.raises(ValueError, match=message):
-        do(**asked)
+        do(**settings)
 
 
-def test_own_masks_may_be_pruned_otherwise_than_the_trunks(base):
-    branch = do(branch_of=base.info.run_id, prune_rate=0.5, rounds=1, retrain_epochs=1)
-    assert branch.data.metrics["sparsity"] == pytest.approx(0.5, abs=1e-3)
+def test_a_branch_with_own_masks_may_be_pruned_differently(base):
+    branched = do(branch_of=base.info.run_id, prune_rate=0.5, rounds=1, retrain_epochs=1)
+    assert branched.data.metrics["sparsity"] == pytest.approx(0.5, abs=1e-3)
 
 
-def test_a_trunk_without_its_checkpoint_is_refused(base):
+def test_a_base_run_without_its_checkpoint_is_refused(base, tmp_path):
     folder = Path(base.info.artifact_uri.removeprefix("file://"), "checkpoints")
-    shutil.rmtree(folder)
+    kept = shutil.move(folder, tmp_path)
     with pytest.raises(ValueError, match=r"branch_of: checkpoints/round_00.* missing or damaged"):
         do(reinit="random", branch_of=base.info.run_id)
+    shutil.move(kept, folder)
 
 
-def test_the_fingerprint_follows_what_decides_the_result():
-    def of(digest="d", threads=1, **changes):
-        return fingerprint(config_from(QUICK | changes).resolved("digits"), digest, threads)
+@pytest.fixture
+def old(base):
+    """The base run, as a version with other digests would have marked it; restored afterwards."""
+    client, run_id = mlflow.MlflowClient(), base.info.run_id
+    client.set_tag(run_id, FINGERPRINT, "0" * 32)
+    yield base
+    client.set_tag(run_id, FINGERPRINT, base.data.tags[FINGERPRINT])
 
-    assert of() == of(data_root="elsewhere") == of(branch_of="1" * 32)
-    assert of() == of(output_prune_rate=0.2)  # what "auto" is
-    different = [
-        of(),
-        of("other data"),
-        of(threads=2),
-        of(seed=1),
-        of(reinit="keep"),
-        of(control="inverted"),
-        of(pruning="one_shot"),
-        of(masks="shared", branch_of="1" * 32),
-        of(masks="shared", branch_of="2" * 32),
-        of(retrain_lr=0.5),
-    ]
-    assert len(set(different)) == len(different)
+
+@pytest.mark.parametrize("masks", ["own", "shared"])
+def test_a_base_run_of_another_version_is_refused(old, masks):
+    with pytest.raises(ValueError, match="was made by another version of this program"):
+        do(reinit="random", branch_of=old.info.run_id, masks=masks)
+
+
+def test_runs_of_another_version_are_not_found_but_counted(old):
+    config = config_from(QUICK | {"reinit": "lottery"})
+    digest = old.data.tags["dataset_digest"]
+    with tracked_run("search"):
+        assert find_or_resume(config, "digits", digest).run is None
+        note = other_versions_note("digits", QUICK["model"])
+        assert note == (
+            "1 earlier run was made by another version of this program and is not reused"
+        )
+        assert other_versions_note("digits", "lenet_300_100") == ""
+
+
+def test_a_base_run_with_other_code_is_refused(base, monkeypatch):
+    monkeypatch.setattr(branch, "code_digest", lambda config: "2-0")
+    with pytest.raises(ValueError, match=r"does not match this one: code \(here 2-0, there 2-"):
+        do(reinit="random", branch_of=base.info.run_id)

@@ -1,7 +1,8 @@
-import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.data.numpy_dataset import from_numpy
 
 from datasets import load_splits
 from experiments.__main__ import run_command
@@ -17,7 +19,7 @@ from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import QUICK, ROOT, TIMEOUT, command
+from tests.conftest import QUICK, ROOT, command, working_in
 
 ROUND_METRICS = {
     "train_loss",
@@ -46,18 +48,18 @@ NAME = (
 )
 
 
-@pytest.fixture
-def finished(store):
-    """A finished run, and MLflow's account of it."""
-    run_id = run_experiment(config_from(QUICK | {"dataset": "auto"}))
-    return mlflow.get_run(run_id)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, empty_store):
+    """A finished run."""
+    with working_in(tmp_path_factory.mktemp("finished"), empty_store):
+        yield mlflow.get_run(run_experiment(config_from(QUICK | {"dataset": "auto"})))
 
 
 def artifact(run, path):
     return mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)
 
 
-def test_a_run_tells_what_it_was(finished):
+def test_a_run_has_params_tags_a_note_and_its_data(finished):
     assert finished.info.status == "FINISHED"
     assert finished.info.run_name == NAME
     params, tags = finished.data.params, finished.data.tags
@@ -89,7 +91,7 @@ def test_every_round_and_epoch_is_logged_once(finished):
     assert metrics["final/test_accuracy"] == metrics["test_accuracy"]
 
 
-def test_tables_say_the_same_as_the_metrics(finished):
+def test_tables_hold_the_metrics(finished):
     rounds = pd.read_csv(artifact(finished, "rounds.csv"))
     epochs = pd.read_csv(artifact(finished, "epochs.csv"))
     assert rounds["round"].tolist() == [0, 1, 2]
@@ -184,17 +186,17 @@ def test_a_failing_run_is_marked_with_the_reason(store, capsys):
         ({"train_limit": "99999"}, "error: train_limit must be at most 1412 for digits"),
     ],
 )
-def test_a_mistake_opens_no_run(store, capsys, changes, message):
+def test_an_invalid_parameter_opens_no_run(store, capsys, changes, message):
     with pytest.raises(SystemExit) as caught:
         run_command("run", command(**changes))
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(message)
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
     assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
 
 
-def test_a_run_that_mlflow_opened_is_marked_when_the_config_is_wrong(store, monkeypatch, capsys):
+def test_a_run_that_mlflow_opened_is_marked_when_a_parameter_is_invalid(store, monkeypatch, capsys):
     mlflow.set_experiment("x")
     opened = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("x").experiment_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
@@ -210,7 +212,7 @@ def test_an_unreachable_server_is_one_line(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "run", *command()],
-        cwd=log.__file__.rsplit("/", 2)[0],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
@@ -221,21 +223,19 @@ def test_an_unreachable_server_is_one_line(store, monkeypatch):
 
 
 def test_runs_that_begin_together_may_log_the_same_data(store):
-    """MLflow looks for a data set and then inserts it, and so refuses the second at once."""
-    code = (
-        "import sys; from experiments.__main__ import run_command; run_command('run', sys.argv[1:])"
-    )
-    together = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *command(rounds=1, epochs=1, reinit=reinit)],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for reinit in ("keep", "random", "lottery", "sign")
-    ]
-    errors = [process.communicate(timeout=TIMEOUT)[1] for process in together]
-    assert [process.returncode for process in together] == [0, 0, 0, 0], errors
-    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert {len(run.inputs.dataset_inputs) for run in runs} == {3}
+    """MLflow looks for a data set and then inserts it: of two at the same time, one fails."""
+    mlflow.set_experiment("weight-loss")
+    dataset = from_numpy(np.zeros((2, 2)), name="digits-train", digest="1")
+    together = threading.Barrier(4)
+
+    def log_data(_):
+        with mlflow.start_run() as run:
+            together.wait()
+            log._log_input(dataset, "train")
+        return run.info.run_id
+
+    with ThreadPoolExecutor(4) as pool:
+        run_ids = list(pool.map(log_data, range(4)))
+    for run_id in run_ids:
+        (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
+        assert logged.dataset.name == "digits-train"

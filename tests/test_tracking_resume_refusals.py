@@ -1,9 +1,13 @@
 """Runs that cannot be resumed: finished, foreign, alive elsewhere, or damaged."""
 
+import itertools
+import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -12,8 +16,13 @@ import pytest
 from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
-from experiments.run import run_experiment
-from tests.conftest import QUICK, ROOT, command
+from experiments.processes.pool import THREADS_PER_WORKER
+from experiments.run import resume_warnings
+from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
+from experiments.tracking.resume import find_or_resume, load_run
+from experiments.tracking.session import tracked_run
+from pruning.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import QUICK, ROOT, command, working_in
 
 
 def refuse(argv, capsys):
@@ -23,27 +32,35 @@ def refuse(argv, capsys):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.fixture
-def failed(store):
-    """A run that failed in its second round; it can be resumed."""
-    with pytest.raises(SystemExit):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, empty_store):
+    """A store with a run that failed in its second round, so that it can be resumed."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with working_in(folder, empty_store), pytest.raises(SystemExit):
         run_command("run", command(retrain_lr="1e30"))
+    return folder
+
+
+@pytest.fixture
+def failed(stopped, store):
+    """The id of that run, in a copy of its store; artifacts are not copied."""
+    shutil.copy(stopped / "mlflow.db", store)
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert run.info.status == "FAILED"
     return run.info.run_id
 
 
-def test_a_finished_run_cannot_be_resumed(store, capsys):
-    run_id = run_experiment(config_from(QUICK))
-    assert "is finished, there is nothing to continue" in refuse([f"--resume={run_id}"], capsys)
+def test_a_finished_run_cannot_be_resumed(failed, capsys):
+    mlflow.MlflowClient().set_terminated(failed, "FINISHED")
+    assert "is finished; nothing is left to resume" in refuse([f"--resume={failed}"], capsys)
 
 
 def test_other_parameters_are_refused_by_name(failed, capsys):
-    said = refuse([f"--resume={failed}", "--seed=4", "--reinit=keep"], capsys)
-    assert "reinit (here keep, there lottery), seed (here 4, there 0)" in said
+    error = refuse([f"--resume={failed}", "--seed=4", "--reinit=keep"], capsys)
+    assert "reinit (here keep, there lottery), seed (here 4, there 0)" in error
 
 
-def test_a_foreign_or_unknown_or_deleted_run_is_refused(store, capsys, failed):
+def test_a_foreign_or_unknown_or_deleted_run_is_refused(failed, capsys):
     assert f"has no run {'0' * 32}" in refuse([f"--resume={'0' * 32}"], capsys)
     client = mlflow.MlflowClient()
     foreign = client.create_run("0")
@@ -83,11 +100,12 @@ def test_a_run_alive_on_another_machine_is_refused(failed, capsys):
     client.set_tag(failed, "heartbeat", str(time.time() - 5))
     assert "a process on elsewhere is still working" in refuse([f"--resume={failed}"], capsys)
     client.set_tag(failed, "heartbeat", str(time.time() - 500))
-    assert "the loss is" in refuse([f"--resume={failed}"], capsys)  # it went on, and failed again
+    assert "the loss is" in refuse([f"--resume={failed}"], capsys)  # it is resumed, and fails again
 
 
-def test_damaged_artifacts_are_refused_by_name(failed, capsys):
+def test_damaged_artifacts_are_refused_by_name(failed, capsys, tmp_path):
     folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
+    kept = shutil.copytree(folder, tmp_path / "kept")
     checkpoint = folder / "checkpoints/round_00.safetensors"
     initial = folder / "checkpoints/initial.safetensors"
     for damage in (
@@ -96,14 +114,85 @@ def test_damaged_artifacts_are_refused_by_name(failed, capsys):
         checkpoint.unlink,
     ):
         damage()
-        said = refuse([f"--resume={failed}"], capsys)
-        assert "checkpoints/round_00.safetensors of run" in said
-        assert "is missing or damaged" in said
+        error = refuse([f"--resume={failed}"], capsys)
+        assert "checkpoints/round_00.safetensors of run" in error
+        assert "is missing or damaged" in error
     for text in ('{"reinit": ', '{"reinit": "nope"}', "[1]"):
         (folder / "config.json").write_text(text)
         assert f"config.json of run {failed} is damaged" in refuse([f"--resume={failed}"], capsys)
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
 
 
 def test_other_data_are_refused(failed, capsys):
     mlflow.MlflowClient().set_tag(failed, "dataset_digest", "of other data")
     assert "the data are not those that run" in refuse([f"--resume={failed}"], capsys)
+
+
+def test_a_run_without_a_required_metric_is_refused(failed, capsys):
+    forget(failed, "valid_accuracy")
+    assert "metrics of run" in refuse([f"--resume={failed}"], capsys)
+
+
+def test_a_metric_that_an_older_version_did_not_log_is_nan(failed):
+    forget(failed, "early_stop_iteration", "theoretical_speedup", "epoch/valid_loss")
+    stored = load_run(config_from({"resume": failed}))
+    rounds, epochs = stored.history.frames()
+    assert rounds["theoretical_speedup"].isna().all()
+    assert rounds["early_stop_iteration"].isna().all()
+    assert rounds["remaining_weights"].dtype == int
+    assert epochs["valid_loss"].isna().all()
+    assert epochs["valid_accuracy"].notna().all()
+
+
+def forget(run_id, *names):
+    """Delete metrics, as if they had never been logged."""
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        for table, name in itertools.product(("metrics", "latest_metrics"), names):
+            database.execute(f"DELETE FROM {table} WHERE run_uuid=? AND key=?", (run_id, name))
+
+
+def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_path):
+    """Its code has another digest, and it does not have a setting that was added since."""
+    mlflow.MlflowClient().set_tag(failed, "code", "0" * 32)
+    mlflow.MlflowClient().set_tag(failed, "git_commit", "another")
+    folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
+    kept = shutil.copytree(folder, tmp_path / "kept")
+    config = json.loads((folder / "config.json").read_text())
+    del config["control"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for path in (folder / "checkpoints").iterdir():
+        found = load_checkpoint(path)
+        del found.metadata["config"]["control"]
+        save_checkpoint(path, found.state, found.masks, found.metadata)
+    stored = load_run(config_from({"resume": failed}))
+    assert stored.config.control == "none"
+    assert stored.network.round == 0
+    (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
+    assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 2-")
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+
+def test_an_earlier_run_of_the_same_experiment_is_found_and_resumed(failed):
+    client = mlflow.MlflowClient()
+    stored = mlflow.get_run(failed)
+    digest = stored.data.tags["dataset_digest"]
+    config = config_from(QUICK | {"retrain_lr": 1e30})
+    key = fingerprint(config.resolved("digits"), digest, THREADS_PER_WORKER)
+    client.set_tag(failed, FINGERPRINT, key)
+    with tracked_run("search"):
+        earlier = find_or_resume(config, "digits", digest)
+        assert earlier.run.info.run_id == earlier.config.resume == failed
+        assert not earlier.is_finished
+        assert not earlier.is_running
+        assert find_or_resume(config, "digits", "of other data").run is None
+        client.set_tag(failed, "lock", "elsewhere")
+        client.set_tag(failed, "heartbeat", str(time.time() + 1000))
+        client.update_run(failed, status="RUNNING")
+        assert find_or_resume(config, "digits", digest).is_running
+        client.set_terminated(failed, "FAILED")
+        forget(failed, "valid_accuracy")
+        earlier = find_or_resume(config, "digits", digest)
+        assert earlier.config == config
+        assert "metrics of run" in earlier.problem
+        client.set_terminated(failed, "FINISHED")
+        assert find_or_resume(config, "digits", digest).is_finished

@@ -60,7 +60,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Detection:
-    """What is known about a photograph, whatever the options are."""
+    """What is detected in a photograph, independent of the options."""
 
     source: str
     label: str

@@ -1,287 +1,216 @@
 """Checklist: what do Blalock et al. ask of a pruning experiment, and is it here?
 
 Blalock et al. 2020, "What is the State of Neural Network Pruning?", arXiv:2003.03033, section 6
-and the appendix, in our words. Each answer comes from the data, with its evidence. To add an item:
-a function of `Evidence` that returns an `Item`, and a line in `ITEMS`.
+and the appendix, in our words. To add an item: a function of a `Comparison` that returns the answer
+and its reason, and a line in `ITEMS`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
+from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import methods_of
-from experiments.comparison.wording import fold, listed, times
+from experiments.comparison.text import count, listed, ratio
 from pruning.reinit import REINITS
 
 Answer = Literal["yes", "partly", "no"]
+Reply = tuple[Answer, str]
 OPERATING_POINTS = (2, 4, 8, 16, 32)
-NEAR = 1.12  # of a ratio: half of a step of the customary 20% a round
+NEAR = 1.12  # ratio: half a step of the customary 20% a round
 SUBSTANTIAL = 0.02  # of accuracy
 SMALL_DATA = ("mnist", "digits")
-CLASSIC = ("magnitude", "random")
+CLASSIC = {"magnitude", "random"}
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the answers are drawn from; fields as in `experiments.comparison.page.Comparison`."""
+class Item(NamedTuple):
+    """One request, whether the comparison meets it, and why."""
 
-    rounds: pd.DataFrame
-    summary: pd.DataFrame
-    setting: Mapping[str, str]
-    environment: Mapping[str, str]
-    images: Mapping[str, int]
-    failures: int = 0
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing that is asked for, whether it is here, and how one can tell."""
-
-    asked: str
+    request: str
     answer: Answer
-    why: str
+    reason: str
 
 
-def checklist(evidence: Evidence) -> list[Item]:
-    """All items, filled in."""
-    return [item(evidence) for item in ITEMS]
+def checklist(comparison: Comparison) -> list[Item]:
+    """All items, answered."""
+    return [Item(request, *reply(comparison)) for request, reply in ITEMS.items()]
 
 
-def pairs(evidence: Evidence) -> Item:
-    """Several data sets and architectures."""
-    dataset, model = (evidence.setting.get(name, "unknown") for name in ("dataset", "model"))
+def pairs(comparison: Comparison) -> Reply:
+    """Whether there are several data sets and architectures."""
+    dataset, model = (comparison.setting.get(name, "unknown") for name in ("dataset", "model"))
     small = " The authors do not count MNIST and toy models." if dataset in SMALL_DATA else ""
-    return Item(
-        "At least three pairs of data set and architecture, large modern ones among them",
-        "no",
-        f"One pair: {dataset} and {model}.{small}",
+    return "no", f"One pair: {dataset} and {model}.{small}"
+
+
+def named(comparison: Comparison) -> Reply:
+    """Whether architecture, data, pre-processing and metrics are identified."""
+    missing = [name for name in ("dataset", "model") if name not in comparison.setting]
+    missing += [] if comparison.images else ["number of images"]
+    unknown = f" Unknown: {listed(missing)}." if missing else ""
+    return "no" if len(missing) == 3 else "partly", (
+        "Names, settings and numbers of images are on this page; pre-processing and the metrics' "
+        f"definitions are in the project's docs/method.md.{unknown}"
     )
 
 
-def named(evidence: Evidence) -> Item:
-    """Architecture, data, pre-processing and metrics."""
-    missing = [name for name in ("dataset", "model") if name not in evidence.setting]
-    missing += [] if evidence.images else ["number of images"]
-    unknown = f" Not known: {listed(missing)}." if missing else ""
-    return Item(
-        "Architecture, data, pre-processing and metrics identified exactly, in one place",
-        "no" if len(missing) == 3 else "partly",
-        f"Names, settings and numbers of images are on this page; pre-processing and the metrics' "
-        f"definitions are in the project's docs/method.md.{unknown}",
+def reproducible(comparison: Comparison) -> Reply:
+    """Whether the code's version is known, without changes after it."""
+    commits = comparison.environment.get("git_commit", "unknown").split(", ")
+    dirty = comparison.environment.get("git_dirty", "unknown")
+    changes = {"false": "", "unknown": "; changes after it are unknown"}
+    clean = len(commits) == 1 and commits != ["unknown"] and dirty == "false"
+    return "yes" if clean else "partly", (
+        "Command, settings, versions and processor are on this page; commit "
+        f"{listed([name[:12] for name in commits])}"
+        f"{changes.get(dirty, '; files were changed after it')}."
     )
 
 
-def reproducible(evidence: Evidence) -> Item:
-    """Enough to do it again."""
-    commits = evidence.environment.get("git_commit", "unknown").split(", ")
-    commit = listed([name[:12] for name in commits])
-    dirty = evidence.environment.get("git_dirty", "unknown")
-    clean = len(commits) == 1 and commit != "unknown" and dirty == "false"
-    state = (
-        ""
-        if dirty == "false"
-        else (
-            "; it is not known whether files were changed after it"
-            if dirty == "unknown"
-            else "; files were changed after it"
-        )
-    )
-    return Item(
-        "All hyperparameters, the source code, libraries and hardware given",
-        "yes" if clean else "partly",
-        f"Command, settings, versions and processor are below; commit {commit}{state}.",
+def dense_too(comparison: Comparison) -> Reply:
+    """Whether every method has its dense network."""
+    rounds = comparison.rounds
+    dense = set(rounds.loc[rounds["round"] == 0, "method"])
+    missing = [method for method in comparison.methods if method not in dense]
+    if missing:
+        return "partly", f"No dense network for {listed(missing)}."
+    return "yes", "Round 0 is the dense network of the same seed."
+
+
+def both_sizes(comparison: Comparison) -> Reply:
+    """Whether both measures of size are known."""
+    sizes = comparison.summary[["compression_ratio", "theoretical_speedup"]]
+    known, most = sizes.notna().all(), sizes.max()
+    return "yes" if known.all() else "partly" if known.any() else "no", (
+        f"Up to {ratio(most.iloc[0])} and {ratio(most.iloc[1])}. Neither is a measured time."
     )
 
 
-def dense_too(evidence: Evidence) -> Item:
-    """The network before pruning, measured alike."""
-    lacking = [
-        name
-        for name, rows in evidence.rounds.groupby("method", sort=False)
-        if not (rows["round"] == 0).any()
-    ]
-    return Item(
-        "The same metrics for the network before pruning, and raw values at every point",
-        "partly" if lacking else "yes",
-        f"No dense network for {listed([str(name) for name in lacking])}."
-        if lacking
-        else "Round 0 is the dense network of the same seed.",
+def operating_points(comparison: Comparison) -> Reply:
+    """Whether there are networks near each of `OPERATING_POINTS`."""
+    summary = comparison.summary
+    ratios = summary.loc[summary["round"] > 0, "compression_ratio"].unique()
+    nearest = {}
+    for point in OPERATING_POINTS:
+        near = [size for size in ratios if abs(np.log(size / point)) <= np.log(NEAR)]
+        nearest[point] = min(near, key=lambda size: abs(np.log(size / point)), default=None)
+    covered = sum(size is not None for size in nearest.values())
+    pairs = [f"{ratio(size) if size else 'none'} for {ratio(at)}" for at, size in nearest.items()]
+    return "yes" if covered == len(nearest) else "partly" if covered else "no", (
+        f"Nearest networks within {NEAR - 1:.0%}: {', '.join(pairs)}; "
+        f"{count(summary['round'].nunique() - 1, 'pruned size')} in all."
     )
 
 
-def both_sizes(evidence: Evidence) -> Item:
-    """Compression ratio and theoretical speed-up."""
-    names = ("compression_ratio", "theoretical_speedup")
-    there = [bool(evidence.summary[name].notna().all()) for name in names]
-    largest = [fold(evidence.summary[name].max()) for name in names]
-    return Item(
-        "Both compression ratio (old size / new) and theoretical speed-up (multiply-adds)",
-        "yes" if all(there) else "partly" if any(there) else "no",
-        f"Up to {largest[0]} and {largest[1]}. Neither is a measured time.",
-    )
-
-
-def operating_points(evidence: Evidence) -> Item:
-    """Five ratios from 2 to 32."""
-    pruned = evidence.summary[evidence.summary["round"] > 0]
-    ratios = np.unique(pruned["compression_ratio"].to_numpy(dtype=float))
-    found = {point: _nearest(ratios, point) for point in OPERATING_POINTS}
-    covered = [point for point, ratio in found.items() if ratio is not None]
-    told = [f"{fold(near) if near else 'none'} for {fold(point)}" for point, near in found.items()]
-    return Item(
-        "At least five operating points, such as 2, 4, 8, 16 and 32 times smaller",
-        "yes" if len(covered) == len(found) else "partly" if covered else "no",
-        f"Nearest networks within {NEAR - 1:.0%}: {', '.join(told)}; "
-        f"{times(evidence.summary['round'].nunique() - 1, 'pruned size')} in all.",
-    )
-
-
-def _nearest(ratios: NDArray[np.float64], point: int) -> float | None:
-    distance = np.abs(np.log(ratios / point))
-    if not len(ratios) or distance.min() > np.log(NEAR):
-        return None
-    return float(ratios[distance.argmin()])
-
-
-def extremes(evidence: Evidence) -> Item:
-    """As far as where it breaks."""
-    means = evidence.summary.pivot(index="round", columns="method", values="test_accuracy_mean")
+def extremes(comparison: Comparison) -> Reply:
+    """Whether networks get so small that accuracy drops."""
+    means = comparison.summary.pivot(index="round", columns="method", values="test_accuracy_mean")
     drop = float(np.nanmax((means.loc[0] - means).to_numpy(dtype=float)))
-    return Item(
-        "Sizes so small that accuracy falls substantially",
-        "yes" if drop >= SUBSTANTIAL else "no",
-        f"The largest fall below the dense network's mean is {100 * drop:.2f} points "
-        f"(asked for here: {100 * SUBSTANTIAL:.0f}).",
+    return "yes" if drop >= SUBSTANTIAL else "no", (
+        f"The largest drop below the dense network's mean is {100 * drop:.2f} points (this list "
+        f"requires {100 * SUBSTANTIAL:.0f})."
     )
 
 
-def curves(evidence: Evidence) -> Item:
-    """Trade-off curves beside each other."""
-    methods = methods_of(evidence.rounds)
-    return Item(
-        "Trade-off curves beside those of competing methods",
-        "yes" if len(methods) > 1 else "no",
-        f"{times(len(methods), 'method')}: {listed(methods)}.",
+def curves(comparison: Comparison) -> Reply:
+    """Whether there are several curves."""
+    methods = comparison.methods
+    return "yes" if len(methods) > 1 else "no", (
+        f"{count(len(methods), 'method')}: {listed(methods)}."
     )
 
 
-def top5(evidence: Evidence) -> Item:
-    """Top-1 and top-5."""
-    del evidence
-    return Item(
-        "Top-1 accuracy, and top-5 where there are many classes",
-        "partly",
-        "Top-1 is reported; top-5 is not measured.",
+def top5(comparison: Comparison) -> Reply:
+    """Whether top-1 and top-5 accuracy are reported."""
+    del comparison
+    return "partly", "Top-1 is reported; top-5 is not measured."
+
+
+def random_baseline(comparison: Comparison) -> Reply:
+    """Whether a method prunes at random."""
+    arms = comparison.summary
+    found = methods_of(arms[(arms["criterion"] == "random") | (arms["control"] == "random_mask")])
+    return ("yes", f"{listed(found)}.") if found else ("no", "No method prunes at random.")
+
+
+def magnitude_baseline(comparison: Comparison) -> Reply:
+    """Whether a method prunes by magnitude."""
+    arms = comparison.summary
+    found = methods_of(arms[(arms["criterion"] == "magnitude") & (arms["control"] == "none")])
+    scope = comparison.setting.get("scope", "unknown")
+    if not found:
+        return "no", "No method prunes by magnitude."
+    return "yes", f"{listed(found)} (scope: {scope})."
+
+
+def other_methods(comparison: Comparison) -> Reply:
+    """Whether there are other criteria to compare with."""
+    newer = sorted(set(comparison.summary["criterion"]) - CLASSIC)
+    besides = f"Besides magnitude: {listed(newer)}. " if newer else ""
+    return "partly" if newer else "no", (
+        f"{besides}All are this project's own implementations; no published number is quoted."
     )
 
 
-def random_baseline(evidence: Evidence) -> Item:
-    """Random pruning."""
-    arms = evidence.summary.drop_duplicates("method")
-    by_lot = methods_of(arms[(arms["criterion"] == "random") | (arms["control"] == "random_mask")])
-    return Item(
-        "A baseline of random pruning",
-        "yes" if by_lot else "no",
-        f"{listed(by_lot)}." if by_lot else "No method here chooses its weights by lot.",
+def seeds(comparison: Comparison) -> Reply:
+    """Whether there are several seeds."""
+    fewest, most = comparison.summary["n"].min(), comparison.summary["n"].max()
+    failed = f" {count(len(comparison.failed), 'arm')} failed." if comparison.failed else ""
+    few = "" if fewest >= 3 else " Use at least three."
+    return "yes" if fewest >= 3 else "partly" if most >= 2 else "no", (
+        f"n = {fewest if fewest == most else f'{fewest} to {most}'} seeds.{failed}{few}"
     )
 
 
-def magnitude_baseline(evidence: Evidence) -> Item:
-    """Magnitude pruning."""
-    arms = evidence.summary.drop_duplicates("method")
-    by_size = methods_of(arms[(arms["criterion"] == "magnitude") & (arms["control"] == "none")])
-    scope = evidence.setting.get("scope", "unknown")
-    return Item(
-        "A baseline of magnitude pruning, global or layer by layer",
-        "yes" if by_size else "no",
-        f"{listed(by_size)} (scope: {scope})." if by_size else "No method prunes by magnitude.",
+def error_bars(comparison: Comparison) -> Reply:
+    """Whether every mean has a spread."""
+    known = comparison.summary["test_accuracy_std"].notna()
+    if known.all():
+        return "yes", (
+            "Mean, standard deviation (n \N{MINUS SIGN} 1) and Student's 95% interval of the mean."
+        )
+    return "partly" if known.any() else "no", (
+        f"{int((~known).sum())} of {len(known)} means are of one seed and have no spread."
     )
 
 
-def other_methods(evidence: Evidence) -> Item:
-    """Methods old and new."""
-    newer = sorted(set(evidence.summary["criterion"]) - set(CLASSIC))
-    said = f"Besides magnitude: {listed(newer)}. " if newer else ""
-    return Item(
-        "Recent methods, and methods from before 2010, to compare with",
-        "partly" if newer else "no",
-        f"{said}All are this project's own implementations; no published number is quoted.",
+def same_recipe(comparison: Comparison) -> Reply:
+    """Whether the methods share their learning-rate schedule."""
+    starts = {name: REINITS[name].schedule for name in comparison.rounds["reinit"].unique()}
+    shared = "Code, data, splits, optimizer and epochs are the same"
+    if len(set(starts.values())) == 1:
+        return "yes", f"{shared}, and so is the learning-rate schedule."
+    return "partly", (
+        f"{shared}; where the learning-rate schedule starts is part of the method: "
+        f"{listed([f'{name} ({where})' for name, where in starts.items()])}."
     )
 
 
-def seeds(evidence: Evidence) -> Item:
-    """Several runs."""
-    counts = evidence.summary["n"]
-    fewest, most = int(counts.min()), int(counts.max())
-    how_many = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
-    failed = f" {times(evidence.failures, 'arm')} failed (below)." if evidence.failures else ""
-    return Item(
-        "Several runs, each with its own seed and initial values",
-        "yes" if fewest >= 3 else "partly" if most >= 2 else "no",
-        f"{how_many} seeds.{failed}" + ("" if fewest >= 3 else " Three are the least one wants."),
+def modest(comparison: Comparison) -> Reply:
+    """Whether claims are as narrow as the experiment."""
+    del comparison
+    return "partly", (
+        "The sentences at the top are about this data set, this network and these seeds only. "
+        "Wider conclusions are the reader's own."
     )
 
 
-def error_bars(evidence: Evidence) -> Item:
-    """Mean and spread."""
-    known = evidence.summary["test_accuracy_std"].notna()
-    return Item(
-        "Means and sample standard deviations; error bars that say what they are",
-        "yes" if known.all() else "partly" if known.any() else "no",
-        "Mean, standard deviation (n \N{MINUS SIGN} 1) and Student's 95% interval of the mean."
-        if known.all()
-        else f"{int((~known).sum())} of {len(known)} means are of one seed and have no spread.",
-    )
-
-
-def same_recipe(evidence: Evidence) -> Item:
-    """One recipe for all."""
-    starts = {str(name): REINITS[str(name)].schedule for name in evidence.rounds["reinit"].unique()}
-    alike = len(set(starts.values())) == 1
-    differing = [f"{name} ({where})" for name, where in starts.items()]
-    return Item(
-        "The same code, data and fine-tuning recipe for every method",
-        "yes" if alike else "partly",
-        "Code, data, splits, optimizer and epochs are the same"
-        + (
-            ", and so is the learning rate's schedule."
-            if alike
-            else f"; where the learning rate's schedule starts is part of the method: "
-            f"{listed(differing)}."
-        ),
-    )
-
-
-def modest(evidence: Evidence) -> Item:
-    """Claims no larger than the experiment."""
-    del evidence
-    return Item(
-        "Claims no wider than the experiments",
-        "partly",
-        "The sentences above speak of this data set, this network and these seeds only. What is "
-        "concluded from them is the reader's.",
-    )
-
-
-ITEMS: tuple[Callable[[Evidence], Item], ...] = (
-    pairs,
-    named,
-    reproducible,
-    dense_too,
-    both_sizes,
-    operating_points,
-    extremes,
-    curves,
-    top5,
-    random_baseline,
-    magnitude_baseline,
-    other_methods,
-    seeds,
-    error_bars,
-    same_recipe,
-    modest,
-)
+ITEMS: dict[str, Callable[[Comparison], Reply]] = {
+    "At least three pairs of data set and architecture, including large modern ones": pairs,
+    "Exact architecture, data, pre-processing and metrics, in one place": named,
+    "All hyperparameters, source code, libraries and hardware": reproducible,
+    "The same metrics for the network before pruning, and raw values at every point": dense_too,
+    "Compression ratio (old size / new) and theoretical speed-up (multiply-adds)": both_sizes,
+    "At least five operating points, such as 2, 4, 8, 16 and 32 times smaller": operating_points,
+    "Sizes so small that accuracy drops substantially": extremes,
+    "Trade-off curves beside those of competing methods": curves,
+    "Top-1 accuracy, and top-5 where there are many classes": top5,
+    "A baseline of random pruning": random_baseline,
+    "A baseline of magnitude pruning, global or layer by layer": magnitude_baseline,
+    "Comparison with recent methods, and with methods from before 2010": other_methods,
+    "Several runs, each with its own seed and initial values": seeds,
+    "Means and sample standard deviations; error bars that say what they are": error_bars,
+    "The same code, data and fine-tuning recipe for every method": same_recipe,
+    "Claims no wider than the experiments": modest,
+}

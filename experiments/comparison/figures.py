@@ -1,7 +1,7 @@
-"""Figures: what does a comparison look like?
+"""Figures: a comparison in pictures. Means and intervals are over seeds.
 
-Numbers come from statistics.py, what all pictures share from drawing.py; each `draw_*` returns a
-`Figure`, and reads or writes no file. Means and intervals are over seeds.
+Numbers come from statistics.py, colours and layout from experiments/figures/style.py. Each `draw_*`
+returns a `Figure` and touches no file.
 
 To add one: a `draw_*`, its caption in `CAPTIONS`, and its line in `draw_all`.
 """
@@ -20,34 +20,35 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import dense_interval, methods_of, overlap, pixels, summarise
 from experiments.figures import experiment
 from experiments.figures.intervals import accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
 from pruning.masks import Masks
 
-BARS = "Mean over the seeds named in the legend; bars are its 95% Student interval"
-DENSE_LINE = "the dashed line and the faint band are the dense network's."
+BARS = "Mean over seeds; bars are its 95% Student interval"
+DENSE_LINE = "The dashed line and the faint band are the dense network's."
 CAPTIONS = {
     "accuracy": "Test accuracy at the end of each round against the share of weights that remain, "
-    f"the dense network on the left. {BARS} (methods of one round stand side by side, to be told "
-    f"apart); {DENSE_LINE}",
+    f"the dense network on the left. {BARS}; methods are drawn side by side within a round. "
+    f"{DENSE_LINE}",
     "early_stop": "Iteration of minimum validation loss (lower is faster) against the share of "
-    f"weights that remain; on the log scale equal distances are equal ratios. {BARS}; {DENSE_LINE}",
-    "epochs": "Test accuracy against retraining epoch at the chosen sparsity. Mean over the seeds "
-    "named in the legend; bands are its 95% Student interval; the dashed line and the faint band "
-    "are the dense network's at the end of its training.",
+    f"weights that remain; on the log scale equal distances are equal ratios. {BARS}. {DENSE_LINE}",
+    "epochs": "Test accuracy against retraining epoch in the shown round. Mean over seeds; bands "
+    "are its 95% Student interval. The dashed line and the faint band are the dense network's at "
+    "the end of its training.",
     "tradeoff": "Test accuracy against compression ratio (parameters) and against theoretical "
-    f"speed-up (multiply-adds). {BARS}; {DENSE_LINE}",
-    "layers": "Share of each layer's weights that is pruned after each round, mean over all seeds; "
-    "the first layer is dark and wide, the last light and thin. The scale is logarithmic in what "
-    "remains.",
-    "overlap": "Jaccard index of the masks of every two arms (method and seed) at the chosen "
-    "sparsity: the weights that both keep over those that either keeps; 1 is the same mask. One "
-    "mask each, no interval; the line in the colour bar is what random masks with as many weights "
-    "in each layer would give.",
-    "pixels": "Share of each input pixel's first-layer weights that survive at the chosen "
-    "sparsity, mean over all seeds of a method; no interval is shown.",
+    f"speed-up (multiply-adds). {BARS}. {DENSE_LINE}",
+    "layers": "Share of each layer's weights that is pruned after each round, mean over seeds. "
+    "The first layer is dark and wide, the last light and thin. The scale is logarithmic in the "
+    "weights that remain.",
+    "overlap": "Jaccard index of the masks of each pair of arms (method and seed) in the shown "
+    "round: weights that both keep over weights that either keeps; 1 means equal masks. The line "
+    "in the colour bar is the value for random masks with as many weights in each layer. No "
+    "intervals.",
+    "pixels": "Share of each input pixel's first-layer weights that survive in the shown round, "
+    "mean over the seeds of a method. No intervals.",
 }
 
 
@@ -80,7 +81,7 @@ def draw_early_stop(rounds: pd.DataFrame) -> Figure:
 
 @report_style
 def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) -> Figure:
-    """Test accuracy against retraining epoch in one round, and a close-up where one is needed."""
+    """Test accuracy against retraining epoch in one round, with a close-up if needed."""
     rows = rounds[rounds["round"] == shown_round]
     table = mean_interval(
         epochs[epochs["round"] == shown_round], ["method", "epoch"], "test_accuracy"
@@ -94,12 +95,11 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
     figure, panels = new_figure(title, 1 + two, height=4.4)
     for axes in panels:
         draw_dense_level(axes, rounds, "test_accuracy", 100)
-        for method, look in styles(methods_of(rounds)).items():
+        for method, style in styles(methods_of(rounds)).items():
             own = table[table["method"] == method]
-            line = {"color": look.colour, "ls": look.dashes, "marker": look.marker, "ms": 4}
-            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **line)
+            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **style.line)
             axes.fill_between(
-                own["epoch"], own["low"], own["high"], color=look.colour, alpha=0.18, lw=0
+                own["epoch"], own["low"], own["high"], color=style.colour, alpha=0.18, lw=0
             )
         axes.set_xlabel("retraining epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -138,7 +138,7 @@ def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
 
 @report_style
 def draw_layers(rounds: pd.DataFrame) -> Figure:
-    """Pruned share of each layer against round, a panel for each method if they differ."""
+    """Pruned share of each layer against round, one panel per method if they differ."""
     columns = experiment.layer_columns(rounds)
     left = 100 * (1 - rounds.groupby(["round", "method"])[list(columns.values())].mean())
     by_round = left.groupby("round")
@@ -168,7 +168,7 @@ def draw_layers(rounds: pd.DataFrame) -> Figure:
 
 @report_style
 def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
-    """How far the masks of any two arms agree, and how far random ones would."""
+    """Overlap of the masks of each pair of arms, and of random masks."""
     jaccard, expected = overlap(masks)
     below = np.tri(len(masks), k=-1, dtype=bool)
     shown = np.where(below, jaccard, np.nan)[1:, :-1]
@@ -186,8 +186,15 @@ def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
     for (row, column), value in np.ndenumerate(shown if len(names) <= 15 else shown[:0]):
         if not np.isnan(value):
             colour = "#ffffff" if value < 0.6 * most else "#111111"
-            spot = (column + 0.5, row + 0.5, f"{value:.2f}")
-            axes.text(*spot, color=colour, ha="center", va="center", fontsize=size - 0.5)
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                f"{value:.2f}",
+                color=colour,
+                ha="center",
+                va="center",
+                fontsize=size - 0.5,
+            )
     bar = figure.colorbar(picture, ax=axes, shrink=0.8)
     bar.ax.axhline(chance, color="#ffffff", lw=2)
     bar.set_ticks([0, chance, most], labels=["0", f"random masks: {chance:.2f}", f"{most:.2f}"])
@@ -199,7 +206,7 @@ def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
 def draw_pixels(
     masks: Mapping[tuple[str, int], Masks], image_shape: tuple[int, ...]
 ) -> Figure | None:
-    """What the first layer still looks at; None where it is not fully connected to the pixels."""
+    """Input pixels that are still used; None if the first layer is not fully connected to them."""
     shares = pixels(masks, image_shape)
     if not shares:
         return None
@@ -218,14 +225,10 @@ def draw_pixels(
     return figure
 
 
-def draw_all(
-    rounds: pd.DataFrame,
-    epochs: pd.DataFrame,
-    masks: Mapping[tuple[str, int], Masks],
-    image_shape: tuple[int, ...],
-    shown_round: int,
-) -> dict[str, Figure]:
-    """The figures that apply, by name, in the order in which a reader wants them."""
+def draw_all(comparison: Comparison) -> dict[str, Figure]:
+    """The figures that apply, by name, in reading order."""
+    rounds, epochs, masks = comparison.rounds, comparison.epochs, comparison.masks
+    shown_round = comparison.shown_round
     figures = {
         "accuracy": draw_accuracy(rounds),
         "early_stop": draw_early_stop(rounds),
@@ -235,15 +238,15 @@ def draw_all(
         "tradeoff": draw_tradeoff(rounds),
         "layers": draw_layers(rounds),
         "overlap": draw_overlap(masks) if len(masks) > 1 else None,
-        "pixels": draw_pixels(masks, image_shape) if masks else None,
+        "pixels": draw_pixels(masks, comparison.image_shape) if masks else None,
     }
     return {name: figure for name, figure in figures.items() if figure}
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element for an HTML page: as wide as its place, its text as text.
+    """The figure as an `<svg>` element that is as wide as its container, with text as text.
 
-    The same figure gives the same characters. Nothing in it depends on installed fonts.
+    The same figure gives the same characters, whatever fonts are installed.
     """
     title, file = figure.get_label(), StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
@@ -267,32 +270,29 @@ CROWDED = 1.12  # ratio of two sizes whose labels would touch
 def draw_rounds(
     axes: Axes, rounds: pd.DataFrame, metric: str, against: str, scale: float
 ) -> pd.DataFrame:
-    """Draw each method's means and intervals; returns them, with where they were drawn."""
+    """Draw each method's means and intervals; return them with their positions `x`."""
     table = summarise(rounds)
     table["remaining"] = 100 * (1 - table["sparsity"])
     names = {against: "x"} | {f"{metric}_{end}": end for end in ("mean", "low", "high")}
     table = table[["method", "round", *names]].rename(columns=names)
     table[["mean", "low", "high"]] *= scale
     draw_dense_level(axes, rounds, metric, scale)
-    looks = styles(methods_of(rounds))
-    for place, (method, look) in enumerate(looks.items()):
+    by_method = styles(methods_of(rounds))
+    for place, (method, style) in enumerate(by_method.items()):
         own = table[table["method"] == method]
         steps = np.log(own["x"]).diff().abs()
         step = min(steps.median(), steps.sum() / 8)
-        aside = np.exp(0.4 * step * ((place + 0.5) / len(looks) - 0.5))
+        aside = np.exp(0.4 * step * ((place + 0.5) / len(by_method) - 0.5))
         table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
         half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
         axes.errorbar(
             table.loc[own.index, "x"],
             own["mean"],
             yerr=half,
-            color=look.colour,
-            ls=look.dashes,
-            marker=look.marker,
-            ms=4,
             lw=1.3,
             elinewidth=1,
             capsize=1.5,
+            **style.line,
         )
     return table
 
@@ -306,11 +306,11 @@ def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str, scale: float
 
 
 def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
-    """Show the range worth showing; mark what goes below it at the edge, and say how far."""
+    """Limit the y axis, mark points below it at the edge, and return a note on how low they are."""
     bottom, top = accuracy_limits(drawn["mean"], drawn["low"], drawn["high"])
     axes.set_ylim(bottom, top)
     below = drawn[drawn["mean"] < bottom]
-    looks = styles(methods_of(drawn))
+    by_method = styles(methods_of(drawn))
     edge: dict[str, Any] = {
         "transform": axes.get_xaxis_transform(),
         "clip_on": False,
@@ -319,14 +319,14 @@ def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
     }
     for method, points in below.groupby("method", sort=False)["x"]:
         heights = [0.012] * len(points)
-        axes.plot(points, heights, ms=4, color=looks[str(method)].colour, **edge)
+        axes.plot(points, heights, ms=4, color=by_method[str(method)].colour, **edge)
     lowest = below.groupby("method", sort=False)["mean"].min()
-    told = ", ".join(f"{method} (down to {value:.3g}%)" for method, value in lowest.items())
-    return f"▾ below the range shown: {told}" if told else ""
+    names = ", ".join(f"{method} (down to {value:.3g}%)" for method, value in lowest.items())
+    return f"▾ below the range shown: {names}" if names else ""
 
 
 def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:
-    """An axis of remaining weights, dense on the left, with the rounds' own percentages."""
+    """An axis of remaining weights, dense on the left, with a tick for each round."""
     remaining = 100 * (1 - rounds.groupby("round")["sparsity"].mean())
     shown = remaining.iloc[:: len(remaining) // 16 + 1]
     axes.set(xscale="log", xlabel="remaining weights (%, log scale)")
@@ -341,20 +341,19 @@ def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:
 def add_legend(
     figure: Figure, rounds: pd.DataFrame, note: str = "", shown_round: int | None = None
 ) -> None:
-    """Below the axes: the methods, the dense network, and how many seeds stand behind them."""
+    """A legend below the axes: methods, the dense network, and the number of seeds."""
     rows = rounds if shown_round is None else rounds[rounds["round"] == shown_round]
     seeds = rows.groupby(["method", "round"]).size().groupby("method").agg(["min", "max"])
     same = seeds["min"].min() == seeds["max"].max()
     handles = []
-    for method, look in styles(methods_of(rounds)).items():
+    for method, style in styles(methods_of(rounds)).items():
         if method in seeds.index:
             label = method if same else f"{method} ({_seeds(seeds.loc[[method]])})"
-            line = {"color": look.colour, "marker": look.marker, "ls": look.dashes}
-            handles.append(Line2D([], [], label=label, ms=4, lw=1.5, **line))
+            handles.append(Line2D([], [], label=label, lw=1.5, **style.line))
     handles.append(Line2D([], [], label="dense network", color=INK, lw=1, ls=DASHED))
     title = f"mean and 95% interval of {_seeds(seeds)}" if same else "mean and 95% interval"
     if seeds["max"].max() == 1:
-        title = "one seed: no interval can be given"
+        title = "one seed, so no interval"
     title = "\n".join([title, *wrap(note, 100)])
     columns = 3 if max(len(str(handle.get_label())) for handle in handles) > 18 else 4
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=columns)

@@ -1,86 +1,38 @@
 """Page: a comparison as one HTML file that needs nothing else.
 
-`page` is a pure function of a `Comparison`, plain data without MLflow. Ids, links, dates and times
-are in elements of class `volatile`, which are to be removed whole; all else is the same, byte for
-byte, on two pages of the same comparison. To add a part: a section in page.html, and what it shows
-in `_context`.
+Ids, links and times are in elements of class `volatile`, which can be removed whole; the rest is
+the same, byte for byte, on two pages of the same comparison. To add a part: a section in page.html,
+and what it shows in `render_page`.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from experiments.comparison import figures, page_tables
-from experiments.comparison.checklist import Evidence, checklist
-from experiments.comparison.in_short import in_short
-from experiments.comparison.sentences import Tables, findings
-from experiments.comparison.statistics import (
-    RULE,
-    differences,
-    methods_of,
-    summarise,
-    winning_tickets,
-)
-from experiments.comparison.wording import listed, remaining
+from experiments.comparison import findings
+from experiments.comparison.checklist import checklist
+from experiments.comparison.figures import CAPTIONS
+from experiments.comparison.page_tables import tables
+from experiments.comparison.results import Comparison
+from experiments.comparison.statistics import RULE
+from experiments.comparison.text import count, listed, weights
 from experiments.figures.style import INK
-from pruning.masks import Masks
 
 DESIGNS = {
-    "own": "Each method prunes networks of its own, so that what differs between methods is their "
-    "masks as well as where they restart.",
-    "shared": "All methods retrain the same masks, those of one trunk, so that what differs "
-    "between them is where they restart, and not which weights are kept.",
+    "own": "Each method prunes its own networks, so methods differ in their masks as well as in "
+    "where the surviving weights restart.",
+    "shared": "All methods retrain the same masks, found by one trunk experiment, so methods "
+    "differ only in where the surviving weights restart.",
 }
 
 
 @dataclass(frozen=True)
-class Failure:
-    """An arm that did not finish, and why."""
-
-    method: str
-    seed: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that a page needs.
-
-    `setting` is what the arms have in common, parameter by parameter, `defaults` those of its names
-    that are as by default. `rounds` has a row per method, seed and round, `epochs` one per method,
-    seed, round and epoch, `masks` those of `shown_round` by (method, seed). `links` leads from a
-    run's id to its URL, `images` from train, valid and test to how many there are; `command`
-    repeats the comparison.
-    """
-
-    name: str
-    setting: dict[str, str]
-    defaults: frozenset[str]
-    rounds: pd.DataFrame
-    epochs: pd.DataFrame
-    masks: dict[tuple[str, int], Masks]
-    image_shape: tuple[int, ...]
-    shown_round: int
-    failed: tuple[Failure, ...]
-    links: dict[str, str]
-    command: str
-    environment: dict[str, str]
-    images: dict[str, int]
-    data_source: str
-    pretrained: bool
-
-
-@dataclass(frozen=True)
 class Picture:
-    """A figure on the page; `width` is what it is drawn at, in CSS pixels at least."""
+    """A figure on the page; `width` is the width that it is drawn at, in CSS pixels."""
 
     name: str
     svg: Markup
@@ -88,14 +40,20 @@ class Picture:
     width: int
 
 
-def page(comparison: Comparison) -> str:
+def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
     """The comparison as one self-contained HTML file.
+
+    Args:
+        comparison: What the page shows.
+        drawings: The figures of `draw_all` as SVG, by name; the first stands at the top.
 
     Raises:
         ValueError: If there is no round to show.
     """
     if comparison.rounds.empty:
-        raise ValueError("a comparison without a single finished round cannot be shown")
+        raise ValueError("a comparison without a finished round cannot be shown")
+    shown = comparison.rounds.loc[comparison.rounds["round"] == comparison.shown_round, "sparsity"]
+    main, *others = [picture(name, svg) for name, svg in drawings.items()]
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -104,109 +62,42 @@ def page(comparison: Comparison) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters["unbroken"] = unbroken
-    return templates.get_template("page.html").render(_context(comparison))
-
-
-def _context(comparison: Comparison) -> dict[str, Any]:
-    rounds, shown = comparison.rounds, comparison.shown_round
-    summary, gaps = summarise(rounds), differences(rounds)
-    tables = Tables(rounds, summary, gaps, winning_tickets(rounds))
-    evidence = Evidence(
-        rounds,
-        summary,
-        comparison.setting,
-        comparison.environment,
-        comparison.images,
-        len(comparison.failed),
-    )
-    here = summary.loc[summary["round"] == shown, "sparsity"]
-    return {
-        "comparison": comparison,
-        "question": question(comparison.setting, methods_of(rounds)),
-        "design": DESIGNS.get(comparison.setting.get("masks", "")),
-        "changed": _setting(comparison, default=False),
-        "unchanged": _setting(comparison, default=True),
-        "seeds": [str(seed) for seed in rounds["seed"].unique()],
-        "shown": remaining(1 - here.mean()) if len(here) else None,
-        "in_short": in_short(tables),
-        "findings": findings(tables, shown, last_iteration(comparison.setting, comparison.images)),
-        "rule": RULE,
-        "pictures": pictures(comparison),
-        "tables": _tables(comparison, tables),
-        "checklist": checklist(evidence),
-    }
-
-
-def _tables(comparison: Comparison, tables: Tables) -> dict[str, page_tables.Table]:
-    rounds, summary, shown = tables.rounds, tables.summary, comparison.shown_round
-    return {
-        "methods": page_tables.methods_table(rounds),
-        "summary_shown": page_tables.shown_table(summary, rounds, shown),
-        "summary": page_tables.summary_table(summary),
-        "differences_shown": page_tables.shown_differences_table(tables.differences, shown),
-        "differences": page_tables.differences_table(tables.differences),
-        "tickets": page_tables.tickets_table(tables.tickets),
-        "arms": page_tables.arms_table(rounds, comparison.links),
-        "failures": page_tables.failures_table(
-            [(arm.method, arm.seed, arm.reason) for arm in comparison.failed]
-        ),
-    }
-
-
-def _setting(comparison: Comparison, default: bool) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in comparison.setting.items()
-        if (name in comparison.defaults) == default
-    }
-
-
-def unbroken(text: str) -> str:
-    """The text with no line break within `n = 3` and `p < 0.001`."""
-    return re.sub(r"\b([np]) ([=<]) (?=\d)", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}", text)
-
-
-def question(setting: Mapping[str, str], methods: list[str]) -> str:
-    """What the comparison asks, in one sentence."""
-    model, dataset = (setting.get(name, f"the {name}") for name in ("model", "dataset"))
-    if len(methods) == 1:
-        return f"How small can {methods[0]} make {model} on {dataset}?"
-    return f"Which makes the best small {model} on {dataset}: {listed(methods, 'or')}?"
-
-
-def last_iteration(setting: Mapping[str, str], images: Mapping[str, int]) -> int | None:
-    """Iterations of a retraining round; None where the setting does not tell."""
-    epochs, batch = setting.get("retrain_epochs", ""), setting.get("batch_size", "")
-    if not (epochs.isdigit() and batch.isdigit() and "train" in images):
-        return None
-    return int(epochs) * math.ceil(images["train"] / int(batch))
-
-
-def draw(comparison: Comparison) -> dict[str, Figure]:
-    """The figures that apply, by name, in reading order."""
-    return figures.draw_all(
-        comparison.rounds,
-        comparison.epochs,
-        comparison.masks,
-        comparison.image_shape,
-        comparison.shown_round,
+    return templates.get_template("page.html").render(
+        comparison=comparison,
+        question=question(comparison),
+        headline=findings.headline(comparison),
+        caveats=findings.caveats(comparison),
+        incomplete=findings.incomplete(comparison.rounds),
+        early_stop_notes=findings.early_stop_notes(comparison),
+        shown=weights(1 - shown.mean()) if len(shown) else None,
+        rule=RULE,
+        main=main,
+        pictures=others,
+        tables=tables(comparison),
+        design=DESIGNS.get(comparison.setting.get("masks", "")),
+        checklist=checklist(comparison),
+        count=count,
     )
 
 
-def pictures(comparison: Comparison) -> list[Picture]:
-    """The figures, in the page's own ink."""
-    return [
-        _picture(name, figures.to_svg(figure), figures.CAPTIONS[name])
-        for name, figure in draw(comparison).items()
-    ]
+def question(comparison: Comparison) -> str:
+    """What the comparison asks."""
+    model, dataset = (comparison.setting.get(name, f"the {name}") for name in ("model", "dataset"))
+    if len(comparison.methods) == 1:
+        return f"How small can {comparison.methods[0]} make {model} on {dataset}?"
+    if len(comparison.methods) > 4:
+        return (
+            f"Which of {len(comparison.methods)} methods finds the best small {model} on {dataset}?"
+        )
+    methods = listed(comparison.methods, "or")
+    return f"Which method finds the best small {model} on {dataset}: {methods}?"
 
 
-def _picture(name: str, svg: str, caption: str) -> Picture:
-    """Ids are made unique on the page: matplotlib uses the same ones in every figure."""
+def picture(name: str, svg: str) -> Picture:
+    """An SVG in the page's own ink; ids get a prefix, since matplotlib repeats them."""
     svg = svg.replace(INK, "currentColor")
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
     box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+) ', svg)
     assert box is not None
-    return Picture(name, Markup(svg), caption, round(float(box.group(1))))
+    return Picture(name, Markup(svg), CAPTIONS[name], round(float(box.group(1))))

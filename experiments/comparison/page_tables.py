@@ -1,33 +1,38 @@
-"""Page tables: the comparison's tables as the page shows them, cell by cell.
+"""Page tables: the tables of a page, cell by cell.
 
-A cell has the text that is read and the number that it is sorted by. Ids, dates and times are
-`volatile`: all else is the same on two pages of the same comparison.
+A column is its heading and a function from a row to a cell. A cell has the text to read and the
+number to sort by. Ids, dates and times are `volatile`: the rest is the same on two pages of the
+same comparison.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.comparison.statistics import DENSE, METRICS, dense_interval, methods_of
-from experiments.comparison.wording import UNITS, Unit, fold, percent, remaining
+from experiments.comparison.findings import ACCURACY, EARLY_STOP, controls, verdict
+from experiments.comparison.results import Comparison
+from experiments.comparison.statistics import DENSE, dense_interval
+from experiments.comparison.text import UNKNOWN, in_percent, metric_text, p_value, ratio, weights
+from experiments.rounds.metrics import COMPARED, METRICS
 from pruning.reinit import REINITS
 
-UNKNOWN = "\N{EN DASH}"
-CHIEF = ("test_accuracy", "early_stop_iteration")
-DIFFERENCE_HEADS = ("method", "minus", "seeds", "difference", "95% interval", "p")
+MAIN = (ACCURACY, EARLY_STOP)  # the metrics in tables of a single round
 SCHEDULES = {
-    "start": "starts anew",
-    "rewound": "enters after the rewind epoch",
-    "final": "low and constant",
+    "start": "starts over",
+    "rewound": "continues from the rewind epoch",
+    "final": "constant, at its final value",
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: `value` is what a number is sorted by, None for words; NaN comes last."""
+    """One cell: `value` is the number to sort by, None for words; NaN comes last."""
 
     text: str
     value: float | None = None
@@ -37,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a heading for each column; `numeric` says which columns hold numbers."""
+    """A table with a heading for each column; `numeric` marks the columns of numbers."""
 
     name: str
     heads: tuple[str, ...]
@@ -45,208 +50,181 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Whether a column's cells are numbers."""
+        """Whether all cells of a column are numbers."""
         columns = zip(*self.rows, strict=True) if self.rows else [() for _ in self.heads]
         return tuple(all(cell.value is not None for cell in column) for column in columns)
 
 
-def methods_table(rounds: pd.DataFrame) -> Table:
-    """What the methods do, as pruning/ itself says it."""
-    rows = [
-        (
-            Cell(str(arm.method)),
-            Cell(_restart(str(arm.reinit))),
-            Cell(SCHEDULES[REINITS[str(arm.reinit)].schedule]),
-            Cell(str(arm.criterion)),
-            Cell(str(arm.control)),
-            Cell(str(arm.pruning)),
-        )
-        for arm in rounds.drop_duplicates("method").itertuples()
-    ]
-    heads = (
-        "method",
-        "where survivors restart",
-        "learning rate",
-        "criterion",
-        "control",
-        "pruning",
+Row = Any  # a mapping from column names to values
+Cells = Callable[[Row], Cell]
+Column = tuple[str, Cells]
+
+
+def tables(comparison: Comparison) -> dict[str, Table]:
+    """All tables of a page, by the names that page.html uses."""
+    summary, differences = comparison.summary, comparison.differences
+    here = summary[summary["round"] == comparison.shown_round]
+    gaps = differences[differences["round"] == comparison.shown_round]
+    main, every = ([each for name in names for each in _mean(name)] for names in (MAIN, COMPARED))
+    return {
+        "methods": _table("Methods", comparison.rounds.drop_duplicates("method"), METHODS),
+        "means": _table(
+            "Means over seeds",
+            pd.concat([_dense(comparison.rounds), here]),
+            [METHOD, LEFT, *main, *SIZES],
+        ),
+        "all_means": _table("Means, all rounds", summary, [METHOD, ROUND, LEFT, *every, *SIZES]),
+        "accuracy": _table("Differences in accuracy", gaps[gaps["metric"] == ACCURACY], DIFFERENCE),
+        "early_stop": _table(
+            "Differences in early stop", gaps[gaps["metric"] == EARLY_STOP], DIFFERENCE
+        ),
+        "all_differences": _table(
+            "Differences, all rounds", differences, [METRIC, ROUND, LEFT, *DIFFERENCE]
+        ),
+        "controls": _table("Controls", controls(comparison), CONTROLS),
+        "tickets": _table("Winning tickets", comparison.tickets, TICKETS),
+        "runs": _table("Runs", _runs(comparison), RUNS),
+        "failures": _table("Failures", pd.DataFrame(comparison.failed), FAILURES),
+    }
+
+
+def _table(name: str, rows: pd.DataFrame, columns: Sequence[Column]) -> Table:
+    records = rows.to_dict("records")
+    cells = tuple(tuple(cell(row) for _, cell in columns) for row in records)
+    return Table(name, tuple(heading for heading, _ in columns), cells)
+
+
+def words(name: str) -> Cells:
+    """Cells of text."""
+    return lambda row: Cell(str(row[name]))
+
+
+def number(name: str, text: Callable[[float], str] = "{:,.0f}".format) -> Cells:
+    """Cells of numbers, and a dash where a number is not known; counts by default."""
+    return lambda row: _cell(row[name], text)
+
+
+def amount(name: str, metric: str = "", sign: bool = False) -> Cells:
+    """Cells of a metric: of `metric`, or of the one that the row names."""
+    return lambda row: _cell(
+        row[name], lambda value: metric_text(metric or row["metric"], value, sign)
     )
-    return Table("Methods", heads, tuple(rows))
 
 
-def _restart(reinit: str) -> str:
-    return (inspect.getdoc(REINITS[reinit].values) or reinit).partition("\n")[0]
+def interval(low: str, high: str, metric: str = "") -> Cells:
+    """Cells of an interval, sorted by its lower end."""
+
+    def cell(row: Row) -> Cell:
+        text = partial(metric_text, metric or row["metric"])
+        return _cell(row[low], lambda value: f"{text(value)} to {text(row[high])}")
+
+    return cell
 
 
-def summary_table(summary: pd.DataFrame) -> Table:
-    """Means, deviations and intervals of all methods, rounds and metrics."""
-    rows = [
-        (Cell(str(row["method"])), whole(row["round"]), *_summary_row(row, METRICS)[1:])
-        for _, row in summary.iterrows()
+def _cell(value: Any, text: Callable[[float], str]) -> Cell:
+    return Cell(UNKNOWN, math.nan) if pd.isna(value) else Cell(text(value), float(value))
+
+
+def _left(row: Row) -> Cell:
+    return _cell(1 - row["sparsity"], weights)
+
+
+def _mean(metric: str) -> list[Column]:
+    def cell(row: Row) -> Cell:
+        mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
+        spread = "" if np.isnan(std) else f" ± {metric_text(metric, std)}"
+        return _cell(mean, lambda value: metric_text(metric, value) + spread)
+
+    return [
+        (_heading(metric), cell),
+        ("95% interval", interval(f"{metric}_low", f"{metric}_high", metric)),
     ]
-    heads = ("method", "round", *_summary_heads(METRICS)[1:])
-    return Table("Means over seeds, all rounds", heads, tuple(rows))
 
 
-def shown_table(summary: pd.DataFrame, rounds: pd.DataFrame, number: int) -> Table:
-    """The same of one round, its chief metrics only, below the dense networks."""
-    shown = [_dense_row(rounds), *(row for _, row in summary.iterrows() if row["round"] == number)]
-    rows = [_summary_row(row, CHIEF) for row in shown]
-    return Table("Means over seeds", _summary_heads(CHIEF), tuple(rows))
+def _heading(metric: str) -> str:
+    return METRICS[metric].label + (" (%)" if in_percent(metric) else "")
 
 
-def _dense_row(rounds: pd.DataFrame) -> pd.Series:
+def _dense(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The dense network as a row of `statistics.summarise`."""
     row: dict[str, object] = {"method": DENSE, "sparsity": 0.0}
     row |= {"compression_ratio": 1.0, "theoretical_speedup": 1.0}
-    for name in METRICS:
+    row |= {"n": rounds["seed"].nunique()}
+    for name in MAIN:
         row |= dict(dense_interval(rounds, name).add_prefix(f"{name}_"))
-    return pd.Series(row | {"n": row["test_accuracy_n"]})
+    return pd.DataFrame([row])
 
 
-def _summary_heads(metrics: Sequence[str]) -> tuple[str, ...]:
-    heads = ("method", "weights left", "fewer parameters", "fewer multiply-adds", "seeds")
-    return heads + tuple(
-        head for name in metrics for head in (f"{UNITS[name].label} ±", "95% interval")
-    )
-
-
-def _summary_row(row: pd.Series, metrics: Sequence[str]) -> tuple[Cell, ...]:
-    size = (
-        Cell(str(row["method"])),
-        share(1 - row["sparsity"]),
-        factor(row["compression_ratio"]),
-        factor(row["theoretical_speedup"]),
-        whole(row["n"]),
-    )
-    return size + tuple(cell for name in metrics for cell in _spread_cells(row, UNITS[name]))
-
-
-def _spread_cells(row: pd.Series, unit: Unit) -> tuple[Cell, Cell]:
-    mean, std, low, high = (row[f"{unit.metric}_{part}"] for part in ("mean", "std", "low", "high"))
-    return (
-        Cell(f"{unit.number(mean)} ± {unit.number(std)}", float(mean)),
-        interval(low, high, unit),
-    )
-
-
-def differences_table(differences: pd.DataFrame) -> Table:
-    """Paired differences of all metrics, rounds and pairs."""
-    rows = [
-        (Cell(_label(row)), whole(row["round"]), share(1 - row["sparsity"]), *_difference_row(row))
-        for _, row in differences.iterrows()
-    ]
-    heads = ("of", "round", "weights left", *DIFFERENCE_HEADS)
-    return Table("Paired differences, all rounds", heads, tuple(rows))
-
-
-def shown_differences_table(differences: pd.DataFrame, number: int) -> Table:
-    """The same of one round, its chief metrics only."""
-    shown = differences[(differences["round"] == number) & differences["metric"].isin(CHIEF)]
-    rows = [(Cell(_label(row)), *_difference_row(row)) for _, row in shown.iterrows()]
-    return Table("Paired differences", ("of", *DIFFERENCE_HEADS), tuple(rows))
-
-
-def _label(row: pd.Series) -> str:
-    return UNITS[str(row["metric"])].label
-
-
-def _difference_row(row: pd.Series) -> tuple[Cell, ...]:
-    unit = UNITS[str(row["metric"])]
-    return (
-        Cell(str(row["method"])),
-        Cell(str(row["other"])),
-        whole(row["n"]),
-        amount(row["difference"], unit, sign=True),
-        interval(row["low"], row["high"], unit),
-        Cell(_p(row["p_value"]), float(row["p_value"])),
-    )
-
-
-def _p(value: float) -> str:
-    if np.isnan(value):
-        return UNKNOWN
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def tickets_table(tickets: pd.DataFrame) -> Table:
-    """Winning tickets; dashes where a method has none."""
-    rows = [
-        (
-            Cell(str(row["method"])),
-            whole(row["n"]),
-            whole(float("nan") if pd.isna(row["round"]) else row["round"]),
-            share(row["remaining"]),
-            accuracy(row["valid_accuracy"]),
-            accuracy(row["dense_valid_accuracy"]),
-            accuracy(row["test_accuracy"]),
-            interval(row["test_low"], row["test_high"], UNITS["test_accuracy"]),
-            accuracy(row["dense_test_accuracy"]),
-            amount(row["early_stop_iteration"], UNITS["early_stop_iteration"]),
-            amount(row["dense_early_stop_iteration"], UNITS["early_stop_iteration"]),
-        )
-        for _, row in tickets.iterrows()
-    ]
-    heads = ("method", "seeds", "round", "weights left", "validation", "dense validation", "test")
-    more = ("test 95% interval", "dense test", "early-stop iteration", "dense early stop")
-    return Table("Winning tickets", heads + more, tuple(rows))
-
-
-def arms_table(rounds: pd.DataFrame, links: Mapping[str, str]) -> Table:
-    """One row per method and seed: how far it came, how long it took, its run."""
+def _runs(comparison: Comparison) -> pd.DataFrame:
+    """The last round of each arm, with the minutes of all its rounds and the link to its run."""
     rows = []
-    for (method, seed), arm in rounds.groupby(["method", "seed"], sort=False):
-        last = arm.sort_values("round").iloc[-1]
-        run = str(last["run_id"])
+    for _, arm in comparison.rounds.groupby(["method", "seed"], sort=False):
         minutes = arm.loc[arm["round"] > 0, "round_seconds"].sum() / 60
-        rows.append(
-            (
-                Cell(str(method)),
-                Cell(str(seed), float(str(seed))),
-                whole(last["round"]),
-                share(1 - last["sparsity"]),
-                accuracy(last["test_accuracy"]),
-                Cell(f"{minutes:.1f}", minutes, volatile=True),
-                Cell(run[:8] if run in links else run, href=links.get(run, ""), volatile=True),
-            )
-        )
-    order = {method: place for place, method in enumerate(methods_of(rounds))}
-    rows.sort(key=lambda row: (order[row[0].text], row[1].value))
-    heads = ("method", "seed", "last round", "weights left", "test accuracy (%)")
-    return Table("Runs", (*heads, "minutes, dense apart", "run"), tuple(rows))
+        last = arm.sort_values("round").iloc[-1]
+        rows.append({**last, "minutes": minutes, "href": comparison.links.get(last["run_id"], "")})
+    return pd.DataFrame(rows)
 
 
-def failures_table(failures: Sequence[tuple[str, int, str]]) -> Table:
-    """Arms that did not finish, each (method, seed, reason)."""
-    rows = [(Cell(name), Cell(str(seed), seed), Cell(why)) for name, seed, why in failures]
-    return Table("Failures", ("method", "seed", "reason"), tuple(rows))
+def _minutes(row: Row) -> Cell:
+    return Cell(f"{row['minutes']:.1f}", row["minutes"], volatile=True)
 
 
-def whole(value: float) -> Cell:
-    """A count."""
-    return Cell(UNKNOWN if np.isnan(value) else f"{value:,.0f}", float(value))
+def _run(row: Row) -> Cell:
+    text = row["run_id"][:8] if row["href"] else row["run_id"]
+    return Cell(text, href=row["href"], volatile=True)
 
 
-def share(value: float) -> Cell:
-    """A share of weights in [0, 1]."""
-    return Cell(UNKNOWN if np.isnan(value) else remaining(value), float(value))
+def _restart(row: Row) -> Cell:
+    name = row["reinit"]
+    return Cell((inspect.getdoc(REINITS[name].values) or name).partition("\n")[0])
 
 
-def accuracy(value: float) -> Cell:
-    """An accuracy in [0, 1], in percent without the sign."""
-    return Cell(UNKNOWN if np.isnan(value) else percent(value).rstrip("%"), float(value))
-
-
-def factor(value: float) -> Cell:
-    """How many times smaller."""
-    return Cell(UNKNOWN if np.isnan(value) else fold(value), float(value))
-
-
-def amount(value: float, unit: Unit, sign: bool = False) -> Cell:
-    """A metric, or a difference of it, in its unit."""
-    return Cell(unit.number(value, sign=sign), float(value))
-
-
-def interval(low: float, high: float, unit: Unit) -> Cell:
-    """An interval, sorted by its lower end."""
-    text = UNKNOWN if np.isnan(low) else f"{unit.number(low)} to {unit.number(high)}"
-    return Cell(text, float(low))
+METHOD, ROUND = ("method", words("method")), ("round", number("round"))
+SEEDS = ("seeds", number("n"))
+LEFT = ("weights left", _left)
+METHODS: list[Column] = [
+    METHOD,
+    ("where surviving weights restart", _restart),
+    ("learning rate", lambda row: Cell(SCHEDULES[REINITS[row["reinit"]].schedule])),
+    ("criterion", words("criterion")),
+    ("control", words("control")),
+    ("pruning", words("pruning")),
+]
+SIZES: list[Column] = [
+    ("fewer parameters", number("compression_ratio", ratio)),
+    ("fewer multiply-adds", number("theoretical_speedup", ratio)),
+    SEEDS,
+]
+DIFFERENCE: list[Column] = [
+    METHOD,
+    ("minus", words("other")),
+    ("verdict", lambda row: Cell(verdict(row))),
+    ("difference", amount("difference", sign=True)),
+    ("95% interval", interval("low", "high")),
+    ("p", number("p_value", p_value)),
+    SEEDS,
+]
+METRIC: Column = ("metric", lambda row: Cell(METRICS[row["metric"]].label))
+CONTROLS: list[Column] = [*DIFFERENCE[:4], ("meaning", words("meaning"))]
+TICKETS: list[Column] = [
+    METHOD,
+    ("weights left", number("remaining", weights)),
+    ("validation", amount("valid_accuracy", "valid_accuracy")),
+    ("dense validation", amount("dense_valid_accuracy", "valid_accuracy")),
+    ("test", amount("test_accuracy", "test_accuracy")),
+    ("95% interval", interval("test_low", "test_high", "test_accuracy")),
+    ("dense test", amount("dense_test_accuracy", "test_accuracy")),
+    ("early stop", amount("early_stop_iteration", "early_stop_iteration")),
+    ("dense early stop", amount("dense_early_stop_iteration", "early_stop_iteration")),
+    SEEDS,
+]
+RUNS: list[Column] = [
+    METHOD,
+    ("seed", number("seed")),
+    ("last round", number("round")),
+    LEFT,
+    ("test accuracy (%)", amount("test_accuracy", "test_accuracy")),
+    ("minutes without dense network", _minutes),
+    ("run", _run),
+]
+FAILURES: list[Column] = [METHOD, ("seed", number("seed", str)), ("reason", words("reason"))]

@@ -18,12 +18,12 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison.statistics import METRICS
 from experiments.config.comparison import Arm, CompareConfig, arms_of
 from experiments.config.experiment import Resolved
 from experiments.config.parameters import as_text
 from experiments.processes.locks import is_alive
 from experiments.processes.pool import Outcome
+from experiments.rounds.metrics import COMPARED
 from experiments.tracking import session, summary
 from experiments.tracking.environment import environment
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished
@@ -207,7 +207,7 @@ def log_summary(run_id: str, table: pd.DataFrame) -> None:
     metrics = [
         metric(f"{name}_mean/{row['method']}", float(row[f"{name}_mean"]), step=int(row["round"]))
         for _, row in table.iterrows()
-        for name in METRICS
+        for name in COMPARED
     ]
     client = mlflow.MlflowClient()
     for start in range(0, len(metrics), 1000):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Report: a comparison as a page, tables and figures, written to a folder and to its run."""
 
 import shlex
 import shutil
@@ -8,62 +8,53 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 
-from experiments.comparison import figures, record
-from experiments.comparison.page import Comparison, Failure, draw, page
-from experiments.comparison.statistics import differences, summarise, winning_tickets
+from experiments.comparison import record
+from experiments.comparison.figures import draw_all, to_svg
+from experiments.comparison.page import render_page
+from experiments.comparison.results import Comparison, Failure
+from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.fields import NONE
 from experiments.config.parameters import AUTO, as_text, default_text
 
 FOLDER = "reports"
-
-
 PAGE = "report.html"
 
 
 def make_report(run_id: str, made: record.Record, out: str = AUTO) -> Path:
-    """Write the report to a folder, and log it to the comparison's run; the folder.
+    """Write the report to a folder, log it to the comparison's run, and return the folder.
 
     Raises:
-        ValueError: If something that the comparison consists of is gone.
+        ValueError: If a run or a file of the comparison is gone.
         OSError: If the folder cannot be written to.
     """
     folder = Path(FOLDER, run_id) if out == AUTO else Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     comparison = read_comparison(run_id, made)
-    tables = {
-        "comparison": comparison.rounds,
-        "epochs": comparison.epochs,
-        "summary": summarise(comparison.rounds),
-        "differences": differences(comparison.rounds),
-        "tickets": winning_tickets(comparison.rounds),
-    }
-    with tempfile.TemporaryDirectory() as new:  # so that only what is new is logged
-        for name, table in tables.items():
-            table.to_csv(Path(new, f"{name}.csv"), index=False)
-        Path(new, PAGE).write_text(page(comparison), encoding="utf-8")
-        _write_figures(comparison, Path(new, "plots"))
+    with tempfile.TemporaryDirectory() as new:  # so that only new files are logged
+        _write_files(comparison, Path(new))
         mlflow.MlflowClient().log_artifacts(run_id, new)
         shutil.copytree(new, folder, dirs_exist_ok=True)
-    record.log_summary(run_id, tables["summary"])
+    record.log_summary(run_id, comparison.summary)
     return folder
 
 
 def read_comparison(run_id: str, made: record.Record) -> Comparison:
-    """All that the page of a comparison shows.
+    """A comparison with its results, from the tracking store.
 
     Raises:
-        ValueError: If something that the comparison consists of is gone.
+        ValueError: If a run or a file of the comparison is gone.
     """
     rounds, epochs = record.read_tables(made)
     config = CompareConfig(**made.config)
-    asked = {name: as_text(value) for name, value in made.config.items()}
+    requested = {name: as_text(value) for name, value in made.config.items()}
     usual = {name: default_text(field) for name, field in CompareConfig.model_fields.items()}
-    changed = {name: text for name, text in asked.items() if text != usual[name]}
+    changed = {name: text for name, text in requested.items() if text != usual[name]}
+    setting = _setting(made, config, requested)
     return Comparison(
         name=record.name_of(run_id),
-        setting=_setting(made, config, asked),
-        defaults=frozenset(asked) - frozenset(changed),
+        setting=setting,
+        defaults=frozenset(setting) - frozenset(changed),
         rounds=rounds,
         epochs=epochs,
         masks=record.read_masks(made),
@@ -83,31 +74,45 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
     )
 
 
-def _setting(made: record.Record, config: CompareConfig, asked: dict[str, str]) -> dict[str, str]:
-    """What is common to all arms, as it was done where that is one thing, else as asked for."""
-    done = {name: as_text(value) for name, value in made.setting.items()}
-    each = {"retrain_lr", "criterion", "control", "pruning", "masks"}  # an arm has its own
-    apart = {"workers", "device", "data_root", "shown_round"}
+def _setting(
+    made: record.Record, config: CompareConfig, requested: dict[str, str]
+) -> dict[str, str]:
+    """What all arms share: resolved values where they share them, else the requested ones."""
+    resolved = {name: as_text(value) for name, value in made.setting.items()}
+    per_arm = {"retrain_lr", "criterion", "control", "pruning", "masks"}
+    hidden = {"workers", "device", "data_root", "shown_round"}
     if config.masks == "own":
-        apart.add("trunk")
+        hidden.add("trunk")
     return {
-        name: text if name in each else done.get(name, text)
-        for name, text in asked.items()
-        if name not in apart
+        name: text if name in per_arm else resolved.get(name, text)
+        for name, text in requested.items()
+        if name not in hidden
     }
 
 
-def _write_figures(comparison: Comparison, folder: Path) -> None:
-    folder.mkdir()
-    for name, figure in draw(comparison).items():
-        (folder / f"{name}.svg").write_text(figures.to_svg(figure), encoding="utf-8")
-        figure.savefig(folder / f"{name}.png", facecolor="white")
+def _write_files(comparison: Comparison, folder: Path) -> None:
+    tables = {
+        "comparison": comparison.rounds,
+        "epochs": comparison.epochs,
+        "summary": comparison.summary,
+        "differences": comparison.differences,
+        "tickets": comparison.tickets,
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    figures, drawings, plots = draw_all(comparison), {}, folder / "plots"
+    plots.mkdir()
+    for name, figure in figures.items():
+        drawings[name] = to_svg(figure)
+        (plots / f"{name}.svg").write_text(drawings[name], encoding="utf-8")
+        figure.savefig(plots / f"{name}.png", facecolor="white")
+    (folder / PAGE).write_text(render_page(comparison, drawings), encoding="utf-8")
 
 
 def report_text(folder: Path) -> str:
-    """What was found, and where to read on."""
+    """The smallest matching network of each method, and where the page is, for the terminal."""
     lines = [_ticket(row) for _, row in pd.read_csv(folder / "tickets.csv").iterrows()]
-    return "\n".join([*lines, "", f"To read: {(folder / PAGE).resolve()}"])
+    return "\n".join([*lines, "", f"Report: {(folder / PAGE).resolve()}"])
 
 
 def _ticket(row: pd.Series) -> str:
@@ -115,6 +120,6 @@ def _ticket(row: pd.Series) -> str:
         return f"{row['method']}: no pruned network matches the dense one"
     return (
         f"{row['method']}: the smallest network that matches the dense one has "
-        f"{row['remaining']:.2%} of the weights (test accuracy {row['test_accuracy']:.4f}, dense "
-        f"{row['dense_test_accuracy']:.4f})"
+        f"{weights(row['remaining'])} of the weights (test accuracy "
+        f"{percent(row['test_accuracy'])}, dense {percent(row['dense_test_accuracy'])})"
     )

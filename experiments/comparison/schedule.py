@@ -16,7 +16,13 @@ from experiments.processes.pool import Executor, Outcome, open_pool, worker_coun
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import Echo
 from experiments.run import run_experiment
-from experiments.tracking.resume import FoundRun, find_experiment, is_finished, resume_config
+from experiments.tracking.resume import (
+    FoundRun,
+    find_experiment,
+    is_finished,
+    other_versions_note,
+    resume_config,
+)
 from experiments.tracking.session import close_dead_runs, is_running
 
 Outcomes = dict[Arm, Outcome]
@@ -139,6 +145,8 @@ def do_arms(config: CompareConfig, facts: Facts, parent: str, echo: Echo) -> Out
     most = worker_count(config.workers, facts.resolved.device)
     with open_pool(min(most, len(arms))) as workers:
         schedule = Schedule(config, facts, parent, echo, workers)
+        if note := other_versions_note(facts.dataset, facts.resolved.model):
+            echo(note)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
         echo(f"{schedule.total} experiments, {workers.count} at a time")

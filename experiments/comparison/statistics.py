@@ -1,11 +1,10 @@
 """Statistics: which differences between methods would other seeds show too?
 
-Everything is computed from `rounds`, one row per method, seed and round (round 0 is the dense
-network, the same for all methods of a seed), and comes back as a table in the order in which the
-methods appear. The seeds are the sample: intervals are Student's, of the mean over seeds, at
-`CONFIDENCE`; methods are compared within each seed, because arms of one seed share a dense network.
-What one seed cannot tell is NaN. p-values are not corrected for the number of comparisons.
-
+Every function takes `rounds`, one row per method, seed and round (round 0 is the dense network, the
+same for all methods of a seed), and returns a table in the methods' order of appearance. The seeds
+are the sample: intervals are Student's, of the mean over seeds, at `CONFIDENCE`; methods are
+compared within each seed, because arms of one seed share a dense network. Values that need more
+than one seed are NaN with one. p-values are not corrected for multiple comparisons.
 """
 
 from collections.abc import Mapping
@@ -21,54 +20,53 @@ from experiments.figures.intervals import CONFIDENCE, INTERVAL, mean_interval
 from experiments.rounds.metrics import COMPARED
 from pruning.masks import Masks
 
-METRICS = COMPARED
 METHOD = ["reinit", "criterion", "control", "pruning"]
 SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
 DENSE = "dense"  # the other side of a difference to the same seed's round 0
 RULE = (
-    "the winning ticket is the network with the fewest remaining weights whose validation "
-    "accuracy, averaged over all seeds of the method, is at least that of the dense networks of "
-    "the same seeds; larger ones need not be"
+    "A winning ticket is the smallest network of a method whose validation accuracy, averaged over "
+    "all seeds of the method, is at least that of the dense networks of the same seeds; larger "
+    "networks may fall short of it. Test accuracy is only reported."
 )
-ROUNDING = 1e-12  # differences of accuracies are multiples of one image's share, far above this
+ROUNDING = 1e-12  # far below one image's share of an accuracy
 
 
 def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
-    """What each method reached in each round: the table `summary.csv`.
+    """Means over seeds of each method and round: the table `summary.csv`.
 
     Returns:
         One row per method and round: `method`, `METHOD`, `round`, the mean of each of `SIZES`, `n`
-        (seeds), and of each metric `_mean`, `_std`, `_low`, `_high` (see `spread`).
+        (seeds), and of each metric `_mean`, `_std`, `_low`, `_high` (see `mean_interval`).
     """
     rows, by = rounds.sort_values("round", kind="stable"), ["method", "round"]
     groups = rows.groupby(by, sort=False)
     parts = [groups[METHOD].first(), groups[SIZES].mean()]
     parts.append(groups.size().rename("n").to_frame())
-    parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in METRICS]
+    parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in COMPARED]
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
     first = ["method", *METHOD, "round"]
     return table[first + [name for name in table if name not in first]]
 
 
 def dense_interval(rounds: pd.DataFrame, metric: str) -> pd.Series:
-    """`spread` of the dense networks, each seed's counted once however many methods share it."""
+    """`mean_interval` of the dense networks, one per seed, however many methods share it."""
     dense = rounds[rounds["round"] == 0].drop_duplicates("seed")
     return mean_interval(dense, ["round"], metric).iloc[0]
 
 
 def differences(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Every two methods, and each method and the dense network, seed by seed: `differences.csv`.
+    """Each pair of methods, and each method and the dense network, by seed: `differences.csv`.
 
     Returns:
         One row per metric, round from 1, and pair: `metric`, `round`, `sparsity` (the round's
-        mean), `method`, `other`, then the fields of `Paired`. The other may be `DENSE`. A pair that
-        shares no seed in a round is there with n = 0.
+        mean), `method`, `other` (a method or `DENSE`), then the fields of `Paired`. A pair without
+        a common seed in a round has a row with n = 0.
     """
     methods = methods_of(rounds)
     sparsity = rounds.groupby("round")["sparsity"].mean().drop(0, errors="ignore")
     pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
     rows: list[dict[str, Any]] = []
-    for metric in METRICS:
+    for metric in COMPARED:
         values = rounds.pivot(index="seed", columns=["method", "round"], values=metric)
         for number in sparsity.index:
             for method, other in pairs:
@@ -93,9 +91,9 @@ class Paired(NamedTuple):
 def paired(first: pd.Series, second: pd.Series) -> Paired:
     """Two-sided paired t-test of two columns, over the seeds (their index) that both have.
 
-    With n < 2 the interval and the p-value are NaN. Where all differences are equal, the interval
-    is that one value, and the p-value is NaN: t would be division by a spread of zero, and a few
-    equal seeds do not prove that there is none.
+    With n < 2 the interval and the p-value are NaN. If all differences are equal, the interval is
+    that one value, and the p-value is NaN: t would divide by a spread of zero, and a few equal
+    seeds do not prove that the spread is zero.
     """
     both = pd.concat([first, second], axis="columns", keys=["first", "second"]).dropna()
     change = (both["first"] - both["second"]).to_numpy(dtype=float)
@@ -115,14 +113,14 @@ def paired(first: pd.Series, second: pd.Series) -> Paired:
 def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
     """Each method's smallest network that matches the dense one, by `RULE`: `tickets.csv`.
 
-    Validation data alone choose it; what it reaches on test data is then reported.
+    Only validation data choose it; its test accuracy is then reported.
 
     Returns:
-        One row a method: `method`, `n` (seeds), `round`, `remaining` (share of the weights),
+        One row per method: `method`, `n` (seeds), `round`, `remaining` (share of the weights),
         `valid_accuracy`, `test_accuracy` with its interval `test_low` to `test_high`,
-        `early_stop_iteration`, and the same seeds' dense means as `dense_...`. Where no round
-        qualifies, `round` is <NA>, what belongs to it is NaN, and the dense means are over all
-        seeds of the method.
+        `early_stop_iteration`, and the same seeds' dense means as `dense_...`. If no round
+        qualifies, `round` is <NA>, its values are NaN, and the dense means are over all seeds of
+        the method.
     """
     shared = ("valid_accuracy", "test_accuracy", "early_stop_iteration")
     rows = []
@@ -144,7 +142,7 @@ def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
-    """One method's rows of the ticket's round; none where no round qualifies."""
+    """One method's rows of the ticket's round; none if no round qualifies."""
     gain = own["valid_accuracy"] - own["seed"].map(dense["valid_accuracy"])
     groups = own.assign(gain=gain).groupby("round")[["gain", "sparsity"]]
     means = groups.mean()[groups.size() == own["seed"].nunique()]
@@ -153,7 +151,7 @@ def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
 
 
 class Overlap(NamedTuple):
-    """Jaccard indices of masks, and what chance alone gives; both [arms, arms], by (method, seed).
+    """Jaccard indices of masks, and those expected by chance; both [arms, arms] by (method, seed).
 
     The index of two masks is the number of weights that survive in both, over the number that
     survive in either: 1 for equal masks.
@@ -164,11 +162,11 @@ class Overlap(NamedTuple):
 
 
 def overlap(masks: Mapping[tuple[str, int], Masks]) -> Overlap:
-    """How far any two arms agree about which weights to keep, over all prunable weights.
+    """Overlap of the masks of each pair of arms, over all prunable weights.
 
-    `expected` is that of masks drawn at random with as many survivors in each layer: two that keep
-    a and b of a layer's n weights share a * b / n of them on average (a ratio of expectations,
-    which is exact enough for layers of more than a few weights). NaN where both masks are empty.
+    `expected` is that of random masks with as many survivors in each layer: two that keep a and b
+    of a layer's n weights share a * b / n of them on average (a ratio of expectations, accurate for
+    layers of more than a few weights). NaN if both masks are empty.
     """
     arms = pd.MultiIndex.from_tuples(masks, names=["method", "seed"])
     counts = np.array([[int(m.sum()) for m in mask.values()] for mask in masks.values()])
@@ -192,7 +190,7 @@ def pixels(
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
     """Share of a pixel's weights that survive, mean over a method's seeds, [height, width].
 
-    Empty where the first layer is not fully connected to the pixels (see `plots.pixel_use`).
+    Empty if the first layer is not fully connected to the pixels (see `pixel_use`).
     """
     shares: dict[str, list[Any]] = {}
     for (method, _), mask in masks.items():
@@ -208,5 +206,5 @@ def methods_of(rows: pd.DataFrame) -> list[str]:
 
 
 def _column(values: pd.DataFrame, name: tuple[str, int]) -> pd.Series:
-    """A column of a pivoted table; all NaN where no seed of a method reached the round."""
+    """A column of a pivoted table; all NaN if no seed of a method reached the round."""
     return values[name] if name in values else pd.Series(np.nan, index=values.index)

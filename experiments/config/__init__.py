@@ -1,1 +1,1 @@
-"""What an experiment, a comparison and a search can be asked for, and what "auto" means."""
+"""The parameters of every command, and the values of "auto"."""

@@ -1,8 +1,7 @@
-"""Config: an experiment as it is asked for, and as it is done.
+"""Config: the parameters of one experiment, as given and as resolved.
 
-`python -m experiments mlproject` writes MLproject from the fields here and in
-experiments/fields.py. Where a field may be "auto", None stands for it, and `resolved` fills it in:
-experiments/recipes.py says with what.
+The fields here and in fields.py define the command line and MLproject. A field that is "auto" holds
+None until `Config.resolved` replaces it with a value from recipes.py.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from pruning.reinit import REINITS
 
 MASKS = ("own", "shared")
 
-# What no dense network depends on.
+# They have no effect on the dense network.
 PRUNING_FIELDS = {
     *("reinit", "criterion", "control", "pruning", "masks", "branch_of"),
     *("scope", "prune_rate", "output_prune_rate", "target_sparsity", "rounds"),
@@ -30,23 +29,23 @@ PRUNING_FIELDS = {
 
 
 class Config(Common, Method):
-    """One experiment as it is asked for."""
+    """The parameters of one experiment, as given."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        0, description="of everything random: initial values, split, batches, scores"
+        0, description="seed of everything random: initial weights, split, batches, scores"
     )
     branch_of: Annotated[str, AfterValidator(run_id)] = Field(
-        NONE, description="id of a run whose dense network is taken, not trained anew"
+        NONE, description="id of a run whose dense network is reused instead of trained"
     )
     masks: Annotated[str, one_of(*MASKS)] = Field(
-        "own", description="own: prunes by itself; shared: takes the masks of branch_of's rounds"
+        "own", description="own: find masks in this run; shared: use the masks of branch_of"
     )
     resume: Annotated[str, AfterValidator(run_id)] = Field(
-        NONE, description="id of an interrupted run to continue in place"
+        NONE, description="id of an interrupted run to resume"
     )
 
     @model_validator(mode="after")
-    def _sound_together(self) -> "Config":
+    def _check_combinations(self) -> "Config":
         if self.momentum and self.optimizer not in (None, "sgd"):
             raise ValueError(
                 f"momentum is for optimizer=sgd, got {self.momentum} with {self.optimizer}"
@@ -64,44 +63,49 @@ class Config(Common, Method):
         if self.masks == "shared":
             self._check_shared()
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda needs a CUDA GPU that torch can see, and there is none")
+            raise ValueError(
+                "device=cuda requires a CUDA GPU that PyTorch can use, and there is none"
+            )
         return self
 
     def _check_shared(self) -> None:
         if self.branch_of == NONE:
-            raise ValueError("masks=shared needs branch_of, the run whose masks are taken")
+            raise ValueError("masks=shared needs branch_of, the run whose masks are used")
         if self.control == "inverted" or self.pruning == "one_shot":
             raise ValueError(
-                "masks=shared takes the masks of another run, so control=inverted and "
-                "pruning=one_shot, which choose others, do not go with it"
+                "masks=shared uses the masks of another run and cannot be combined with "
+                "control=inverted or pruning=one_shot"
             )
 
     def _fine_tunes(self) -> bool:
         return REINITS[self.reinit].schedule == "final"
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result: nothing of the machine, so that checkpoints are alike."""
-        elsewhere = {"data_root", "resume", "device"}
-        if self.masks == "own":  # then it would have trained the same dense network itself
-            elsewhere.add("branch_of")
-        return self.model_dump(exclude=elsewhere)
+        """The parameters that can change the result; checkpoints hold them.
+
+        Parameters of the machine are excluded, so that checkpoints match across machines.
+        """
+        excluded = {"data_root", "resume", "device"}
+        if self.masks == "own":  # branching only saves training the same dense network again
+            excluded.add("branch_of")
+        return self.model_dump(exclude=excluded)
 
     def dense_settings(self) -> dict[str, Any]:
-        """What decides the dense network."""
+        """The parameters that can change the dense network."""
         return {k: value for k, value in self.settings().items() if k not in PRUNING_FIELDS}
 
     def resolved(self, dataset: str) -> "Resolved":
-        """The config with every "auto" replaced by what is used; `dataset` is what was loaded.
+        """The config with a value for every "auto"; `dataset` is the one that was loaded.
 
         Raises:
-            ValueError: If what was asked for does not go with what replaces the rest.
+            ValueError: If given parameters conflict with the values of the others.
         """
         model = self.model or model_for(dataset)
         defaults = asdict(defaults_for(model))
         fast, share = defaults.pop("bf16"), defaults.pop("warmup_share")
         fine_tune_share = defaults.pop("fine_tune_share")
-        said = {name: value for name, value in self.model_dump().items() if value is not None}
-        values = defaults | said | {"dataset": dataset, "model": model}
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        values = defaults | given | {"dataset": dataset, "model": model}
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
         values.setdefault("warmup_epochs", share * values["epochs"])
         end = SCHEDULES[self.schedule](1.0) if fine_tune_share is None else fine_tune_share
@@ -115,7 +119,7 @@ class Config(Common, Method):
 
 
 class Resolved(Config):
-    """One experiment as it is done: nothing is "auto" any more."""
+    """The parameters of one experiment, with a value for every "auto"."""
 
     model: str
     epochs: int
@@ -132,14 +136,16 @@ class Resolved(Config):
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bfloat16 numbers itself."""
+    """Whether the hardware supports bfloat16 arithmetic."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(
-        bool(there) for name, there in torch.cpu.get_capabilities().items() if "bf16" in name
+        bool(supported)
+        for name, supported in torch.cpu.get_capabilities().items()
+        if "bf16" in name
     )
 
 
 def config_from(values: Mapping[str, Any]) -> Config:
-    """A checked config; raises as `checked`."""
+    """A validated config; raises ValueError as `validated` does."""
     return validated(Config, values)

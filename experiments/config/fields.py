@@ -1,6 +1,6 @@
-"""Fields: the parameters that several commands share, with their defaults, rules and words.
+"""Fields: the parameters that several commands share, with defaults, rules and descriptions.
 
-`Method` is what a comparison compares, `Common` what its methods have in common.
+`Method` holds what a comparison compares, `Common` what all its methods share.
 """
 
 import re
@@ -21,9 +21,10 @@ from experiments.config.parameters import (
     one_of,
     or_auto,
 )
+from experiments.config.recipes import auto
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES
-from models import build_model
+from models import NAMES, build_model
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
 from pruning.masks import MOST_ROUNDS, SCOPES
@@ -37,134 +38,135 @@ PRUNINGS = ("iterative", "one_shot")
 def _known_model(name: str | None) -> str | None:
     if name is None:
         return None
-    with torch.device("meta"):  # takes no memory, however large
+    with torch.device("meta"):  # allocates no memory
         try:
             build_model(name, (1, 128, 128), 2)
         except (TypeError, RuntimeError):
-            raise ValueError(f"model is larger than any memory, got {name[:80]}") from None
+            raise ValueError(f"model is too large for any memory, got {name[:80]}") from None
     return name
 
 
 def run_id(text: str) -> str:
-    """The rule that a value is the id of a run, or "none"."""
+    """Rule: the value is the id of a run, or "none"."""
     if text != NONE and not re.fullmatch("[0-9a-f]{32}", text):
         raise ValueError("must be the id of a run, 32 hexadecimal digits")
     return text
 
 
 _unit = Field(gt=0, lt=1)
+_rates = ", ".join(f"{made.default_lr:g} for {name}" for name, made in OPTIMIZERS.items())
 
 
 class Method(Parameters):
-    """What makes one way to prune differ from another."""
+    """What distinguishes one pruning method from another."""
 
     reinit: Annotated[str, one_of(*REINITS)] = Field(
-        "lottery", description=f"where survivors restart: {', '.join(REINITS)}"
+        "lottery", description=f"how each round resets the surviving weights: {', '.join(REINITS)}"
     )
     criterion: Annotated[str, one_of(*CRITERIA)] = Field(
-        "magnitude", description=f"which weights go first: {', '.join(CRITERIA)}"
+        "magnitude",
+        description=f"how weights are scored; the lowest are pruned first: {', '.join(CRITERIA)}",
     )
     control: Annotated[str, one_of(*CONTROLS)] = Field(
-        "none", description=f"a mask that should do worse: {', '.join(CONTROLS)}"
+        "none", description=f"control mask, which should perform worse: {', '.join(CONTROLS)}"
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
-        "iterative", description="iterative: prunes the last round's network; one_shot: the dense"
+        "iterative",
+        description="iterative: prune the last round's network; one_shot: always the dense one",
     )
 
 
 class Common(Parameters):
-    """What all methods of a comparison share: data, network, how much goes, how it is trained."""
+    """What all methods of a comparison share: data, model, sparsity and training."""
 
     dataset: Annotated[str, one_of(AUTO, *DATASETS)] = Field(
-        AUTO, description=f"{', '.join(DATASETS)}; auto is mnist if it can be had, else digits"
+        AUTO,
+        description=f"{', '.join(DATASETS)}; auto is mnist if available, else digits",
     )
     model: Annotated[str | None, AfterValidator(_known_model), or_auto] = Field(
         None,
         description=(
-            "lenet_n_n... (fully connected, of sizes n), lightcnn_9, lightcnn_29, lightcnn_29_v2; "
-            "auto is lightcnn_9 for photographs, else lenet_300_100"
+            "lenet_n_n... (fully connected, with hidden layers of n units), "
+            f"{', '.join(NAMES[1:])}; auto is lightcnn_9 for face images, else lenet_300_100"
         ),
     )
     pretrained: Path = Field(
-        NONE, description="file of published values that the dense network starts from"
+        NONE, description="checkpoint file with the weights that the dense network starts from"
     )
     scope: Annotated[str, one_of(*SCOPES)] = Field(
-        "layer", description="layer: each layer loses the same share; global: all compete"
+        "layer",
+        description="layer: every layer loses the same share; global: all layers compete",
     )
     prune_rate: Annotated[float, _unit] = Field(
-        0.2, description="share of the surviving weights that a round removes"
+        0.2, description="share of the surviving weights that each round prunes"
     )
     output_prune_rate: Annotated[Share | None, or_auto] = Field(
-        None, description="the same for the output layer (0 spares it); auto is prune_rate"
+        None, description="prune_rate of the output layer (0 never prunes it); auto is prune_rate"
     )
     target_sparsity: Annotated[float, _unit] = Field(
-        0.9, description="share of the weights that is gone at the end, reached exactly"
+        0.9, description="share of weights pruned after the last round; reached exactly"
     )
     rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = Field(
-        0, description="exactly so many full rounds whatever the target; 0 is as many as it needs"
+        0,
+        description="number of full pruning rounds, whatever the target; "
+        "0 derives it from target_sparsity",
     )
     epochs: Annotated[Positive | None, or_auto] = Field(
-        None, description="epochs of the dense network; auto is 10 for lenet, 40 for lightcnn"
+        None, description=f"training epochs of the dense network; {auto('epochs')}"
     )
     retrain_epochs: Annotated[Positive | None, or_auto] = Field(
-        None, description="epochs of every later round; auto is 10 for lenet, 40 for lightcnn"
+        None, description=f"training epochs after each pruning; {auto('retrain_epochs')}"
     )
     rewind_epoch: Annotated[int, Field(ge=0)] = Field(
-        1,
-        description="for rewind and lr_rewind: survivors return to this epoch of the dense network",
+        1, description="for rewind and lr_rewind: epoch of dense training to rewind to"
     )
     optimizer: Annotated[str | None, one_of(*OPTIMIZERS), or_auto] = Field(
-        None, description=f"{', '.join(OPTIMIZERS)}; auto is adam for lenet, adamw for lightcnn"
+        None, description=f"{', '.join(OPTIMIZERS)}; {auto('optimizer')}"
     )
     lr: Annotated[Rate | None, or_auto] = Field(
-        None, description="learning rate; auto is 0.0012 for adam, 0.001 for adamw, 0.1 for sgd"
+        None, description=f"learning rate; auto is {_rates}"
     )
     retrain_lr: Annotated[Rate | None, or_auto] = Field(
         None,
-        description="learning rate of every later round; auto is lr, for keep "
-        "where the schedule ends (0.3 of lr for lightcnn)",
+        description="learning rate of retraining; auto is lr, but for reinit=keep the last rate of "
+        "the schedule (0.3 of lr for lightcnn)",
     )
     schedule: Annotated[str, one_of(*SCHEDULES)] = Field(
-        "cosine", description=f"course of the learning rate in a round: {', '.join(SCHEDULES)}"
+        "cosine", description=f"learning rate schedule within a round: {', '.join(SCHEDULES)}"
     )
     warmup_epochs: Annotated[Amount | None, or_auto] = Field(
         None,
-        description=(
-            "of epochs, how many the rate rises first, and so in proportion when retraining; auto "
-            "is 0 for lenet, a quarter of epochs for lightcnn"
-        ),
+        description="epochs in which the learning rate rises, scaled to retrain_epochs for "
+        f"retraining; as a share of epochs, {auto('warmup_share')}",
     )
-    momentum: Share = Field(0.0, description="for optimizer=sgd")
+    momentum: Share = Field(0.0, description="momentum of optimizer=sgd")
     weight_decay: Annotated[Amount | None, or_auto] = Field(
         None,
-        description=(
-            "adam, sgd: L2 penalty, added to the gradient; adamw: decay of the weights; "
-            "auto is 0 for lenet, 0.05 for lightcnn"
-        ),
+        description="L2 penalty for adam and sgd, decoupled weight decay for adamw; "
+        f"{auto('weight_decay')}",
     )
     grad_clip: Annotated[Amount | None, or_auto] = Field(
-        None,
-        description="largest norm of the gradient, 0 is any; auto is 0 for lenet, 1 for lightcnn",
+        None, description=f"maximum norm of the gradient, 0 for no limit; {auto('grad_clip')}"
     )
     label_smoothing: Annotated[Share | None, or_auto] = Field(
         None,
-        description="share of a label given to all classes; auto is 0 for lenet, 0.1 for lightcnn",
+        description=f"share of each label spread over all classes; {auto('label_smoothing')}",
     )
     batch_size: Annotated[Positive | None, or_auto] = Field(
-        None, description="images in a training step; auto is 60 for lenet, 20 for lightcnn"
+        None, description=f"images per training step; {auto('batch_size')}"
     )
     precision: Annotated[str, one_of(AUTO, *PRECISIONS)] = Field(
-        AUTO, description="float32 or bf16; auto is bf16 for lightcnn on hardware that has it"
+        AUTO, description="float32 or bf16; auto is bf16 for lightcnn on hardware that supports it"
     )
     train_limit: Annotated[int, Field(ge=0)] = Field(
-        0, description="use only so many training images, for quick looks; 0 is all"
+        0, description="train on only this many images, for quick experiments; 0 uses all"
     )
     eval_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="iterations between looks for early stopping; 0 is once an epoch"
+        0, description="iterations between evaluations for early stopping; 0 is once per epoch"
     )
     device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
-        AUTO, description="cpu or cuda; auto is cuda where there is one"
+        AUTO, description="cpu or cuda; auto is cuda if available"
     )
     data_root: Path = Field(
-        "data", description="folder of downloaded data sets; for faces, of the photographs"
+        "data", description="folder of downloaded data sets; for dataset=faces, of the photographs"
     )

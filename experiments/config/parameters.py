@@ -1,8 +1,8 @@
-"""Parameters: a list of typed fields as command line, as MLproject entry point, and in words.
+"""Parameters: typed fields that define a command line and an MLproject entry point.
 
-A list is a frozen pydantic model: a field's name is the command-line flag, the MLproject parameter
-and the MLflow param; its default, help and rule stand beside it. Where a field may be "auto", None
-stands for it here.
+A frozen pydantic model holds the parameters of a command. A field's name is the command-line flag,
+the MLproject parameter and the MLflow param; its default, rule and description are beside it. None
+represents "auto".
 """
 
 import argparse
@@ -17,7 +17,7 @@ AUTO = "auto"
 
 
 class Parameters(BaseModel):
-    """A frozen list of parameters."""
+    """The parameters of a command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -33,7 +33,7 @@ Path = Annotated[str, Field(min_length=1)]
 
 
 def one_of(*names: str) -> AfterValidator:
-    """The rule that a value is one of `names`, or None."""
+    """Rule: the value is one of `names`, or None."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
@@ -44,10 +44,10 @@ def one_of(*names: str) -> AfterValidator:
 
 
 def validated(kind: type[ParametersT], values: Mapping[str, Any]) -> ParametersT:
-    """Parameters from their values.
+    """Validated parameters.
 
     Raises:
-        ValueError: One line that names the parameter, the rule and the value.
+        ValueError: In one line: each invalid parameter, its rule and its value.
     """
     try:
         return kind.model_validate(dict(values))
@@ -60,7 +60,7 @@ def parse(kind: type[ParametersT], command: str, argv: Sequence[str] | None = No
     """Parameters from a command line such as `--reinit lottery --prune_rate 0.3`.
 
     Raises:
-        ValueError: As `checked`; also for an unknown flag.
+        ValueError: As `validated`, and for an unknown flag.
     """
     parser = _Parser(prog=f"python -m experiments {command}", allow_abbrev=False)
     for name, field in kind.model_fields.items():
@@ -82,12 +82,12 @@ def entry_point(kind: type[Parameters], name: str, command: str) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """A field's default as one types it: "auto" for None."""
+    """A field's default as on the command line: "auto" for None."""
     return as_text(field.default)
 
 
 def as_text(value: object) -> str:
-    """A field's value as one types it: "auto" for None."""
+    """A field's value as on the command line: "auto" for None."""
     if isinstance(value, bool):
         return str(value).lower()
     return AUTO if value is None else str(value)
@@ -99,10 +99,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _message(kind: type[Parameters], problem: Mapping[str, Any]) -> str:
-    """One of pydantic's problems as: parameter, rule, value."""
+    """A validation error as one phrase: parameter, rule, value."""
     rule = str(problem["msg"]).removeprefix("Value error, ")
     name = problem["loc"][0] if problem["loc"] else ""
-    if not name or ", got " in rule or rule.startswith(f"{name}: "):  # our own, said in full
+    if not name or ", got " in rule or rule.startswith(f"{name}: "):  # ours, and complete
         return rule
     if problem["type"] == "extra_forbidden":
         return f"there is no parameter {name}; the parameters are {', '.join(kind.model_fields)}"

@@ -1,6 +1,6 @@
-"""Recipes: how a family of models is trained where the config says "auto".
+"""Recipes: the training settings of each model family where a parameter is "auto".
 
-To add one: a line in `RECIPES`. A family without is trained as the first.
+To add one, add a line to `RECIPES`. A family without a recipe uses the first.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Defaults:
-    """What "auto" stands for; most names are the config's."""
+    """The values of "auto"; most names are those of the config."""
 
     epochs: int
     retrain_epochs: int
@@ -18,8 +18,8 @@ class Defaults:
     warmup_share: float = 0.0  # of epochs
     grad_clip: float = 0.0
     label_smoothing: float = 0.0
-    fine_tune_share: float | None = None  # of lr, with which keep retrains; None: where lr ends
-    bf16: bool = False  # whether precision is bf16 where the hardware has it
+    fine_tune_share: float | None = None  # of lr, to retrain with keep; None: the schedule's end
+    bf16: bool = False  # use bf16 on hardware that supports it
 
 
 RECIPES: dict[str, Defaults] = {
@@ -44,11 +44,20 @@ MODEL = "lenet_300_100"  # for the others
 
 
 def model_for(dataset: str) -> str:
-    """The model that a data set is usually met with."""
+    """The default model of a data set."""
     return MODELS_FOR.get(dataset, MODEL)
 
 
 def defaults_for(model: str) -> Defaults:
-    """What "auto" stands for with a model."""
-    usual = next(iter(RECIPES.values()))
-    return RECIPES.get(model.partition("_")[0], usual)
+    """The values of "auto" for a model."""
+    first = next(iter(RECIPES.values()))
+    return RECIPES.get(model.partition("_")[0], first)
+
+
+def auto(name: str) -> str:
+    """The values of "auto" in words, such as "auto is 10 for lenet, 40 for lightcnn"."""
+    values = {family: getattr(recipe, name) for family, recipe in RECIPES.items()}
+    return "auto is " + ", ".join(
+        f"{value:{'' if isinstance(value, str) else 'g'}} for {family}"
+        for family, value in values.items()
+    )

@@ -82,10 +82,12 @@ class Tuning(Parameters):
         0, description="the first of a trial's seeds, and of the search itself"
     )
     criterion: Annotated[str, one_of(*CRITERIA)] = Field(
-        "magnitude", description=f"which weights go first: {', '.join(CRITERIA)}"
+        "magnitude",
+        description=f"how weights are scored; the lowest are pruned first: {', '.join(CRITERIA)}",
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
-        "iterative", description="iterative: prunes the last round's network; one_shot: the dense"
+        "iterative",
+        description="iterative: prune the last round's network; one_shot: always the dense one",
     )
     study: str = Field(
         AUTO,

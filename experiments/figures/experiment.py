@@ -1,7 +1,4 @@
-"""Plots: first the numbers, then the axes.
-
-Each `draw_*` takes a figure's numbers and returns a `Figure`; nothing here reads or writes files.
-"""
+"""Figures of one experiment. Each `draw_*` returns a `Figure` and touches no file."""
 
 import numpy as np
 import pandas as pd
@@ -15,15 +12,15 @@ from torch import Tensor
 from experiments.rounds.metrics import LAYER_PREFIX
 from pruning.masks import Masks
 
-# Okabe and Ito's colour-blind-safe palette, without its yellow.
 MOST_NAMED = 14  # rounds in a legend or on an axis
+# Okabe and Ito's colour-blind-safe palette, without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
 def pixel_use(masks: Masks, image_shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """Share of a pixel's dense weights that survive, [height, width] in [0, 1].
 
-    None where the first layer is not fully connected to the pixels of an image.
+    None if the first layer is not fully connected to the pixels.
     """
     first: Tensor = next(iter(masks.values()))  # [units, channels * height * width]
     channels, height, width = image_shape
@@ -34,13 +31,13 @@ def pixel_use(masks: Masks, image_shape: tuple[int, ...]) -> NDArray[np.float64]
 
 
 def layer_columns(rounds: pd.DataFrame) -> dict[str, str]:
-    """Column of each layer's sparsity, by the layer's name."""
+    """The sparsity column of each layer, by the layer's name."""
     names = [str(name) for name in rounds if str(name).startswith(LAYER_PREFIX)]
     return {name.removeprefix(LAYER_PREFIX): name for name in names}
 
 
 def labelled_rounds(count: int) -> list[int]:
-    """The rounds that there is room to name: all, or evenly spaced ones and the last."""
+    """The rounds to label: all of them, or `MOST_NAMED` evenly spaced ones."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_NAMED))})
 
 
@@ -66,14 +63,14 @@ def draw_accuracy(rounds: pd.DataFrame, title: str) -> Figure:
 
 
 def draw_epochs(rounds: pd.DataFrame, epochs: pd.DataFrame, title: str) -> Figure:
-    """Validation accuracy against epoch, one line a round, from dense (dark) to sparse (light)."""
+    """Validation accuracy against epoch, one line per round, dense dark to sparse light."""
     figure, axes = _figure(title)
     shades = colormaps["viridis"](np.linspace(0, 0.92, len(rounds)))
     for shade, (_, row) in zip(shades, rounds.iterrows(), strict=True):
         curve = epochs[epochs["round"] == row["round"]]
         label = f"{row['round']:.0f}: {100 * (1 - row['sparsity']):.3g}%"
         if int(row["round"]) not in labelled_rounds(len(rounds)):
-            label = "_"  # matplotlib's way to leave it out of the legend
+            label = "_"  # keeps it out of the legend
         axes.plot(
             curve["epoch"], 100 * curve["valid_accuracy"], color=shade, label=label, marker="."
         )
@@ -104,7 +101,7 @@ def draw_layers(rounds: pd.DataFrame, title: str) -> Figure:
 
 
 def draw_pixels(share: NDArray[np.float64], title: str) -> Figure:
-    """Which pixels the surviving weights of the first layer still look at (see `pixel_use`)."""
+    """Share of each input pixel's weights that survive (see `pixel_use`)."""
     figure, axes = _figure(title)
     picture = axes.imshow(100 * share, cmap="viridis", vmin=0)
     axes.set(xticks=[], yticks=[])

@@ -1,22 +1,20 @@
-"""TODO."""
+"""Intervals: the mean over seeds with its 95% interval, and axis limits that suit accuracies."""
 
 import numpy as np
 import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
 INTERVAL = ["mean", "std", "low", "high"]
-
-
 CONFIDENCE = 0.95
 
 
 def mean_interval(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
-    """How `metric` varies within each group of rows.
+    """Mean and Student interval of `metric` in each group of rows.
 
     Returns:
-        One row a group, in order of appearance: `n`, `mean`, `std` (of a sample, ddof = 1), and
-        `low` and `high`, the ends of the mean's two-sided Student interval. Where n = 1, the last
-        three are NaN; a group with a NaN in it has NaN throughout.
+        One row per group, in order of appearance: `n`, `mean`, `std` (ddof = 1), and `low` and
+        `high`, the ends of the mean's two-sided interval. With n = 1, the last three are NaN; a
+        group with a NaN in it has NaN throughout.
     """
     groups = rows.groupby(by, sort=False)[metric]
     mean, std, n = groups.mean(skipna=False), groups.std(skipna=False), groups.size()
@@ -25,10 +23,11 @@ def mean_interval(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFram
 
 
 def accuracy_limits(middle: pd.Series, low: pd.Series, high: pd.Series) -> tuple[float, float]:
-    """The range of accuracies (%) worth showing, so that one collapse does not flatten all else.
+    """Axis limits for accuracies (%), so that one collapse does not flatten the rest.
 
-    It reaches four times as far below the best mean as the better half of the means does, and at
-    least 1 point; further where that spares little. Intervals do not widen it by more than a third.
+    They reach four times as far below the best mean as the better half of the means does, at least
+    1 point, and down to the lowest mean if that is not much further. Intervals widen them by at
+    most a third.
     """
     means = np.sort(middle.to_numpy(dtype=float))
     best = means[-1]

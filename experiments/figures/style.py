@@ -1,7 +1,7 @@
-"""Drawing: what all figures of a comparison share, so that they read as one.
+"""Style: the colours, markers and layout that the figures of a report share.
 
-A method looks the same in every picture (`styles`). All that is not data is drawn in `INK` on a
-transparent background, so that whoever shows a figure on a dark page has one colour to replace.
+A method has the same style in every figure (`styles`). Everything but data is drawn in `INK` on a
+transparent background, so that a dark page has one colour to replace.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from experiments.figures import experiment
 
 INK = "#1b1f24"
-COLOURS = (*experiment.COLOURS[:6], "#8a8a8a")  # a grey instead of black, which is the ink's
+COLOURS = (*experiment.COLOURS[:6], "#8a8a8a")  # grey instead of black, which is too close to INK
 MARKERS = "os^DvPX<>p*hd8"
 DASHED = (0, (5, 3))
 FIXED = ("lottery", "random", "keep", "rewind", "lr_rewind", "sign", "shuffle")
@@ -43,17 +43,22 @@ report_style = rc_context(
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks: a matplotlib colour, marker and line style."""
+    """The style of a method: matplotlib's colour, marker and line style."""
 
     colour: str
     marker: str
     dashes: Any
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """The style as arguments of `Axes.plot`."""
+        return {"color": self.colour, "marker": self.marker, "ls": self.dashes, "ms": 4}
+
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """A look for each method: a reinit's own, wherever it stands; for any other the next free one.
+    """A style for each method: a reinit method has its own, any other gets the next free one.
 
-    Colours repeat after seven methods, then with dashes; the line styles never repeat.
+    Colours repeat after seven methods, with other dashes; no two methods share a style.
     """
     fixed = {method: FIXED.index(method) for method in methods if method in FIXED}
     free = (slot for slot in count() if slot not in fixed.values())
@@ -70,14 +75,14 @@ def _style(slot: int) -> Style:
 def new_figure(
     title: str, panels: int = 1, height: float = 4.4, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure of so many panels, at most three in a row, with its title."""
+    """An empty figure with a title and a number of panels, at most three in a row."""
     columns = min(panels, 3)
     rows = -(-panels // columns)
     size = (6.4, height if rows == 1 else 1 + 2.3 * rows)
     figure = Figure(figsize=size, layout="constrained", dpi=150, label=title)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten())
-    for each in axes:  # ticks are made when drawn, outside of `in_ink`
+    for each in axes:  # ticks are made when drawn, outside of `report_style`
         each.tick_params(color=INK, labelcolor=INK, grid_color=INK, grid_alpha=0.13, labelsize=8.5)
         each.grid(True, lw=0.7)
     for empty in axes[panels:]:

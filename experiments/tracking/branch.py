@@ -1,9 +1,10 @@
-"""Trunk: a stored run that another one branches off, with its dense network and its masks.
+"""Branches: a run that takes the dense network of a stored run, its base, and maybe its masks.
 
-With masks=shared every round retrains the trunk's mask of that round from another start: the
+With masks=shared every round retrains the base run's mask of that round from another start: the
 control of the lottery ticket in Frankle & Carbin 2019, arXiv:1803.03635.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,13 @@ from experiments.rounds.metrics import METRICS, PER_EPOCH
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking.environment import environment
 from experiments.tracking.fingerprint import code_digest, pretrained_digest
-from experiments.tracking.resume import get_run, history_of, network_of, stored_config
+from experiments.tracking.resume import (
+    get_run,
+    history_of,
+    is_of_this_scheme,
+    network_of,
+    stored_config,
+)
 from experiments.tracking.tables import INTEGER_COLUMNS, History
 from experiments.training.loop import Evaluation
 
@@ -27,16 +34,16 @@ MASK_FIELDS = {"scope", "prune_rate", "output_prune_rate", "target_sparsity", "r
 def open_base_run(
     config: Resolved, rounds: int, digest: str, after: Snapshot | None
 ) -> Iterator[BaseRun | None]:
-    """The run that `config` branches off, if it does; its networks are read as they are needed.
+    """The base run of `config`, if it has one; its networks are read when they are needed.
 
     Args:
-        rounds: How many rounds after the dense one will be asked for.
+        rounds: Number of rounds after the dense one.
         digest: Of the data.
-        after: The network that is continued after, if one is.
+        after: The network that a resumed run continues after.
 
     Raises:
-        ValueError: If the run is not there, did not get far enough, or was made with parameters or
-            data that do not go with `config`.
+        ValueError: If there is no such run, it has too few complete rounds, or its parameters,
+            data or code do not match `config`.
     """
     if config.branch_of == NONE or (after and config.masks == "own"):
         yield None
@@ -58,6 +65,11 @@ def open_base_run(
 
 
 def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[str, str]) -> None:
+    if not is_of_this_scheme(tags):
+        raise ValueError(
+            f"branch_of: run {config.branch_of} was made by another version of this program; "
+            "start it again"
+        )
     mine, theirs = config.settings(), base.settings()
     matter = set(config.dense_settings())
     if config.masks == "shared":
@@ -68,10 +80,10 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
         if name in matter and mine[name] != theirs[name]
     ]
     here = {"dataset_digest": digest, "pretrained_sha256": pretrained_digest(config)}
-    if config.masks == "own":  # then it must be as if it had trained the dense network itself
-        told = environment(config.device)
-        here |= {"code": code_digest(), "device": config.device}
-        here |= {name: told[name] for name in ("threads", "version.torch", "version.numpy")}
+    if config.masks == "own":  # the dense network must be the one that would be trained here
+        installed = environment(config.device)
+        here |= {"code": code_digest(base), "device": config.device}
+        here |= {name: installed[name] for name in ("threads", "version.torch", "version.numpy")}
     different += [
         f"{name} (here {value}, there {tags.get(name)})"
         for name, value in here.items()
@@ -79,19 +91,17 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
     ]
     if different:
         raise ValueError(
-            f"branch_of: run {config.branch_of} does not go with what is asked for: "
-            f"{', '.join(different)}"
+            f"branch_of: run {config.branch_of} does not match this one: {', '.join(different)}"
         )
 
 
 def _dense_result(history: History, network: Snapshot) -> RoundResult:
-    """The dense round as it was when it ended."""
     row = history.rounds[0]
-    apart = {"round"} | {name for name, metric in METRICS.items() if not metric.measure}
+    not_measured = {"round"} | {name for name, metric in METRICS.items() if not metric.measure}
     evaluations = tuple(
         Evaluation(
             epoch=int(epoch["epoch"]),
-            iteration=0,  # not kept, and wanted by nobody
+            iteration=0,  # is not stored, and not needed here
             ends_epoch=True,
             **{name: epoch[name] for name in PER_EPOCH},
         )
@@ -99,9 +109,9 @@ def _dense_result(history: History, network: Snapshot) -> RoundResult:
         if epoch["round"] == 0
     )
     metrics = {
-        name: int(value) if name in INTEGER_COLUMNS else value
+        name: int(value) if name in INTEGER_COLUMNS and not math.isnan(value) else value
         for name, value in row.items()
-        if name not in apart
+        if name not in not_measured
     }
     seconds = {name: row[name] for name in ("round_seconds", "train_seconds")}
     return RoundResult(network, metrics, evaluations, seconds)

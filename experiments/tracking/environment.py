@@ -1,4 +1,4 @@
-"""Environment: what a bit-identical repetition needs to have the same."""
+"""Environment: what must be the same for a repetition to be bit for bit identical."""
 
 import os
 import platform
@@ -9,17 +9,18 @@ from pathlib import Path
 import torch
 
 VERSIONS = ("torch", "torchvision", "numpy", "mlflow", "safetensors")
+COMMIT = {"git_commit", "git_dirty"}  # of our code; what counts of it is in its digest
 
 
 def environment(device: str) -> dict[str, str]:
-    """Versions, threads, machine and code, as tags of a run."""
-    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    """Versions, threads, hardware and commit, as tags of a run."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {f"version.{name}": release(name) for name in VERSIONS} | {
         "version.python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
         "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if dirty is None else str(bool(dirty)).lower(),
+        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
     }
 
 
@@ -27,10 +28,10 @@ def _processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
-def _git(*words: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parents[2]
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

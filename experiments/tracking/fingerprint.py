@@ -1,55 +1,84 @@
-"""Fingerprint: are two experiments the same, so that one need not be done again?
+"""Fingerprint: are two experiments the same, so that one of them need not be run again?
 
-They are if the settings, the data, the device's kind and the code that decides the result are the
-same; where the data lie, who runs it and how it is shown have no part in it.
+They are if their settings, data, kind of device, threads, library versions and code are the same.
+Their code is what these settings run: everything that training, pruning and loading the data can
+reach, and of each registry only the entry that the settings choose. So a new criterion, a comment
+or a new file changes nothing for experiments that do not use it, while a constant in the training
+loop does (experiments/tracking/code.py says what counts).
 """
 
 import hashlib
 import json
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
+from experiments.rounds.metrics import METRICS, Metric
+from experiments.tracking.code import digest_of
 from experiments.tracking.environment import release
 
 FINGERPRINT = "fingerprint"  # the tag of a run
+SCHEME = "2-"  # how digests are computed; those of another scheme begin with something else
 ROOT = Path(__file__).resolve().parents[2]
-# Of experiments/, what rounds.py works with; what the config's files do is in the settings.
-RESULT_FILES = (
-    *("rounds/data", "rounds/plan", "rounds/rounds", "tracking/branch", "training/__init__"),
-    *("training/gradients", "training/loop", "training/optimizers", "training/schedules"),
-)
 VERSIONS = ("torch", "numpy")
+STARTS = ("experiments.rounds.rounds.prune_rounds", "experiments.rounds.data.load_data")
+BASE_NETWORK = "experiments.tracking.resume.network_of"  # only with masks=shared
+PUBLISHED = "models.published"  # only with pretrained
+CONFIG = "experiments.config"  # all that it decides is in the settings
+TABLE = "experiments.rounds.metrics.METRICS"  # of it, only what comparisons and searches use
+# Which entry of a registry do the settings choose? Of one that is not here, all entries count.
+REGISTRIES: dict[str, Callable[[Resolved], str]] = {
+    "datasets.DATASETS": lambda config: config.dataset,
+    "experiments.training.optimizers.OPTIMIZERS": lambda config: config.optimizer,
+    "experiments.training.schedules.SCHEDULES": lambda config: config.schedule,
+    "experiments.training.engine.ENGINES": lambda _: "dense",
+    "models.MODELS": lambda config: config.model.partition("_")[0],
+    "models.lightcnn.LIGHTCNNS": lambda config: config.model.partition("_")[2],
+    "pruning.controls.CONTROLS": lambda config: config.control,
+    "pruning.criteria.CRITERIA": lambda config: config.criterion,
+    "pruning.masks.GRANULARITIES": lambda _: "weight",
+    "pruning.masks.SCOPES": lambda config: config.scope,
+    "pruning.reinit.REINITS": lambda config: config.reinit,
+}
 
 
 def fingerprint(config: Resolved, data_digest: str, threads: int) -> str:
-    """32 hexadecimal digits that two experiments share if their results are to be the same.
+    """Text that two experiments share if their results are to be the same.
 
     Args:
         data_digest: Of the splits (`Splits.digest`).
         threads: Of the process; they decide in which order sums are taken.
     """
-    said = config.settings() | {
+    parts = config.settings() | {
         "pretrained": pretrained_digest(config),
         "threads": threads,
         "device": config.device,
         "data": data_digest,
-        "code": code_digest(),
+        "code": code_digest(config),
         "versions": [release(name) for name in VERSIONS],
     }
-    return _digest(json.dumps(said, sort_keys=True).encode())
+    text = json.dumps(parts, sort_keys=True)
+    return SCHEME + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@cache
-def code_digest() -> str:
-    """Digest of the code that decides results, committed or not."""
-    files = [ROOT / "experiments" / f"{name}.py" for name in RESULT_FILES]
-    for folder in ("pruning", "models", "datasets"):
-        files += sorted((ROOT / folder).rglob("*.py"))
-    return _digest(
-        b"".join(path.relative_to(ROOT).as_posix().encode() + path.read_bytes() for path in files)
-    )
+def code_digest(*configs: Resolved, root: Path = ROOT) -> str:
+    """Digest of the code that experiments with these configs run, committed or not.
+
+    Args:
+        root: The folder that our packages are in.
+    """
+    entries = frozenset((name, of(config)) for config in configs for name, of in REGISTRIES.items())
+    is_shared = any(config.masks == "shared" for config in configs)
+    is_published = any(config.pretrained != NONE for config in configs)
+    used = [f"{TABLE}[{name}]" for name, metric in METRICS.items() if _is_used(metric)]
+    starts = (*STARTS, *used, *([BASE_NETWORK] if is_shared else []))
+    ignored = (CONFIG, TABLE, *([] if is_published else [PUBLISHED]))
+    return SCHEME + digest_of(starts, root, entries, ignored)
+
+
+def _is_used(metric: Metric) -> bool:
+    return metric.required or metric.compared > 0 or metric.averaged or metric.headline
 
 
 def pretrained_digest(config: Resolved) -> str:
@@ -58,7 +87,3 @@ def pretrained_digest(config: Resolved) -> str:
         return NONE
     with Path(config.pretrained).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
-"""Tracking: what an experiment leaves in MLflow.
+"""Logging: what an experiment leaves in MLflow.
 
 A round is complete once its row of metrics is logged, in one transaction; its checkpoint and its
-epochs' metrics are there by then. Steps of a run's metrics count rounds; steps of
-`epoch/...` metrics count epochs through all rounds.
+epochs' metrics are logged before. Steps of a run's metrics count rounds; steps of `epoch/...`
+metrics count epochs through all rounds.
 """
 
 import re
@@ -51,7 +51,7 @@ class Run:
         self.network: Snapshot | None = None
 
     def log_round(self, result: RoundResult) -> None:
-        """Keep a finished round: first its checkpoint, then its numbers."""
+        """Log a finished round: first its checkpoint, then its metrics."""
         number = result.network.round
         size = self._log_checkpoints(result)
         row = {"round": number} | result.metrics
@@ -64,7 +64,7 @@ class Run:
         self._log_tables()
 
     def finish(self) -> None:
-        """Draw the figures and log the last network as a model; may be done again."""
+        """Log the figures, and the last network as a model; a resumed run may do so again."""
         from experiments.figures import experiment  # matplotlib is slow to import
 
         assert self.network is not None
@@ -128,7 +128,7 @@ class Run:
         for old in self.client.search_logged_models(
             [run.info.experiment_id], filter_string=f"source_run_id = '{self.run_id}'"
         ):
-            self.client.delete_logged_model(old.model_id)  # of a process killed while it finished
+            self.client.delete_logged_model(old.model_id)  # its process was killed after this line
         data = self.data
         model = build_model(self.config.model, data.image_shape, data.classes)
         model.load_state_dict({name: value.cpu() for name, value in network.state.items()})
@@ -159,13 +159,13 @@ def open_run(
     stored: StoredRun | None,
     parent: str | None = None,
 ) -> Iterator[Run]:
-    """The run to log to: the one `mlflow run` has opened, a new one, or `stored` continued.
+    """The run to log to: the one `mlflow run` has opened, a new one, or `stored`, resumed.
 
     Args:
-        config: Resolved; `asked` is the same as it was asked for, with "auto" in it.
-        why: Why it is this data set, in words.
+        config: What is run; `asked` is the same as the user gave it, with "auto" in it.
+        why: Why this data set was chosen, in words.
         last: Number of the last round.
-        parent: Run that a new one is nested under.
+        parent: Id of the run that a new one is nested under.
     """
     with tracked_run(summary.run_name(config), stored.run_id if stored else NONE, parent) as run_id:
         run = Run(run_id, config, data, why, last)
@@ -177,7 +177,7 @@ def open_run(
 
 
 def _describe(run: Run, asked: Config) -> None:
-    """Say what the run is: name, params, tags, data."""
+    """Log what the run is: params, tags, data sets, config."""
     config, data = run.config, run.data
     describe(run.run_id, params_of(asked, config), _tags(run) | environment(config.device))
     for context in ("train", "valid", "test"):
@@ -191,15 +191,15 @@ def _describe(run: Run, asked: Config) -> None:
         _log_input(dataset, context)
     if data.class_names:
         mlflow.log_text("".join(f"{name}\n" for name in data.class_names), "classes.txt")
-    # Late, because a run that has it can be resumed, and is not described again.
+    # Late, because a run with a config can be resumed, and is not described again.
     mlflow.log_dict(config.model_dump() | {"resume": NONE}, "config.json")
-    # Last, because a run that is found by it must have a config.
-    mark = fingerprint(config, data.digest, torch.get_num_threads())
-    run.client.set_tag(run.run_id, FINGERPRINT, mark)
+    # Last, because a run that is found by its fingerprint must have a config.
+    key = fingerprint(config, data.digest, torch.get_num_threads())
+    run.client.set_tag(run.run_id, FINGERPRINT, key)
 
 
 def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:
-    """An experiment's params: what was asked for, and what "auto" came to."""
+    """An experiment's params: what the user gave, and what each "auto" became."""
     params = {name: as_text(value) for name, value in asked.model_dump().items()}
     return params | {
         f"resolved_{name}": as_text(getattr(resolved, name))
@@ -209,12 +209,12 @@ def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:
 
 
 def _log_input(dataset: Dataset, context: str) -> None:
-    """Log a data set, which another run may be the first to log at this very moment."""
+    """Log a data set, which another run may log for the first time at the same moment."""
     for pause in (0.1, 0.5, None):
         try:
             mlflow.log_input(dataset, context=context)
             return
-        except MlflowException as error:  # MLflow looks for it and then inserts it
+        except MlflowException as error:  # MLflow selects and then inserts, in two transactions
             if pause is None or "unique constraint" not in str(error).lower():
                 raise
             time.sleep(pause)
@@ -224,7 +224,7 @@ def _tags(run: Run) -> dict[str, str]:
     config = run.config
     chosen = (*Method.model_fields, "masks", "dataset", "model", "scope", "device", "precision")
     return {name: str(getattr(config, name)) for name in chosen} | {
-        "code": code_digest(),
+        "code": code_digest(config),
         "pretrained_sha256": pretrained_digest(config),
         "dataset_why": run.why,
         "dataset_source": run.data.source,

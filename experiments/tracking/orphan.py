@@ -1,7 +1,7 @@
-"""Leftover: the run that `mlflow run` opens for a command which then continues another run.
+"""Orphans: the run that `mlflow run` opens for a command which then works on another run.
 
-`mlflow run` writes the status of its run when the command has ended, and fails if that run is
-deleted by then. So it is deleted afterwards, by a process that outlives the command.
+`mlflow run` sets the status of its run after the command has ended, and fails if the run is deleted
+by then. So a process that outlives the command deletes it.
 """
 
 import subprocess
@@ -15,14 +15,14 @@ WAIT_SECONDS = 60.0
 
 
 def label(run_id: str, resumed: str) -> None:
-    """Say what the run is, in case nobody lives to delete it."""
+    """Name the run after the one that is resumed, in case it cannot be deleted."""
     client = mlflow.MlflowClient()
     client.update_run(run_id, name=f"resumes {resumed}")
     client.set_tag(run_id, "mlflow.parentRunId", resumed)
 
 
 def delete_when_closed(run_id: str) -> None:
-    """Start a process that waits until `mlflow run` has closed the run, and then deletes it."""
+    """Start a process that deletes the run once `mlflow run` has closed it."""
     subprocess.Popen(
         [sys.executable, "-m", "experiments.tracking.orphan", run_id],
         cwd=Path(__file__).resolve().parents[2],
@@ -34,7 +34,7 @@ def delete_when_closed(run_id: str) -> None:
 
 
 def main(run_id: str) -> None:
-    """Wait for the run to end, at most `PATIENCE_SECONDS`, and delete it."""
+    """Wait at most `WAIT_SECONDS` for the run to end, and delete it."""
     client = mlflow.MlflowClient()
     give_up = time.monotonic() + WAIT_SECONDS
     while client.get_run(run_id).info.status == "RUNNING" and time.monotonic() < give_up:

@@ -1,10 +1,10 @@
-"""Stored runs: an experiment read back from MLflow, to be continued in place or branched off."""
+"""Stored runs: an experiment read back from MLflow, to resume it or to branch off it."""
 
 import json
 import math
 import sys
 import tempfile
-import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,23 +14,24 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import as_text, default_text
-from experiments.processes.locks import DEAD_AFTER_SECONDS, lock_name
 from experiments.processes.pool import THREADS_PER_WORKER
 from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH
 from experiments.rounds.rounds import Snapshot
-from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
+from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
+from experiments.tracking.session import is_running, is_running_elsewhere
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from pruning.checkpoint import Checkpoint, load_checkpoint
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
+REQUIRED = {name for name, metric in METRICS.items() if metric.required}
 
-# What may differ when a run is continued, because it does not change the result.
+# These may differ when a run is resumed, because they do not change its result.
 RESUME_OVERRIDES = ("data_root", "resume")
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as it was left: its config, its complete rounds, and the last of their networks."""
+    """A run's config, its complete rounds, and the network of the last of these."""
 
     run_id: str
     config: Resolved
@@ -40,18 +41,18 @@ class StoredRun:
 
 
 def checkpoint_name(number: int) -> str:
-    """Name of a round's checkpoint, without its folder and suffix."""
+    """Name of a round's checkpoint, without folder and suffix."""
     return f"round_{number:02d}"
 
 
 def load_run(asked: Config) -> StoredRun:
     """The run that `asked.resume` names.
 
-    A parameter that is left at its default counts as not said; every other must be the run's own.
+    A parameter at its default counts as not given; every other must have the run's own value.
 
     Raises:
-        ValueError: If the run is not there, finished, not ours, being worked on, or was made with
-            different parameters.
+        ValueError: If the run does not exist, is finished or in progress, was not made by this
+            program, or has other parameters.
     """
     run_id = asked.resume
     run = get_run(run_id, "resume")
@@ -70,18 +71,18 @@ def load_run(asked: Config) -> StoredRun:
 
 
 def resume_config(run_id: str, data_root: str) -> Config:
-    """The config that goes on with a run, whose own parameters hold for the rest.
+    """The config that resumes a run.
 
     Raises:
-        ValueError: As `find_run`.
+        ValueError: As `load_run`.
     """
     config = config_from({"resume": run_id, "data_root": data_root})
     load_run(config)
     return config
 
 
-def get_run(run_id: str, asked_as: str) -> MlflowRun:
-    """A run; `asked_as` is the parameter that named it, here and below.
+def get_run(run_id: str, parameter: str) -> MlflowRun:
+    """A run; errors name the `parameter` that it was given as, here and below.
 
     Raises:
         ValueError: If there is no such run.
@@ -89,29 +90,29 @@ def get_run(run_id: str, asked_as: str) -> MlflowRun:
     try:
         return mlflow.get_run(run_id)
     except MlflowException:
-        raise ValueError(f"{asked_as}: {mlflow.get_tracking_uri()} has no run {run_id}") from None
+        raise ValueError(f"{parameter}: {mlflow.get_tracking_uri()} has no run {run_id}") from None
 
 
 def _check_free(run: MlflowRun) -> None:
-    run_id, status, tags = run.info.run_id, run.info.status, run.data.tags
+    run_id, tags = run.info.run_id, run.data.tags
     if run.info.lifecycle_stage == "deleted":
         raise ValueError(f"resume: run {run_id} is deleted; restore it first (mlflow runs restore)")
-    if status == "FINISHED":
-        raise ValueError(f"resume: run {run_id} is finished, there is nothing to continue")
-    silent = time.time() - float(tags.get("heartbeat", 0))
-    elsewhere = tags.get("lock") != lock_name(run_id)  # else that process has let go of it
-    if status == "RUNNING" and elsewhere and silent < DEAD_AFTER_SECONDS:
+    if run.info.status == "FINISHED":
+        raise ValueError(f"resume: run {run_id} is finished; nothing is left to resume")
+    if is_running_elsewhere(run):  # the caller holds the lock of this machine
         raise ValueError(
-            f"resume: a process on {tags.get('host')} is still working on run {run_id} "
-            f"(last sign of life {silent:.0f} s ago)"
+            f"resume: a process on {tags.get('host')} is still working on run {run_id}"
         )
 
 
-def stored_config(run: MlflowRun, asked_as: str, folder: str) -> Resolved:
-    """The config that a run was started with; `folder` is for files that are read.
+def stored_config(run: MlflowRun, parameter: str, folder: str) -> Resolved:
+    """The config that a run was started with.
+
+    Args:
+        folder: Where files are downloaded to.
 
     Raises:
-        ValueError: If the run has none, or a damaged one.
+        ValueError: If the run has no config, or a damaged one.
     """
     try:
         path = mlflow.artifacts.download_artifacts(
@@ -119,15 +120,15 @@ def stored_config(run: MlflowRun, asked_as: str, folder: str) -> Resolved:
         )
     except (MlflowException, OSError):
         raise ValueError(
-            f"{asked_as}: run {run.info.run_id} has no config.json: it is no Weight Loss "
-            "run, or it ended before it began; start it anew"
+            f"{parameter}: run {run.info.run_id} has no config.json: it is not a Weight Loss run, "
+            "or it ended before training began; start a new run"
         ) from None
     try:
         config = config_from(json.loads(Path(path).read_text()))
         return config.resolved(config.dataset)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{asked_as}: config.json of run {run.info.run_id} is damaged: {error}"
+            f"{parameter}: config.json of run {run.info.run_id} is damaged: {error}"
         ) from None
 
 
@@ -145,20 +146,23 @@ def _check_same(asked: Config, stored: Config) -> None:
     ]
     if different:
         raise ValueError(
-            f"resume: run {asked.resume} was started with different parameters: "
-            f"{', '.join(different)}; leave them out, or start a new run"
+            f"resume: run {asked.resume} was started with other parameters: "
+            f"{', '.join(different)}; remove them, or start a new run"
         )
 
 
-def history_of(run: MlflowRun, config: Resolved, asked_as: str) -> History:
-    """The complete rounds; other metrics than ours, and rounds cut short, are left out.
+def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
+    """The complete rounds of a run and their epochs.
+
+    Metrics that this program does not log are ignored; one that an older version did not log is
+    NaN.
 
     Raises:
-        ValueError: If metrics of a complete round are missing.
+        ValueError: If a round is missing, or a metric that is `required`.
     """
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
-    needed, client = {"round", *METRICS}, mlflow.MlflowClient()
+    client = mlflow.MlflowClient()
     for key in run.data.metrics:
         if key in METRICS or key.startswith(LAYER_PREFIX):
             rows, name = by_round, key
@@ -172,40 +176,50 @@ def history_of(run: MlflowRun, config: Resolved, asked_as: str) -> History:
             rows.setdefault(point.step, {})[name] = value
     rounds = [{"round": n} | by_round[n] for n in sorted(by_round) if COMPLETE in by_round[n]]
     complete = {row["round"] for row in rounds}
-    if complete != set(range(len(rounds))) or any(not row.keys() >= needed for row in rounds):
-        raise ValueError(f"{asked_as}: metrics of run {run.info.run_id} are missing; start it anew")
+    if complete != set(range(len(rounds))) or any(not row.keys() >= REQUIRED for row in rounds):
+        raise ValueError(
+            f"{parameter}: metrics of run {run.info.run_id} are missing; start a new run"
+        )
+    rounds = [row | _missing(row, METRICS) for row in rounds]
     epochs = []
     for step, row in sorted(by_step.items()):
         number, epoch = place_of(config, step)
         if number in complete:
-            epochs.append({"round": number, "epoch": epoch, "step": step} | row)
+            place = {"round": number, "epoch": epoch, "step": step}
+            epochs.append(place | row | _missing(row, PER_EPOCH))
     return History(rounds, epochs, frozenset(by_step))
 
 
-def network_of(run_id: str, config: Resolved, asked_as: str, folder: str, number: int) -> Snapshot:
+def _missing(row: Row, names: Iterable[str]) -> Row:
+    return {name: math.nan for name in names if name not in row}
+
+
+def network_of(run_id: str, config: Resolved, parameter: str, folder: str, number: int) -> Snapshot:
     """The network of a complete round.
 
     Raises:
-        ValueError: If one of its checkpoints is missing, damaged or not of this run.
+        ValueError: If one of its checkpoints is missing, damaged or of another run.
     """
 
     def fetch(name: str, of_round: int = 0) -> Checkpoint:
         path = f"checkpoints/{name}.safetensors"
         expected = {"what": name, "round": of_round, "config": config.settings()}
         try:
-            found = load_checkpoint(
-                mlflow.artifacts.download_artifacts(
-                    run_id=run_id, artifact_path=path, dst_path=folder
-                )
+            file = mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=path, dst_path=folder
             )
+            found = load_checkpoint(file)
+            written = {key: found.metadata.get(key) for key in expected}
+            # A setting that an older version did not have is at its default.
+            written["config"] = config.settings() | found.metadata.get("config", {})
             for key, value in expected.items():
-                if found.metadata.get(key) != value:
+                if written[key] != value:
                     raise ValueError(f"its {key} is not that of the run")
             return found
         except (MlflowException, OSError, ValueError) as error:
             raise ValueError(
-                f"{asked_as}: {path} of run {run_id} is missing or damaged, so it cannot be "
-                f"continued; start it anew ({error})"
+                f"{parameter}: {path} of run {run_id} is missing or damaged ({error}); "
+                "start a new run"
             ) from None
 
     last = fetch(checkpoint_name(number), number)
@@ -219,18 +233,49 @@ def network_of(run_id: str, config: Resolved, asked_as: str, folder: str, number
     )
 
 
-FoundRun = MlflowRun  # for callers that do not know MLflow
+FoundRun = MlflowRun  # for callers that do not import MLflow
 
 
-def find_experiment(config: Resolved, digest: str) -> FoundRun | None:
-    """The run of the same experiment, if there is one; finished ones before others."""
-    active = mlflow.active_run()
-    assert active
-    found = mlflow.search_runs(
-        [active.info.experiment_id],
-        filter_string=f"tags.{FINGERPRINT} = '{fingerprint(config, digest, THREADS_PER_WORKER)}'",
-        output_format="list",
-    )
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier run of an experiment, if there is one, and the config that completes it."""
+
+    config: Config  # resumes the run, or starts a new one
+    run: FoundRun | None = None
+    problem: str = ""  # why the run cannot be resumed
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.run is not None and is_finished(self.run)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a living process works on the run."""
+        return self.run is not None and is_running(self.run)
+
+
+def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
+    """The run of the same experiment in the active run's MLflow experiment, and how to complete it.
+
+    Args:
+        dataset: The data set that was loaded.
+        data_digest: Of the splits (`Splits.digest`).
+    """
+    run = find_experiment(config.resolved(dataset), data_digest)
+    earlier = Earlier(config, run)
+    if run is None or earlier.is_finished or earlier.is_running:
+        return earlier
+    try:
+        return Earlier(resume_config(run.info.run_id, config.data_root), run)
+    except ValueError as error:
+        return Earlier(config, run, str(error))
+
+
+def find_experiment(config: Resolved, data_digest: str) -> FoundRun | None:
+    """The run of the same experiment, if there is one; finished runs before others."""
+    key = fingerprint(config, data_digest, THREADS_PER_WORKER)
+    found = _search(f"tags.{FINGERPRINT} = '{key}'")
     finished = [run for run in found if is_finished(run)]
     return next(iter([*finished, *found]), None)
 
@@ -238,3 +283,33 @@ def find_experiment(config: Resolved, digest: str) -> FoundRun | None:
 def is_finished(run: MlflowRun) -> bool:
     """Whether a run ended as it should."""
     return bool(run.info.status == "FINISHED")
+
+
+def other_versions_note(dataset: str, model: str) -> str:
+    """A line about runs with this data set and model whose fingerprints are computed otherwise.
+
+    It is empty if the active run's MLflow experiment has none.
+    """
+    same = f"tags.dataset = '{dataset}' AND tags.model = '{model}'"
+    found = _search(f"{same} AND tags.{FINGERPRINT} LIKE '%'")
+    others = [run for run in found if not is_of_this_scheme(run.data.tags)]
+    if not others:
+        return ""
+    runs = "1 earlier run was" if len(others) == 1 else f"{len(others)} earlier runs were"
+    are = "is" if len(others) == 1 else "are"
+    return f"{runs} made by another version of this program and {are} not reused"
+
+
+def is_of_this_scheme(tags: Mapping[str, str]) -> bool:
+    """Whether the digests in a run's tags can be compared with those of this version."""
+    return tags.get(FINGERPRINT, "").startswith(SCHEME)
+
+
+def _search(where: str) -> list[MlflowRun]:
+    active = mlflow.active_run()
+    assert active
+    experiment = active.info.experiment_id
+    runs: list[MlflowRun] = mlflow.search_runs(
+        [experiment], filter_string=where, output_format="list"
+    )
+    return runs

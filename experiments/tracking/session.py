@@ -1,7 +1,7 @@
-"""Held runs: a run in MLflow that this process works on, from its start to how it ends.
+"""Sessions: a run in MLflow that this process works on, from its start to how it ends.
 
-A process that works on a run holds its lock and renews its heartbeat (see liveness.py), so that
-others can tell a run at work from one that was killed.
+A process that works on a run holds its lock and renews its heartbeat (experiments/processes/
+locks.py), so that others can distinguish a run in progress from one whose process was killed.
 """
 
 import os
@@ -18,10 +18,12 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from experiments.config.fields import NONE
+from experiments.config.parameters import as_text
 from experiments.processes.locks import (
     heartbeat,
     is_alive,
     lock_name,
+    may_be_starting,
     process_tags,
     run_lock,
 )
@@ -32,45 +34,95 @@ from experiments.tracking.server import attached_run, short_timeouts
 
 EXPERIMENT = "weight-loss"
 CHOOSE_EXPERIMENT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
-_DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+PARENT = "mlflow.parentRunId"
+TRACKING_ERRORS = (OSError, MlflowException)  # a store or a server that does not answer
+_DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's, such as brawny-fox-12
 
 
 @contextmanager
 def tracked_run(name: str, resume: str = NONE, parent: str | None = None) -> Iterator[str]:
     """The id of the run to log to: the one `mlflow run` has opened, a new one, or `resume`'s.
 
-    On the way out the run is marked FINISHED; KILLED if it was interrupted; FAILED, with the
-    reason in the tag `error`, on any other exception.
+    On exit the run is marked FINISHED; KILLED if it was interrupted; FAILED, with the reason in
+    the tag `error`, on any other exception.
 
     Args:
-        name: Of a new run, or of one whose name nobody has chosen.
-        resume: Id of a run to continue, which the caller holds already (`sole_worker`).
+        name: Of a new run, or of one that has MLflow's default name.
+        resume: Id of a run to continue, whose lock the caller holds (`run_lock`).
         parent: Id of the run that a new one is nested under.
     """
     attached = attached_run()
-    status, tags = "FAILED", {}
+    with ExitStack() as held, _marked_on_exit():
+        with defer_signals():
+            run_id = _start(name, resume, parent)
+        if resume == NONE:
+            held.enter_context(run_lock(run_id))
+        elif attached and attached != run_id:
+            orphan.label(attached, run_id)
+            held.callback(orphan.delete_when_closed, attached)
+        with heartbeat(lambda: write_heartbeat(run_id)):
+            yield run_id
+            raise_if_interrupted()
+
+
+@contextmanager
+def claim_run(run_id: str) -> Iterator[bool]:
+    """Whether an existing run is now ours, since no other process works on it.
+
+    If so, it is marked on exit, like a `tracked_run`.
+    """
+    run = mlflow.get_run(run_id)
     with ExitStack() as held:
         try:
-            with defer_signals():
-                run_id = _start(name, resume, parent)
-            if resume == NONE:
-                held.enter_context(run_lock(run_id))
-            elif attached and attached != run_id:
-                orphan.label(attached, run_id)
-                held.callback(orphan.delete_when_closed, attached)
-            with heartbeat(lambda: write_heartbeat(run_id)):
-                yield run_id
-                raise_if_interrupted()
-            status = "FINISHED"
-        except KeyboardInterrupt as stop:
-            signal = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"
-            status, tags = "KILLED", {"interrupted": signal}
+            held.enter_context(run_lock(run_id))
+        except ValueError:
+            yield False
+            return
+        if is_running_elsewhere(run):
+            yield False
+            return
+        mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+        with _marked_on_exit(run_id), heartbeat(lambda: write_heartbeat(run_id)):
+            yield True
+
+
+@contextmanager
+def _marked_on_exit(run_id: str | None = None) -> Iterator[None]:
+    """Mark a run, by default MLflow's active one, with how the block ended."""
+    status, tags = "FAILED", {}
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt as stop:
+        signal = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"
+        status, tags = "KILLED", {"interrupted": signal}
+        raise
+    except BaseException as error:
+        tags = {"error": describe_error(error)}
+        raise
+    finally:
+        _close(run_id, status, tags)
+
+
+def _close(run_id: str | None, status: str, tags: dict[str, str]) -> None:
+    """Mark a run; a server that does not answer must not hide why the block ended."""
+    client, active = mlflow.MlflowClient(), mlflow.active_run()
+    if run_id is None and active is None:  # the block has ended its run itself
+        return
+    closing = run_id or str(active and active.info.run_id)
+    try:
+        with short_timeouts():
+            if run_id is None:
+                mlflow.end_run(status)
+            else:
+                client.set_terminated(run_id, status)
+            for tag in tags.items():
+                client.set_tag(closing, *tag)
+    except TRACKING_ERRORS as error:
+        if status == "FINISHED":
             raise
-        except BaseException as error:
-            tags = {"error": describe_error(error)}
-            raise
-        finally:
-            _close(status, tags)
+        reason = describe_error(error)
+        print(f"run {closing} could not be marked {status}: {reason}", file=sys.stderr)
 
 
 def choose_experiment() -> None:
@@ -95,40 +147,24 @@ def _start(name: str, resume: str, parent: str | None) -> str:
     return str(run.info.run_id)
 
 
-def _close(status: str, tags: dict[str, str]) -> None:
-    """Write how the run ended; a server that is lost by then must not hide why."""
-    active = mlflow.active_run()
-    if active is None:
-        return
-    try:
-        with short_timeouts():
-            mlflow.end_run(status)
-            for tag in tags.items():
-                mlflow.MlflowClient().set_tag(active.info.run_id, *tag)
-    except (MlflowException, OSError) as error:
-        if status == "FINISHED":
-            raise
-        why = describe_error(error)
-        print(f"run {active.info.run_id} could not be marked {status}: {why}", file=sys.stderr)
+def describe(
+    run_id: str, params: Mapping[str, object], tags: Mapping[str, str] | None = None
+) -> None:
+    """Log what a run is, params as a user types them.
 
-
-def describe(run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-    """Say what a run is; params that `mlflow run` has logged already may not change, and stay."""
+    Params that `mlflow run` has already logged cannot change, and stay.
+    """
     client = mlflow.MlflowClient()
     known = client.get_run(run_id).data.params
-    new = [Param(*param) for param in params.items() if param[0] not in known]
-    client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in tags.items()])
+    new = [Param(name, as_text(value)) for name, value in params.items() if name not in known]
+    client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in (tags or {}).items()])
 
 
 def write_heartbeat(run_id: str) -> None:
-    """Write into a run that this process works on it, and when it last said so."""
+    """Write to a run that this process works on it, and when it last did so."""
     tags = {"host": socket.gethostname(), "lock": lock_name(run_id), "heartbeat": f"{time.time()}"}
-    with suppress(MlflowException):  # a lost server shows when a round is logged
+    with suppress(MlflowException):  # an error shows when a round is logged
         mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
-
-
-TRACKING_ERRORS = (OSError, MlflowException)  # a store or a server that does not answer
-PARENT = "mlflow.parentRunId"
 
 
 def is_running(run: MlflowRun) -> bool:
@@ -136,47 +172,37 @@ def is_running(run: MlflowRun) -> bool:
     return run.info.status == "RUNNING" and is_alive(run.info.run_id, run.data.tags)
 
 
-def close_dead_runs(parent: str, reason: str) -> None:
-    """Mark the runs nested under `parent` FAILED whose process on this machine has died."""
-    active, client = mlflow.active_run(), mlflow.MlflowClient()
-    assert active
+def is_running_elsewhere(run: MlflowRun) -> bool:
+    """Whether a process that locks of this machine do not show works on a run."""
+    return run.data.tags.get("lock") != lock_name(run.info.run_id) and is_running(run)
+
+
+def dead_runs(experiment_id: str, where: str) -> Iterator[MlflowRun]:
+    """The runs that are RUNNING although their process has died.
+
+    Args:
+        where: Which of the experiment's runs, as a filter of MLflow.
+    """
     for run in mlflow.search_runs(
-        [active.info.experiment_id],
-        filter_string=f"tags.`{PARENT}` = '{parent}' AND attributes.status = 'RUNNING'",
+        [experiment_id],
+        filter_string=f"{where} AND attributes.status = 'RUNNING'",
         output_format="list",
     ):
-        run_id, tags = run.info.run_id, run.data.tags
-        if tags.get("lock") == lock_name(run_id) and not is_alive(run_id, tags):
-            client.set_tag(run_id, "error", reason)
-            client.set_terminated(run_id, "FAILED")
+        starting = may_be_starting(run.data.tags, run.info.start_time / 1000)
+        if not starting and not is_alive(run.info.run_id, run.data.tags):
+            yield run
 
 
-@contextmanager
-def claim_run(run_id: str) -> Iterator[bool]:
-    """Hold the run of a study, unless another command does; whether it is ours.
+def close_run(run_id: str, status: str, **tags: str) -> None:
+    """Set tags of a run, such as `error`, and mark it as ended."""
+    client = mlflow.MlflowClient()
+    for tag in tags.items():
+        client.set_tag(run_id, *tag)
+    client.set_terminated(run_id, status)
 
-    On the way out it is marked FINISHED, KILLED or FAILED, as a run of ours always is.
-    """
-    client, status = mlflow.MlflowClient(), "FAILED"
-    info = client.get_run(run_id)
-    with ExitStack() as held:
-        try:
-            held.enter_context(run_lock(run_id))
-        except ValueError:
-            yield False
-            return
-        elsewhere = info.data.tags.get("lock") != lock_name(run_id)
-        if info.info.status == "RUNNING" and elsewhere and is_alive(run_id, info.data.tags):
-            yield False
-            return
-        client.update_run(run_id, status="RUNNING")
-        try:
-            with heartbeat(lambda: write_heartbeat(run_id)):
-                yield True
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            with suppress(MlflowException):
-                client.set_terminated(run_id, status)
+
+def close_dead_runs(parent: str, reason: str) -> None:
+    """Mark the runs nested under `parent` FAILED whose process has died."""
+    experiment = mlflow.get_run(parent).info.experiment_id
+    for run in dead_runs(experiment, f"tags.`{PARENT}` = '{parent}'"):
+        close_run(run.info.run_id, "FAILED", error=reason)

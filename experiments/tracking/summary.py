@@ -12,30 +12,30 @@ UNNAMED = ("device", "data_root", "resume", "branch_of")  # they do not change a
 
 
 def run_name(config: Resolved) -> str:
-    """A name that tells runs apart in a list, such as `lottery mnist lenet_300_100 90% seed 0`.
+    """A name for lists of runs, such as `lottery mnist lenet_300_100 90% seed 0`.
 
-    Whatever else is not as by default is named too.
+    It includes every other parameter that is not at its default.
     """
     how_far = f"{config.rounds} rounds" if config.rounds else f"{100 * config.target_sparsity:g}%"
-    said = ("reinit", "dataset", "model", "target_sparsity", "rounds", "seed")
-    usual = _auto(config, "reinit", "model")
+    always = ("reinit", "dataset", "model", "target_sparsity", "rounds", "seed")
+    default = _with_defaults(config, "reinit", "model")
     method = ("reinit", "model", "optimizer", "schedule")
-    usual["lr"] = _auto(config, *method)["lr"]
+    default["lr"] = _with_defaults(config, *method)["lr"]
     for name in ("retrain_lr", "warmup_epochs"):  # follow from others, which are named
-        usual[name] = _auto(config, *method, "lr", "epochs")[name]
-    usual["output_prune_rate"] = config.prune_rate
+        default[name] = _with_defaults(config, *method, "lr", "epochs")[name]
+    default["output_prune_rate"] = config.prune_rate
     extras = [
         f"{name}={value}"
         for name, value in config.model_dump().items()
-        if value != usual[name] and name not in (*said, *UNNAMED)
+        if value != default[name] and name not in (*always, *UNNAMED)
     ]
     words = [config.reinit, config.dataset, config.model, how_far, *extras, f"seed {config.seed}"]
     return " ".join(words)
 
 
-def _auto(config: Resolved, *said: str) -> dict[str, Any]:
-    """The config as it would be if only these of its parameters had been said."""
-    chosen = config.model_dump(include=set(said))
+def _with_defaults(config: Resolved, *given: str) -> dict[str, Any]:
+    """The config with these of its parameters, and all others at their defaults."""
+    chosen = config.model_dump(include=set(given))
     return Config(**chosen).resolved(config.dataset).model_dump()
 
 
@@ -68,24 +68,23 @@ def table(rounds: pd.DataFrame) -> str:
 
 
 def headlines(rounds: pd.DataFrame) -> dict[str, float]:
-    """What the last network and the dense one reached, as metrics of the whole run."""
+    """The results of the last and of the dense network, as metrics of the whole run."""
     dense, final = rounds.iloc[0], rounds.iloc[-1]
     values = {f"final/{name}": float(final[name]) for name in HEADLINES}
     return {"dense/test_accuracy": float(dense["test_accuracy"])} | values
 
 
 def description(config: Resolved, rounds: pd.DataFrame, rounds_planned: int, why: str) -> str:
-    """A run in a few lines of Markdown: what it was, and what came out so far."""
+    """A run in a few lines of Markdown: its settings, and its results so far."""
     dense, final = rounds.iloc[0], rounds.iloc[-1]
     change = 100 * (final["test_accuracy"] - dense["test_accuracy"])
-    of_what = {"layer": "each layer's weights", "global": "all weights, wherever they are,"}
-    rate = f"{config.prune_rate:g} of {of_what[config.scope]} a round"
+    rate = f"{config.prune_rate:g} of the surviving weights a round (scope {config.scope}"
     if config.output_prune_rate != config.prune_rate:
-        rate += f" ({config.output_prune_rate:g} in the output layer)"
+        rate += f", {config.output_prune_rate:g} in the output layer"
     return "\n".join(
         [
             f"**{config.model}** on **{config.dataset}**, seed {config.seed}: "
-            f"*{config.criterion}* pruning, {rate}, survivors restart by **{config.reinit}**.",
+            f"*{config.criterion}* pruning, {rate}), survivors restart by **{config.reinit}**.",
             "",
             f"Round {final['round']:.0f} of {rounds_planned}: "
             f"**{final['sparsity']:.2%} pruned**, test accuracy "

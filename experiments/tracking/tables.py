@@ -1,7 +1,7 @@
 """Tables: the rounds of an experiment, and their epochs, as rows that pandas reads.
 
-One row a round (`rounds.csv`) and one row an epoch (`epochs.csv`). Epochs are counted twice:
-within their round (`epoch`), and through all rounds (`step`), as MLflow's charts want it.
+`rounds.csv` has a row for each round, `epochs.csv` for each epoch. Epochs are counted twice: within
+their round (`epoch`), and through all rounds (`step`), as MLflow's charts need it.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class History:
 
     rounds: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
-    steps_logged: frozenset[int] = frozenset()  # also of a round that was cut short
+    steps_logged: frozenset[int] = frozenset()  # including those of an incomplete round
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rounds and epochs, with whole numbers as integers."""
@@ -35,7 +35,7 @@ class History:
 
 
 def epoch_rows(config: Resolved, number: int, evaluations: tuple[Evaluation, ...]) -> list[Row]:
-    """The looks that end an epoch, as rows of round `number`."""
+    """The evaluations at the ends of epochs, as rows of round `number`."""
     before = config.epochs + (number - 1) * config.retrain_epochs if number else 0
     return [
         {
@@ -59,4 +59,5 @@ def place_of(config: Resolved, step: int) -> tuple[int, int]:
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
-    return frame.astype({name: int for name in INTEGER_COLUMNS if name in frame})
+    whole = [name for name in INTEGER_COLUMNS if name in frame and frame[name].notna().all()]
+    return frame.astype(dict.fromkeys(whole, int))

@@ -16,7 +16,12 @@ from experiments.processes.pool import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment
-from experiments.tracking.resume import find_experiment, is_finished, resume_config
+from experiments.tracking.resume import (
+    find_experiment,
+    is_finished,
+    other_versions_note,
+    resume_config,
+)
 from experiments.tracking.session import close_dead_runs, is_running
 from experiments.tuning.runs import REACHED, reached
 from experiments.tuning.search import Search
@@ -59,6 +64,8 @@ def confirm(chosen: list[Chosen], workers: Executor, echo: Echo) -> pd.DataFrame
         failed, which is told.
     """
     todo = [(each, seed) for each in chosen for seed in each.search.config.fresh_seeds()]
+    if todo and (note := other_versions_note(chosen[0].search.dataset, chosen[0].search.model)):
+        echo(note)
     total = len(todo)
     runs: dict[str, tuple[Chosen, int, str]] = {}
     names: dict[str, tuple[Chosen, int]] = {}

@@ -94,7 +94,7 @@ def open_trial(
         told["seeds_per_trial"] = str(search.config.seeds_per_trial)
         tags = {"kind": TRIAL, "optuna.study": search.name, "optuna.trial": str(number)}
         tags |= {"method": search.method, "dataset": search.dataset, "model": search.model}
-        tags |= {STATE: "running", "code": code_digest()} | _environment(resolved.device)
+        tags |= {STATE: "running", "code": code_digest(resolved)} | _environment(resolved.device)
         try:
             with defer_signals():
                 describe(run_id, told, tags)

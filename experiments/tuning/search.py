@@ -85,6 +85,16 @@ class Search:
             return False
         return self.budget is None or cost.retraining <= self.budget
 
+    def _variants(self, resolved: Resolved) -> list[Resolved]:
+        """Configs that together run the code of all trials."""
+        searched = {name: rule for name, rule in self.space.items() if isinstance(rule, Choices)}
+        return [resolved] + [
+            resolved.model_copy(update={name: value})
+            for name, rule in searched.items()
+            for value in rule.values
+            if value != AUTO
+        ]
+
     def settings(self) -> dict[str, Any]:
         """What decides what a study finds; a study whose settings are others is another study."""
         elsewhere = Tuning.model_fields.keys() - STUDY_FIELDS
@@ -99,7 +109,7 @@ class Search:
             "space": in_words(self.space),
             "budget": self.budget,
             "data": list(self.digests),
-            "code": code_digest(),
+            "code": code_digest(*self._variants(resolved)),
             "versions": [release(name) for name in VERSIONS],
             "pretrained": pretrained_digest(resolved),
         }

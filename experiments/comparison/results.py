@@ -1,0 +1,83 @@
+"""Results: all that a report shows of one comparison, as plain data without MLflow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+
+from experiments.comparison import statistics
+from pruning.masks import Masks
+
+
+class Failure(NamedTuple):
+    """An arm that did not finish, and why."""
+
+    method: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison: its settings, its results and their statistics.
+
+    Attributes:
+        name: Of its run.
+        setting: What all arms share, parameter by parameter.
+        defaults: Names of the parameters in `setting` that have their default value.
+        rounds: One row per method, seed and round; round 0 is the dense network.
+        epochs: One row per method, seed, round and epoch.
+        masks: Masks of `shown_round` by (method, seed).
+        image_shape: (channels, height, width).
+        shown_round: The round that tables and figures of a single round show.
+        failed: Arms that did not finish.
+        links: URLs of runs by run id.
+        command: The command that repeats the comparison.
+        environment: Versions, processor and commit.
+        images: Number of images in train, valid and test.
+        data_source: Where the images come from.
+        pretrained: Whether the dense networks start from published values.
+    """
+
+    name: str
+    setting: Mapping[str, str]
+    defaults: frozenset[str]
+    rounds: pd.DataFrame
+    epochs: pd.DataFrame
+    masks: Mapping[tuple[str, int], Masks]
+    image_shape: tuple[int, ...]
+    shown_round: int
+    failed: tuple[Failure, ...]
+    links: Mapping[str, str]
+    command: str
+    environment: Mapping[str, str]
+    images: Mapping[str, int]
+    data_source: str
+    pretrained: bool
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """See `statistics.summarise`."""
+        return statistics.summarise(self.rounds)
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """See `statistics.differences`."""
+        return statistics.differences(self.rounds)
+
+    @cached_property
+    def tickets(self) -> pd.DataFrame:
+        """See `statistics.winning_tickets`."""
+        return statistics.winning_tickets(self.rounds)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in order of appearance."""
+        return statistics.methods_of(self.rounds)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order of appearance."""
+        return [int(seed) for seed in self.rounds["seed"].unique()]

@@ -1,0 +1,288 @@
+"""The sentences and verdicts of a page, from numbers worked out by hand.
+
+Three seeds, so t(0.975, 2 d.o.f.) = 4.302652729911275. The differences of lottery and random are
+0.02, 0.03 and 0.04: mean 0.03, deviation 0.01, so the interval is 0.03 -+ 4.3027 * 0.01 / sqrt(3)
+= 0.0052 to 0.0548, t = 5.196 and p = 0.0351.
+"""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from experiments.comparison.findings import (
+    caveats,
+    controls,
+    difference,
+    early_stop_notes,
+    headline,
+    incomplete,
+    last_iteration,
+    verdict,
+)
+from experiments.comparison.results import Comparison
+from experiments.comparison.text import count, listed, metric_text, p_value, weights
+
+DENSE_TEST, DENSE_VALID, DENSE_STOP = (0.95, 0.95, 0.95), (0.94, 0.94, 0.94), (100, 200, 300)
+APART = {"lottery": (0.96, 0.97, 0.98), "random": (0.94, 0.94, 0.94)}
+ALIKE = {"lottery": (0.96, 0.97, 0.98), "random": (0.96, 0.96, 0.98)}  # differences 0, 0.01, 0
+MASKED = {"lottery": (0.96, 0.97, 0.98), "lottery shuffled_mask": (0.93, 0.94, 0.94)}
+CONTROL = {"lottery shuffled_mask": "shuffled_mask"}
+
+
+def rounds_of(test, valid=None, stop=None, control=None):
+    """A table of rounds: the dense network, and one round of half the weights per method."""
+    rows = []
+    for method, values in test.items():
+        for seed, value in enumerate(values):
+            common = {
+                "method": method,
+                "reinit": method.split()[0],
+                "criterion": "magnitude",
+                "control": (control or {}).get(method, "none"),
+                "pruning": "one_shot" if "one_shot" in method else "iterative",
+                "seed": seed,
+            }
+            checked = (valid or test)[method][seed]
+            iteration = (stop or {}).get(method, DENSE_STOP)[seed]
+            for number, reached, at_valid, at in (
+                (0, DENSE_TEST[seed], DENSE_VALID[seed], DENSE_STOP[seed]),
+                (1, value, checked, iteration),
+            ):
+                rows.append(
+                    common
+                    | {"round": number, "sparsity": 0.5 * number, "compression_ratio": 1.0 + number}
+                    | {"theoretical_speedup": 1.0 + number, "test_accuracy": reached}
+                    | {"valid_accuracy": at_valid, "early_stop_iteration": at}
+                    | {"early_stop_test_accuracy": reached}
+                )
+    return pd.DataFrame(rows)
+
+
+def comparison_of(rounds, **changes):
+    """A comparison with nothing but rounds, and what `changes` says."""
+    whole = Comparison(
+        name="",
+        setting={},
+        defaults=frozenset(),
+        rounds=rounds,
+        epochs=pd.DataFrame(),
+        masks={},
+        image_shape=(1, 8, 8),
+        shown_round=1,
+        failed=(),
+        links={},
+        command="",
+        environment={},
+        images={},
+        data_source="",
+        pretrained=False,
+    )
+    return replace(whole, **changes)
+
+
+def verdict_of(first, second):
+    rounds = rounds_of({"a": first, "b": second})
+    table = comparison_of(rounds).differences
+    return verdict(difference(table, "test_accuracy", 1, "a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (APART["lottery"], APART["random"], "higher"),
+        (APART["random"], APART["lottery"], "lower"),
+        (ALIKE["lottery"], ALIKE["random"], "no difference shown"),
+        ((0.96, 0.96, 0.96), (0.95, 0.95, 0.95), "same in every seed"),
+        ((0.95, 0.95, 0.95), (0.95, 0.95, 0.95), "equal in every seed"),
+        ((0.97,), (0.94,), "one seed"),
+    ],
+)
+def test_a_verdict_says_no_more_than_the_seeds_show(first, second, expected):
+    assert verdict_of(first, second) == expected
+
+
+def test_methods_without_a_common_seed_are_not_compared():
+    rounds = rounds_of(APART)
+    apart = rounds[~((rounds["method"] == "random") & (rounds["round"] == 1))]
+    row = difference(comparison_of(apart).differences, "test_accuracy", 1, "lottery", "random")
+    assert verdict(row) == "no common seed"
+
+
+def test_the_order_of_the_methods_does_not_turn_a_difference_around():
+    for accuracies in (APART, dict(reversed(APART.items()))):
+        table = comparison_of(rounds_of(accuracies)).differences
+        row = difference(table, "test_accuracy", 1, "lottery", "random")
+        found = (row["difference"], row["low"], row["high"], row["p_value"])
+        assert found == pytest.approx((0.03, 0.0052, 0.0548, 0.0351), abs=5e-5)
+        assert (row["method"], row["other"], row["n"]) == ("lottery", "random", 3)
+
+
+def test_the_headline_names_the_best_method_its_differences_and_the_smallest_tickets():
+    valid = {"lottery": (0.95, 0.94, 0.95), "random": (0.9,) * 3, "keep": (0.9,) * 3}
+    three = APART | {"keep": ALIKE["random"]}
+    assert headline(comparison_of(rounds_of(three, valid=valid))) == [
+        "With 50% of the weights, lottery is the most accurate, with a mean test accuracy of "
+        "97.00% (95% interval 94.52% to 99.48%); the dense network has 95.00% (95% interval 95.00% "
+        "to 95.00%).",
+        "Compared seed by seed, lottery is more accurate than random, and shows no difference from "
+        "keep or the dense network.",
+        "The smallest networks that match the dense one (mean validation accuracy at least as "
+        "high): lottery with 50% of the weights, none of random and none of keep.",
+    ]
+
+
+def test_a_lead_that_is_the_same_in_every_seed_is_not_called_significant():
+    rounds = rounds_of({"lottery": (0.96, 0.96, 0.96), "random": (0.1, 0.1, 0.1)})
+    assert headline(comparison_of(rounds))[1] == (
+        "Compared seed by seed, lottery differs by the same amount in every seed, which leaves "
+        "nothing to test, from random and the dense network."
+    )
+
+
+def test_one_seed_claims_no_difference_and_no_spread():
+    comparison = comparison_of(rounds_of({"lottery": (0.97,), "random": (0.94,)}))
+    first, second, _ = headline(comparison)
+    assert "97.00% (one seed); the dense network has 95.00% (one seed)" in first
+    assert second == (
+        "Compared seed by seed, lottery shares one seed, too few to show a difference, with random "
+        "and the dense network."
+    )
+    assert caveats(comparison) == [
+        "n = 1 seed (0).",
+        "With one seed no spread is known, and any difference may be chance.",
+    ]
+    assert not any("nan" in text for text in headline(comparison))
+
+
+def test_a_method_alone_is_compared_with_the_dense_network():
+    first, second, _ = headline(comparison_of(rounds_of({"lottery": APART["lottery"]})))
+    assert first.startswith("With 50% of the weights, lottery has a mean test accuracy of 97.00%")
+    assert second == "Compared seed by seed, lottery shows no difference from the dense network."
+
+
+def test_without_a_pruned_network_there_is_nothing_to_compare():
+    (only,) = headline(comparison_of(rounds_of(APART), shown_round=2))
+    assert only.endswith("so there is nothing to compare.")
+
+
+def test_a_method_that_lacks_seeds_is_not_called_the_best():
+    """The seeds that failed may have been its worst."""
+    rounds = rounds_of({"lottery": (0.95, 0.96, 0.97), "keep": (0.99, 0.99, 0.99)})
+    rounds = rounds[(rounds["method"] == "lottery") | (rounds["seed"] == 2)]
+    assert headline(comparison_of(rounds))[0].startswith("With 50% of the weights, lottery is the")
+    assert incomplete(rounds) == [
+        "keep lacks 4 networks (seed 0 and 1): its means cover fewer seeds, and it ranks below "
+        "complete methods."
+    ]
+
+
+def test_a_complete_comparison_lacks_nothing():
+    assert incomplete(rounds_of(APART)) == []
+
+
+def test_caveats_name_the_seeds_the_uncorrected_tests_and_the_choice_by_test_images():
+    two, three = (comparison_of(rounds_of(each)) for each in (APART, APART | {"keep": (0.9,) * 3}))
+    tests = int(two.differences["p_value"].notna().sum())
+    seeds, corrected = caveats(two)
+    assert seeds == "n = 3 seeds (0, 1, 2)."
+    assert f"The {tests} p-values on this page are not corrected for multiple comp" in corrected
+    assert "assume normally distributed differences" in corrected
+    assert "chosen by the same test images" in caveats(three)[-1]
+
+
+def test_early_stop_notes_name_trained_starts_and_training_that_ended_first():
+    rounds = rounds_of(
+        {"keep": (0.95,) * 3, "random": (0.95,) * 3},
+        stop={"keep": (10, 10, 10), "random": (300, 300, 290)},
+    )
+    setting = {"retrain_epochs": "10", "batch_size": "60"}
+    comparison = comparison_of(rounds, setting=setting, images={"train": 1790})
+    assert early_stop_notes(comparison) == [
+        "keep starts from trained values: the iterations of earlier training are not counted.",
+        "In 2 of 6 networks, validation loss was lowest at the last iteration (300): longer "
+        "training might lower it further.",
+    ]
+    assert early_stop_notes(comparison_of(rounds_of(APART))) == []
+
+
+def test_the_last_iteration_counts_a_smaller_last_batch():
+    comparison = comparison_of(
+        rounds_of(APART),
+        setting={"retrain_epochs": "10", "batch_size": "60"},
+        images={"train": 1412},
+    )
+    assert last_iteration(comparison) == 240  # 23 batches of 60, one of 32
+    assert last_iteration(replace(comparison, images={})) == math.inf
+    assert last_iteration(replace(comparison, setting={})) == math.inf
+
+
+def control_of(accuracies, control=CONTROL):
+    (row,) = controls(comparison_of(rounds_of(accuracies, control=control))).to_dict("records")
+    return row
+
+
+def test_a_control_that_does_worse_shows_that_the_mask_matters():
+    row = control_of(MASKED)
+    assert (row["method"], row["other"]) == ("lottery shuffled_mask", "lottery")
+    assert row["difference"] == pytest.approx(-0.1 / 3)
+    assert row["meaning"] == "it matters which weights are kept"
+
+
+def test_a_control_that_does_better_is_called_so():
+    better = {
+        "lottery": MASKED["lottery shuffled_mask"],
+        "lottery shuffled_mask": (0.96, 0.97, 0.98),
+    }
+    assert control_of(better)["meaning"] == "the weights that the criterion keeps do worse"
+
+
+def test_a_control_that_does_as_well_is_worded_with_care():
+    alike = {"lottery": ALIKE["lottery"], "lottery shuffled_mask": ALIKE["random"]}
+    assert control_of(alike)["meaning"] == (
+        "no sign that it matters which weights are kept, beyond how many in each layer; more "
+        "seeds might show one"
+    )
+
+
+def test_a_control_is_compared_with_the_arm_that_prunes_alike():
+    accuracies = {
+        "lottery": (0.96, 0.97, 0.98),
+        "lottery one_shot": (0.90, 0.92, 0.91),
+        "lottery shuffled_mask one_shot": (0.91, 0.91, 0.90),
+    }
+    row = control_of(accuracies, {"lottery shuffled_mask one_shot": "shuffled_mask"})
+    assert row["other"] == "lottery one_shot"
+    assert verdict(row) == "no difference shown"
+
+
+def test_equal_differences_are_no_proof_that_a_mask_matters():
+    alike = {"lottery": (0.96, 0.96, 0.96), "lottery shuffled_mask": (0.95, 0.95, 0.95)}
+    assert control_of(alike)["meaning"] == "cannot be tested"
+
+
+def test_a_control_alone_means_nothing():
+    row = control_of({"lottery shuffled_mask": (0.9, 0.9, 0.9)})
+    assert row["meaning"] == "there is no arm without the control to compare with"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (listed(["a"]), "a"),
+        (listed(["a", "b", "c"], "or"), "a, b or c"),
+        (count(1, "seed"), "1 seed"),
+        (count(1200, "seed"), "1,200 seeds"),
+        (weights(0.018501), "1.85%"),
+        (weights(1.0), "100%"),
+        (p_value(0.00049), "<0.001"),
+        (p_value(0.0351), "0.035"),
+        (metric_text("test_accuracy", -0.00001), "0.00"),
+        (metric_text("test_accuracy", 0.0123, sign=True), "+1.23"),
+        (metric_text("early_stop_iteration", -12345.6), "\N{MINUS SIGN}12,346"),
+        (metric_text("valid_loss", 0.12345), "0.123"),
+    ],
+)
+def test_numbers_have_sensible_digits(text, expected):
+    assert text == expected
