@@ -96,7 +96,7 @@ SAME = {
     "a model that is not in use": ("models/lightcnn.py", "Group(48, 96)", "Group(48, 95)"),
     "published values, which are not used": ("models/published.py", "SHOWN = 3", "SHOWN = 4"),
     "a default, which is a setting": ("experiments/config/recipes.py", "size=60", "size=61"),
-    "a description": ("experiments/config/fields.py", "where survivors restart", "a restart"),
+    "a description": ("experiments/config/fields.py", "description=", "title='', description="),
     "a granularity that is not in use": (
         MASKS,
         "GRANULARITIES: dict[str, Callable[[Masks], Units]] = {",

@@ -26,6 +26,7 @@ STARTS = ("experiments.rounds.rounds.prune_rounds", "experiments.rounds.data.loa
 BASE_NETWORK = "experiments.tracking.resume.network_of"  # only with masks=shared
 PUBLISHED = "models.published"  # only with pretrained
 CONFIG = "experiments.config"  # all that it decides is in the settings
+AUTO_DATASET = "datasets._load_auto"  # the settings name the data set that was loaded
 TABLE = "experiments.rounds.metrics.METRICS"  # of it, only what comparisons and searches use
 # Which entry of a registry do the settings choose? Of one that is not here, all entries count.
 REGISTRIES: dict[str, Callable[[Resolved], str]] = {
@@ -73,7 +74,7 @@ def code_digest(*configs: Resolved, root: Path = ROOT) -> str:
     is_published = any(config.pretrained != NONE for config in configs)
     used = [f"{TABLE}[{name}]" for name, metric in METRICS.items() if _is_used(metric)]
     starts = (*STARTS, *used, *([BASE_NETWORK] if is_shared else []))
-    ignored = (CONFIG, TABLE, *([] if is_published else [PUBLISHED]))
+    ignored = (CONFIG, AUTO_DATASET, TABLE, *([] if is_published else [PUBLISHED]))
     return SCHEME + digest_of(starts, root, entries, ignored)
 
 
