@@ -97,7 +97,7 @@ def test_an_interrupted_search_enqueues_its_trial_again_and_can_continue(uninter
     process = begin(**LONG)
     errors = stop(process, signal.SIGINT)
     assert process.returncode == 128 + signal.SIGINT
-    assert errors.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert errors.splitlines()[-1] == "stopped; the same command continues from here"
     assert "Traceback" not in errors
     after = trials()
     assert [is_lost(trial) for trial in after] == [False, True, False, False]

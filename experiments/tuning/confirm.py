@@ -16,14 +16,8 @@ from experiments.processes.executors import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment
-from experiments.tracking.resume import (
-    find_experiment,
-    is_finished,
-    other_versions_note,
-    resume_config,
-)
-from experiments.tracking.session import close_dead_runs, is_running
-from experiments.tuning.runs import REACHED, results_of
+from experiments.tracking.resume import find_or_resume, other_versions_note
+from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
 
 
@@ -68,19 +62,21 @@ def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) ->
         for each in recommended
         for seed in each.search.config.fresh_seeds()
     }
-    search = recommended[0].search if recommended else None
-    if search and todo and (note := other_versions_note(search.dataset, search.model)):
+    first = recommended[0].search if todo else None
+    if first and (note := other_versions_note(first.dataset, first.model)):
         echo(note)
     runs: dict[str, str] = {}
     for name, (each, seed) in todo.items():
         _wait_for_room(workers, todo, runs, echo)
-        config = each.search.config_of(each.params, seed)
-        found = _find(config.model_copy(update={"dataset": each.search.dataset}))
-        if isinstance(found, str):
-            runs[name] = found
+        asked = each.search.config_of(each.params, seed)
+        config = asked.model_copy(update={"dataset": each.search.dataset})
+        data, _ = load_data(config)
+        earlier = find_or_resume(config, data.name, data.digest)
+        if earlier.run and earlier.is_finished:
+            runs[name] = earlier.run.info.run_id
             echo(f"{name}: found an earlier run")
         else:
-            workers.submit(name, run_experiment, found, each.study_run)
+            workers.submit(name, run_experiment, earlier.config, each.study_run)
     while workers.running:
         _wait(workers, todo, runs, echo)
     rows = [
@@ -108,24 +104,10 @@ def _wait(workers: Executor, todo: Todo, runs: dict[str, str], echo: Echo) -> No
             echo(f"{name}: test {accuracy:.4f} ({len(runs)} of {len(todo)})")
         else:
             if outcome.died:
-                close_dead_runs(todo[name][0].study_run, outcome.reason)
+                close_dead_experiments(todo[name][0].study_run, outcome.reason)
             echo(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
 
 
 def _without_rounds(echo: Echo) -> Echo:
     """Drops the lines that begin a run and end each round."""
     return lambda line: None if ": round " in line or ": run " in line else echo(line)
-
-
-def _find(config: Config) -> Config | str:
-    """The finished run of the same experiment, or the config that begins or resumes it."""
-    data, _ = load_data(config)
-    run = find_experiment(config.resolved(data.name), data.digest)
-    if run is None or is_running(run):
-        return config
-    if is_finished(run):
-        return str(run.info.run_id)
-    try:
-        return resume_config(run.info.run_id, config.data_root)
-    except ValueError:
-        return config

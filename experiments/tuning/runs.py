@@ -14,13 +14,12 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from experiments.config.parameters import as_text
 from experiments.config.space import Value
 from experiments.config.tune import TuneConfig
-from experiments.processes.locks import is_alive, may_be_starting
 from experiments.processes.retry import retry
 from experiments.processes.signals import defer_signals
 from experiments.processes.terminal import Echo
@@ -28,7 +27,7 @@ from experiments.tracking.environment import environment
 from experiments.tracking.fingerprint import code_digest
 from experiments.tracking.log import params_of
 from experiments.tracking.server import short_timeouts, without_login
-from experiments.tracking.session import PARENT, describe, tracked_run
+from experiments.tracking.session import PARENT, close_run, dead_runs, describe, tracked_run
 from experiments.tuning.search import Search
 
 SEARCH, STUDY, TRIAL = "search", "study", "trial"  # values of a run's tag `kind`
@@ -103,7 +102,7 @@ def open_trial(
 def _describe_trial(run_id: str, search: Search, params: Mapping[str, Value]) -> None:
     resolved = search.resolved(params)
     logged = params_of(search.config_of(params), resolved)
-    logged["seeds_per_trial"] = str(search.config.seeds_per_trial)
+    logged["seeds_per_trial"] = as_text(search.config.seeds_per_trial)
     tags = {"method": search.method, "dataset": search.dataset, "model": search.model}
     describe(run_id, logged, tags | {"code": code_digest(resolved)} | _environment(resolved.device))
 
@@ -121,45 +120,36 @@ def close_dead(study_run: str, trials: pd.DataFrame) -> None:
         trials: The study's table; a trial's run ends as the trial has. A process may die between
             the end of a trial and that of its run.
     """
-    states = dict(zip(trials["number"].astype(str), trials["state"], strict=True))
-    client = mlflow.MlflowClient()
-    for run in _running(study_run):
-        run_id, tags = run.info.run_id, run.data.tags
-        if tags.get("kind") == TRIAL:
-            state = states.get(tags[NUMBER], "waiting")  # newer than the table
-            if state in ("waiting", "running"):
-                continue
-        elif may_be_starting(tags, run.info.start_time / 1000) or is_alive(run_id, tags):
-            continue
-        else:
-            state = "lost"
-        if state not in STATUSES:
-            client.set_tag(run_id, "error", "its process died")
-        client.set_tag(run_id, STATE, state)
-        client.set_terminated(run_id, STATUSES.get(state, "FAILED"))
-
-
-def _running(study_run: str) -> list[Run]:
-    """The runs nested under a study's that have not ended."""
     experiment = mlflow.get_run(study_run).info.experiment_id
-    runs: list[Run] = mlflow.search_runs(
+    nested = f"tags.`{PARENT}` = '{study_run}'"
+    states = dict(zip(trials["number"].astype(str), trials["state"], strict=True))
+    for run in mlflow.search_runs(
         [experiment],
-        filter_string=f"tags.`{PARENT}` = '{study_run}' AND attributes.status = 'RUNNING'",
+        filter_string=f"{nested} AND tags.kind = '{TRIAL}' AND attributes.status = 'RUNNING'",
         output_format="list",
-    )
-    return runs
+    ):
+        state = states.get(run.data.tags[NUMBER], "waiting")  # newer than the table
+        if state in STATUSES:
+            close_run(run.info.run_id, STATUSES[state], **{STATE: state})
+        elif state not in ("waiting", "running"):
+            close_run(run.info.run_id, "FAILED", **{STATE: state, "error": "its process died"})
+    close_dead_experiments(study_run, "its process died")
+
+
+def close_dead_experiments(study_run: str, reason: str) -> None:
+    """Mark the experiments nested under a study's run FAILED whose process has died."""
+    experiment = mlflow.get_run(study_run).info.experiment_id
+    for run in dead_runs(experiment, f"tags.`{PARENT}` = '{study_run}'"):
+        if run.data.tags.get("kind") != TRIAL:  # which has no lock of its own
+            close_run(run.info.run_id, "FAILED", error=reason)
 
 
 def close_dead_searches(run_id: str) -> None:
     """Mark the runs of searches KILLED whose process has died; `run_id` is this search's."""
-    client = mlflow.MlflowClient()
-    running = f"tags.kind = '{SEARCH}' AND attributes.status = 'RUNNING'"
-    for run in mlflow.search_runs(
-        [mlflow.get_run(run_id).info.experiment_id], filter_string=running, output_format="list"
-    ):
-        if run.info.run_id != run_id and not is_alive(run.info.run_id, run.data.tags):
-            client.set_tag(run.info.run_id, "error", "its process died")
-            client.set_terminated(run.info.run_id, "KILLED")
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    for run in dead_runs(experiment, f"tags.kind = '{SEARCH}'"):
+        if run.info.run_id != run_id:
+            close_run(run.info.run_id, "KILLED", error="its process died")
 
 
 def results_of(run_id: str) -> dict[str, float]:
@@ -171,8 +161,7 @@ def results_of(run_id: str) -> dict[str, float]:
 
 def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
     """Log the params, some of which `mlflow run` has logged, and the tags of a search."""
-    params = {name: as_text(value) for name, value in config.model_dump().items()}
-    params["storage"] = without_login(config.storage)
+    params = config.model_dump() | {"storage": without_login(config.storage)}
     tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
     describe(run_id, params, tags | _environment("cpu"))
 
@@ -184,7 +173,7 @@ def create_study_run(search: Search, parent: str) -> str:
     tags |= {"dataset": search.dataset, "model": search.model, "objective": search.config.objective}
     run_id = str(client.create_run(experiment, run_name=search.name, tags=tags).info.run_id)
     client.update_run(run_id, status="SCHEDULED")  # until a command claims it
-    describe(run_id, {name: str(value) for name, value in search.settings().items()}, {})
+    describe(run_id, {name: str(value) for name, value in search.settings().items()})
     return run_id
 
 

@@ -16,9 +16,8 @@ from experiments.config.space import Choices, Space, Value, format_space, parse_
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking.environment import release
-from experiments.tracking.fingerprint import VERSIONS, code_digest, pretrained_digest
+from experiments.tracking.fingerprint import SCHEME, VERSIONS, code_digest, pretrained_digest
 
-SCHEME = 2  # of `Search.settings`: increase it when a setting changes its meaning
 STUDY_FIELDS = {"objective", "seeds_per_trial", "seed", "criterion", "pruning"}  # and the space
 
 
@@ -116,7 +115,7 @@ class Search:
         excluded |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
         return self.config.model_dump(exclude=set(excluded)) | {
-            "scheme": SCHEME,
+            "scheme": SCHEME,  # of the digest of the code
             "reinit": self.method,
             "dataset": self.dataset,
             "model": self.model,

@@ -249,9 +249,10 @@ class Study:
                 params = self.search.baseline
             elif params.keys() != known.keys():
                 params = sample(self.optuna, trial, self.search) | params
-            for name in known.keys() - trial.params.keys():
-                value = known[name].to_internal_repr(params[name])
-                self.rdb.set_trial_param(claim.id, name, value, known[name])
+            for name, rule in known.items():  # in this order, for the columns of tables
+                if name not in trial.params:
+                    value = rule.to_internal_repr(params[name])
+                    self.rdb.set_trial_param(claim.id, name, value, rule)
             return dict(params)
 
         with _raise_if_taken():
