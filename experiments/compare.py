@@ -1,15 +1,15 @@
-"""Compare: several methods, several seeds, and what can be said about them.
+"""Compare: several methods over several seeds, with statistics, figures and a report page.
 
 mlflow run . -e compare -P reinits=keep,random,lottery -P seeds=5
 
-A comparison is a run with one nested run for each method and seed. The dense network of a seed is
-trained once: the first arm of a seed leads, and the others branch off its run. Experiments that
-were done before are found by their fingerprint and not done again, interrupted ones are resumed.
+A comparison is a run with one nested run per method and seed. The dense network of a seed is
+trained once; the other methods branch off it. Experiments that have already run are reused, and
+interrupted ones are resumed.
 """
 
 from experiments.comparison import record
 from experiments.comparison.report import make_report, report_text
-from experiments.comparison.schedule import Facts, do_arms
+from experiments.comparison.schedule import Inputs, run_arms
 from experiments.config.comparison import CompareConfig, arms_of, seeds_of
 from experiments.processes.terminal import print_line
 from experiments.rounds.data import load_data
@@ -18,28 +18,34 @@ from experiments.tracking import server
 from experiments.tracking.session import tracked_run
 
 
-def compare_methods(config: CompareConfig) -> str:
-    """Do what was asked for, report it, and return the id of the comparison's run.
+def compare_methods(asked: CompareConfig) -> str:
+    """Run a comparison and write its report; the id of its run.
 
     Raises:
-        ValueError: If something asked for is wrong, missing or impossible, or no arm succeeded.
+        ValueError: If a parameter is wrong, something is missing, or every arm fails.
     """
+    config = asked
+    if asked.executor == "ray":
+        from experiments.processes import ray  # an optional package
+
+        ray.connect(asked.ray_address, server.tracking_uri())
+        config = asked.with_absolute_paths()
     server.check_tracking()
-    facts = look_ahead(config)
-    shown = config.shown_round or facts.rounds
-    if shown > facts.rounds:
-        raise ValueError(f"shown_round must be at most {facts.rounds}, the last, got {shown}")
-    with tracked_run(record.comparison_name(config, facts.resolved)) as run_id:
-        record.describe(run_id, config, facts.resolved)
-        outcomes = do_arms(config, facts, run_id, print_line)
+    inputs = read_inputs(config)
+    shown = config.shown_round or inputs.rounds
+    if shown > inputs.rounds:
+        raise ValueError(f"shown_round must be at most {inputs.rounds}, the last, got {shown}")
+    with tracked_run(record.comparison_name(config, inputs.resolved)) as run_id:
+        record.describe(run_id, config, inputs.resolved)
+        outcomes = run_arms(config, inputs, run_id, print_line)
         made = record.make_record(
             config,
-            facts.resolved,
+            inputs.resolved,
             outcomes,
             shown_round=shown,
-            image_shape=list(facts.image_shape),
-            images=facts.images,
-            data_source=facts.source,
+            image_shape=list(inputs.image_shape),
+            images=inputs.images,
+            data_source=inputs.source,
         )
         record.log_record(run_id, made)
         if not any(outcome.run_id for outcome in outcomes.values()):
@@ -47,26 +53,26 @@ def compare_methods(config: CompareConfig) -> str:
         folder = make_report(run_id, made)
     print_line(f"\n{report_text(folder)}\n\nTo look at the runs: {server.ui_command()}")
     for line in record.failure_lines(outcomes):
-        print_line(f"WARNING: failed: {line}; the same command does what is missing")
+        print_line(f"WARNING: failed: {line}; the same command runs what is missing")
     return run_id
 
 
-def look_ahead(config: CompareConfig) -> Facts:
-    """Read the data of every seed once, and see what the arms come to.
+def read_inputs(config: CompareConfig) -> Inputs:
+    """Read the data of every seed once, and plan the rounds.
 
     Raises:
-        ValueError: As `load_data` and `plan`.
+        ValueError: As `load_data` and `plan_rounds`.
     """
     arms, digests = arms_of(config), {}
     dataset = config.dataset
     for seed in seeds_of(config.seeds):
-        asked = config.config_of(arms[0].method, seed, dataset=dataset)
-        data, why = load_data(asked)
+        first = config.config_of(arms[0].method, seed, dataset=dataset)
+        data, why = load_data(first)
         if dataset != data.name:
             print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
         dataset, digests[seed] = data.name, data.digest
-    resolved = asked.resolved(dataset)
-    return Facts(
+    resolved = first.resolved(dataset)
+    return Inputs(
         dataset=dataset,
         digests=digests,
         resolved=resolved,

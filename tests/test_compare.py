@@ -1,4 +1,4 @@
-"""Comparisons from the command: real processes, killed and started again, and a real MLflow."""
+"""Comparisons from the command line, with a real MLflow; most train inside this process."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,15 +15,11 @@ import pandas as pd
 import pytest
 
 from experiments.__main__ import run_command
+from experiments.processes.locks import run_lock
 from tests.conftest import QUICK, ROOT, TIMEOUT, working_in
 
-SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2}
+SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
 TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def command(**changes):
@@ -44,6 +41,11 @@ def runs(tag, value):
     )
 
 
+def statuses():
+    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return [run.info.status for run in everything]
+
+
 def arms(run):
     children = runs("mlflow.parentRunId", run.info.run_id)
     return {(arm.data.tags["method"], arm.data.params["seed"]): arm for arm in children}
@@ -57,8 +59,8 @@ def without_ids(page):
 def numbers(folder):
     """The tables of a report, without ids and times."""
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
-    apart = ["run_id", "round_seconds", "train_seconds"]
-    return {name: table.drop(columns=apart, errors="ignore") for name, table in tables.items()}
+    volatile = ["run_id", "round_seconds", "train_seconds"]
+    return {name: table.drop(columns=volatile, errors="ignore") for name, table in tables.items()}
 
 
 def same(one, two):
@@ -70,7 +72,7 @@ def same(one, two):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, empty_store):
-    """A comparison that nothing went wrong with: its folder to work in, and its run's id."""
+    """A comparison without interruptions: the folder it ran in, and its run's id."""
     folder = tmp_path_factory.mktemp("whole")
     with working_in(folder, empty_store):
         run, _ = compare()
@@ -78,12 +80,10 @@ def whole(tmp_path_factory, empty_store):
 
 
 @pytest.fixture
-def again(whole, tmp_path, monkeypatch):
-    """The same, to be continued: artifacts stay where the database says."""
+def again(whole, tmp_path, monkeypatch, store):
+    """A copy of its database; the report's folder, and the run's id."""
     folder, run_id = whole
     shutil.copy(folder / "mlflow.db", tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return folder / "reports" / run_id, run_id
 
 
@@ -98,10 +98,10 @@ def test_a_comparison_is_a_run_with_a_finished_run_for_each_arm(again):
     }
     assert {arm.info.status for arm in children.values()} == {"FINISHED"}
     dense = {arm.data.metrics["dense/test_accuracy"] for arm in children.values()}
-    assert len(dense) <= 2  # one dense network a seed
+    assert len(dense) <= 2  # one dense network per seed
     branches = {arm.data.params["branch_of"] for arm in children.values()}
-    leaders = {children["keep", seed].info.run_id for seed in "01"}
-    assert branches == {"none", *leaders}
+    base_runs = {children["keep", seed].info.run_id for seed in "01"}
+    assert branches == {"none", *base_runs}
     summary = pd.read_csv(folder / "summary.csv")
     key = "test_accuracy_mean/lottery"
     history = mlflow.MlflowClient().get_metric_history(run_id, key)
@@ -132,34 +132,34 @@ def test_everything_on_disk_is_in_the_run_too(again):
     assert {"accuracy.png", "accuracy.svg", "epochs.png", "overlap.svg", "pixels.png"} <= names
 
 
-def test_the_same_comparison_again_trains_nothing_and_says_the_same(again, capfd):
+def test_the_same_comparison_again_trains_nothing_and_reports_the_same(again, capfd):
     folder, run_id = again
     before = {run.info.run_id for run in runs("reinit", "keep")}
     run, new = compare()
     assert run.info.run_id != run_id
-    assert capfd.readouterr().out.count("done before") == 6
+    assert capfd.readouterr().out.count("already done") == 6
     assert {run.info.run_id for run in runs("reinit", "keep")} == before
     assert same(folder, new)
     assert len(arms(mlflow.get_run(run_id))) == 6  # they stay with the finished comparison
 
 
-def test_a_larger_comparison_adds_only_what_is_missing(again, capfd):
-    run, new = compare(seeds=3, reinits="keep,random,lottery,sign")
-    out = capfd.readouterr().out
-    assert out.count("done before") == 6
-    assert len(arms(run)) == 4 * 3 - 6
+def test_another_comparison_runs_only_what_is_missing(again, capfd):
+    run, new = compare(seeds="0,2", reinits="keep,sign")
+    assert capfd.readouterr().out.count("already done") == 1
+    assert set(arms(run)) == {("keep", "2"), ("sign", "0"), ("sign", "2")}
     table = pd.read_csv(new / "comparison.csv")
-    assert table.groupby("method")["seed"].nunique().to_dict() == dict.fromkeys(
-        ("keep", "random", "lottery", "sign"), 3
-    )
+    assert table.groupby("method")["seed"].unique().map(list).to_dict() == {
+        "keep": [0, 2],
+        "sign": [0, 2],
+    }
 
 
-def test_other_code_or_data_are_not_taken_for_the_same(again, capfd):
+def test_a_run_on_other_data_is_not_reused(again, capfd):
     compare(train_limit=299, seeds="0,", reinits="keep")
-    assert "done before" not in capfd.readouterr().out
+    assert "already done" not in capfd.readouterr().out
 
 
-def test_a_report_is_made_anew_from_the_tracking_store_alone(again, tmp_path):
+def test_a_report_is_rebuilt_from_the_tracking_store_alone(again, tmp_path):
     folder, run_id = again
     run_command("report", [f"--run={run_id}", "--out=elsewhere"])
     assert same(folder, tmp_path / "elsewhere")
@@ -167,31 +167,33 @@ def test_a_report_is_made_anew_from_the_tracking_store_alone(again, tmp_path):
     assert (tmp_path / "elsewhere/report.html").read_text() == whole_page  # its ids, too
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_comparison_that_was_killed_goes_on_where_it_was(whole, number, store, capfd):
-    folder = whole[0] / "reports" / whole[1]
+def check_continued(killed, whole, capfd):
+    """Continue a comparison that stopped after two arms, which must come to the same end."""
+    run, new = compare()
+    assert capfd.readouterr().out.count("already done") >= 2
+    assert same(whole[0] / "reports" / whole[1], new)
+    assert mlflow.get_run(killed.info.run_id).info.status == "KILLED"
+    assert len(arms(run)) == 6  # all of them, also those of the killed one
+    assert {arm.info.status for arm in arms(run).values()} == {"FINISHED"}
+
+
+def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, capfd):
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "compare", *command()],
+        [sys.executable, "-m", "experiments", "compare", *command(executor="processes")],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
     )
     for line in process.stdout:
         if "done (2 of 6)" in line:
-            process.send_signal(number)
+            process.kill()
             break
     process.wait(timeout=TIMEOUT)
     process.stdout.close()
-    wait_until(lambda: not alive_arms())
+    wait_until(lambda: not other_processes())  # workers stop with their parent
     (killed,) = runs("kind", "comparison")
-    assert killed.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
-    run, new = compare()
-    out = capfd.readouterr().out
-    assert out.count("done before") >= 2
-    assert same(folder, new)
-    assert mlflow.get_run(killed.info.run_id).info.status == "KILLED"
-    assert len(arms(run)) == 6  # taken over from the one that was killed
-    assert {arm.info.status for arm in arms(run).values()} == {"FINISHED"}
+    assert killed.info.status == "RUNNING"
+    check_continued(killed, whole, capfd)
 
 
 def wait_until(condition):
@@ -201,8 +203,8 @@ def wait_until(condition):
         time.sleep(0.2)
 
 
-def alive_arms():
-    """Processes that still work for a comparison."""
+def other_processes():
+    """Processes that still work in this folder's store."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -213,7 +215,25 @@ def alive_arms():
     return [pid for pid in found if int(pid) != os.getpid()]
 
 
-def test_an_arm_that_cannot_be_resumed_is_done_anew(again, capfd):
+def test_a_comparison_stopped_by_sigterm_is_continued(whole, store, capfd):
+    def stop_after_two_arms():
+        wait_until(lambda: statuses().count("FINISHED") >= 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_after_two_arms)
+    thread.start()
+    with pytest.raises(SystemExit) as stop:
+        run_command("compare", command())
+    thread.join()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "stopped; the same command continues from here" in capfd.readouterr().err
+    (killed,) = runs("kind", "comparison")
+    assert killed.info.status == "KILLED"
+    assert "RUNNING" not in statuses()
+    check_continued(killed, whole, capfd)
+
+
+def test_an_arm_that_cannot_be_resumed_is_rerun(again, capfd):
     folder, run_id = again
     arm = arms(mlflow.get_run(run_id))["random", "1"]
     mlflow.MlflowClient().set_terminated(arm.info.run_id, "FAILED")
@@ -226,52 +246,46 @@ def test_an_arm_that_cannot_be_resumed_is_done_anew(again, capfd):
     finally:
         checkpoint.write_bytes(content)
     out = capfd.readouterr().out
-    assert "random, seed 1: done anew, since an earlier run is of no use" in out
-    assert out.count("done before") == 5
+    assert "random, seed 1: rerun: the earlier run cannot be resumed" in out
+    assert out.count("already done") == 5
     assert same(folder, new)
 
 
-def test_a_finished_arm_leads_and_its_dense_network_is_taken(store, capfd):
-    _, first = compare(reinits="lottery", seeds="0,")
-    (lottery,) = pd.read_csv(first / "comparison.csv")["run_id"].unique()
+def test_other_arms_branch_off_a_finished_arm(again):
+    children = arms(mlflow.get_run(again[1]))
+    mlflow.MlflowClient().delete_run(children["keep", "0"].info.run_id)
     run, _ = compare(reinits="keep,lottery", seeds="0,")
+    lottery = children["lottery", "0"].info.run_id
     assert arms(run)["keep", "0"].data.params["branch_of"] == lottery
 
 
-def test_an_experiment_that_another_process_works_on_is_waited_for(again, capfd):
+def test_an_arm_that_another_process_is_running_is_waited_for(again, capfd):
     folder, run_id = again
-    arm = arms(mlflow.get_run(run_id))["keep", "0"]
-    client = mlflow.MlflowClient()
-    client.set_terminated(arm.info.run_id, "RUNNING")
-    code = f"""
-import time
-from experiments.processes.locks import run_lock
-with run_lock("{arm.info.run_id}"):
-    print("held", flush=True)
-    time.sleep(8)
-    import mlflow
-    mlflow.MlflowClient().set_terminated("{arm.info.run_id}", "FINISHED")
-"""
-    other = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert other.stdout.readline() == "held\n"
+    arm = arms(mlflow.get_run(run_id))["keep", "0"].info.run_id
+    client, locked = mlflow.MlflowClient(), threading.Event()
+    client.set_terminated(arm, "RUNNING")
+
+    def other_process():
+        with run_lock(arm):
+            locked.set()
+            time.sleep(4)
+            client.set_terminated(arm, "FINISHED")
+
+    other = threading.Thread(target=other_process)
+    other.start()
+    assert locked.wait(TIMEOUT)
     _, new = compare()
-    assert other.wait(timeout=TIMEOUT) == 0
-    other.stdout.close()
+    other.join()
     out = capfd.readouterr().out
-    assert "keep, seed 0: another process is at work on it; waiting for that" in out
-    assert out.count("done before") == 6
+    assert out.count("keep, seed 0: waiting for another process that is running it") == 1
+    assert out.count("already done") == 6
     assert same(folder, new)
 
 
-def test_a_report_of_what_is_no_comparison_is_refused(again, capsys):
+def test_a_report_of_another_run_is_rejected(again, capsys):
     _, run_id = again
     arm = next(iter(arms(mlflow.get_run(run_id)).values())).info.run_id
-    for wrong, message in (("0" * 32, "has no run"), (arm, "it is no comparison")):
+    for wrong, message in (("0" * 32, "has no run"), (arm, "it is not a comparison")):
         with pytest.raises(SystemExit):
             run_command("report", [f"--run={wrong}"])
         assert message in capsys.readouterr().err
@@ -282,3 +296,32 @@ def test_masks_shared_by_a_trunk_are_the_same_for_all_methods(store):
     overlap = pd.read_csv(new / "comparison.csv")
     sizes = overlap.pivot_table(index="round", columns="method", values="remaining_weights")
     assert (sizes["random"] == sizes["lottery"]).all()
+
+
+def test_a_comparison_whose_arms_all_fail_fails_in_one_line(store, capsys):
+    with pytest.raises(SystemExit):
+        run_command("compare", command(reinits="keep", seeds="0,", lr=1e30))
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: every arm failed; keep, seed 0: the loss is nan")
+    (run,) = runs("kind", "comparison")
+    assert run.info.status == "FAILED"
+    assert "every arm failed" in run.data.tags["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shown_round": 3}, "shown_round must be at most 2, the last, got 3"),
+        ({"data_root": "nowhere", "dataset": "faces"}, "nowhere"),
+        ({"prune_rate": 2}, "prune_rate must be less than 1, got 2"),
+    ],
+)
+def test_a_user_error_is_one_line_and_no_run(changes, message, store, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))  # where faces would be prepared
+    with pytest.raises(SystemExit) as stop:
+        run_command("compare", command(**changes))
+    assert stop.value.code == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert not runs("kind", "comparison")

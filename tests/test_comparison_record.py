@@ -1,15 +1,9 @@
-import os
-import signal
-import subprocess
-import sys
-
 import mlflow
 import pytest
 
 from experiments.comparison import record as comparisons
 from experiments.tracking.server import without_login
-from experiments.tracking.session import PARENT, close_dead_runs, tracked_run
-from tests.conftest import ROOT
+from experiments.tracking.session import PARENT
 
 
 @pytest.mark.parametrize(
@@ -21,39 +15,6 @@ from tests.conftest import ROOT
 )
 def test_a_page_holds_no_password(uri, shown):
     assert without_login(uri) == shown
-
-
-def nested(parent, then):
-    """A run in a process of its own, nested under `parent`, that then does something."""
-    code = f"""
-import os, signal, time
-from experiments.tracking.session import tracked_run
-with tracked_run("child", parent="{parent}") as run_id:
-    print(run_id, flush=True)
-    {then}
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_run_whose_process_died_is_marked_and_one_at_work_is_not(store):
-    with tracked_run("parent") as parent:
-        dead, alive = (nested(parent, "time.sleep(60)") for _ in range(2))
-        ids = [process.stdout.readline().strip() for process in (dead, alive)]
-        os.kill(dead.pid, signal.SIGKILL)
-        dead.wait()
-        close_dead_runs(parent, "its process died")
-        states = [mlflow.get_run(run_id).info.status for run_id in ids]
-        alive.terminate()
-        alive.wait()
-        for process in (dead, alive):
-            process.stdout.close()
-    assert states == ["FAILED", "RUNNING"]
-    assert mlflow.get_run(ids[0]).data.tags["error"] == "its process died"
 
 
 def adopted(kind, status, running=False):

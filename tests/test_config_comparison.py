@@ -15,22 +15,22 @@ def config(**values):
     ("text", "seeds"),
     [("1", (0,)), ("3", (0, 1, 2)), ("0,3,7", (0, 3, 7)), ("7,", (7,)), ("2,1", (2, 1))],
 )
-def test_seeds_are_a_count_or_a_list(text, seeds):
+def test_seeds_are_a_number_or_a_list(text, seeds):
     assert seeds_of(text) == seeds
     assert config(seeds=text).seeds == text
 
 
-MISTAKES = [
-    ("seeds", "0", "seeds must be a count from 1 to 1000, or a list, got 0"),
-    ("seeds", "x", "seeds must be a count, such as 5, or a list, such as 0,3,7"),
-    ("seeds", "1,,2", "seeds must be a count, such as 5, or a list"),
-    ("seeds", "1,1", "seeds must not name a seed twice, got 1,1"),
-    ("seeds", "-1", "seeds must be a count, such as 5"),
+INVALID = [
+    ("seeds", "0", "seeds must be a number of seeds from 1 to 1000, or a list, got 0"),
+    ("seeds", "x", "seeds must be a number of seeds, such as 5, or a list, such as 0,3,7"),
+    ("seeds", "1,,2", "seeds must be a number of seeds, such as 5, or a list"),
+    ("seeds", "1,1", "seeds must not contain a seed twice, got 1,1"),
+    ("seeds", "-1", "seeds must be a number of seeds, such as 5"),
     ("seeds", "9" * 19 + ",", "seed must be less than"),
-    ("reinits", "keep,lotery", "reinits must be some of keep, random, lottery"),
-    ("reinits", "keep,keep", "reinits must not name anything twice, got keep,keep"),
-    ("reinits", "", "reinits must be some of"),
-    ("criterion", "magnitude,x", "criterion must be some of magnitude, random"),
+    ("reinits", "keep,lotery", "reinits must be one or more of keep, random, lottery"),
+    ("reinits", "keep,keep", "reinits must not contain a name twice, got keep,keep"),
+    ("reinits", "", "reinits must be one or more of"),
+    ("criterion", "magnitude,x", "criterion must be one or more of magnitude, random"),
     ("workers", "0", "workers must be greater than 0, got 0"),
     ("shown_round", "0", "shown_round must be greater than or equal to 1, got 0"),
     ("rewind_epoch", "11", "rewind_epoch must be at most"),
@@ -38,15 +38,15 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "message"), MISTAKES)
-def test_a_mistake_is_told_before_anything_starts(name, value, message):
+@pytest.mark.parametrize(("name", "value", "message"), INVALID)
+def test_an_invalid_parameter_is_rejected_up_front(name, value, message):
     also = {"reinits": "rewind", "epochs": 10} if name == "rewind_epoch" else {}
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         config(**also, **{name: value})
     assert "\n" not in str(caught.value)
 
 
-def test_a_trunk_that_cannot_be_trained_is_refused():
+def test_a_trunk_that_cannot_be_trained_is_rejected():
     with pytest.raises(ValueError, match="rewind_epoch must be at most"):
         config(masks="shared", trunk="rewind", rewind_epoch=20, epochs=5)
 
@@ -60,7 +60,7 @@ def test_shared_masks_come_from_one_trunk(values):
         config(masks="shared", **values)
 
 
-def test_arms_are_all_combinations_in_the_order_asked_for():
+def test_arms_are_all_combinations_in_the_given_order():
     arms = arms_of(config(reinits="lottery,keep", control="none,random_mask", seeds="2"))
     assert [(arm.label, arm.seed) for arm in arms] == [
         ("lottery", 0),
@@ -81,7 +81,7 @@ def test_arms_are_all_combinations_in_the_order_asked_for():
     assert arms[2].name == "lottery random_mask, seed 0"
 
 
-def test_spaces_after_commas_are_no_mistake():
+def test_spaces_after_commas_are_allowed():
     assert config(reinits="keep, lottery") == config(reinits="keep,lottery")
 
 
@@ -95,8 +95,8 @@ def test_a_label_names_what_differs_between_methods_or_is_unusual():
 
 
 def test_the_trunk_may_be_an_arm_itself():
-    asked = config(reinits="random,lottery", seeds="1", masks="shared")
-    assert trunks_of(asked, arms_of(asked))[0].name == "lottery, seed 0"
+    both = config(reinits="random,lottery", seeds="1", masks="shared")
+    assert trunks_of(both, arms_of(both))[0].name == "lottery, seed 0"
     apart = config(reinits="random", seeds="1", masks="shared", trunk="keep")
     assert trunks_of(apart, arms_of(apart))[0] == trunk_of(apart, 0)
     controls = config(reinits="lottery", control="shuffled_mask", seeds="1", masks="shared")

@@ -16,9 +16,12 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
+from experiments.config.tune import TuneConfig
+from experiments.tune import connect
 from experiments.tuning.storage import open_storage
 from tests.conftest import QUICK, ROOT
 from tests.postgres import free_port, postgres
+from tests.test_compare import numbers
 from tests.test_servers import ENV, serving
 
 DIGITS = {name: QUICK[name] for name in ("dataset", "model", "epochs", "lr", "device")}
@@ -53,7 +56,7 @@ def env(tracking, monkeypatch):
     return os.environ | ENV | QUIET | {"PYTHONPATH": str(ROOT)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ray_cluster():
     """The address of a cluster of two nodes of four CPUs."""
     port = free_port()
@@ -76,12 +79,12 @@ def ray_node(*words):
         start_new_session=True,
     )
     try:
-        told = []
+        lines = []
         for line in process.stdout:
-            told.append(line)
+            lines.append(line)
             if "Ray runtime started" in line:
                 break
-        assert "Ray runtime started" in told[-1], "".join(told)
+        assert "Ray runtime started" in lines[-1], "".join(lines)
         yield
     finally:
         process.terminate()
@@ -94,10 +97,15 @@ def ray_node(*words):
 
 
 def tune(folder, env, storage, **changes):
-    """A search as a process of its own."""
-    asked = DIGITS | {"reinit": "lottery", "storage": storage, "confirm_seeds": 0} | changes
-    argv = [sys.executable, "-m", "experiments", "tune"]
-    argv += [f"--{name}={value}" for name, value in asked.items()]
+    """A search in a process."""
+    defaults = DIGITS | {"reinit": "lottery", "storage": storage, "confirm_seeds": 0}
+    return start("tune", folder, env, **defaults | changes)
+
+
+def start(name, folder, env, **parameters):
+    """A command in a process."""
+    argv = [sys.executable, "-m", "experiments", name]
+    argv += [f"--{name}={value}" for name, value in parameters.items()]
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         argv, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -195,6 +203,57 @@ def test_a_search_on_a_ray_cluster_outlives_a_killed_worker(database, env, ray_c
     assert "Traceback" not in told
 
 
+ARMS = QUICK | {"rounds": 4, "retrain_epochs": 40, "seeds": "0,"}
+
+
+@pytest.mark.cluster
+def test_a_comparison_on_a_ray_cluster_outlives_a_killed_worker(
+    env, ray_cluster, store, monkeypatch, tracking
+):
+    """The arm of the worker fails; the same command runs what is missing."""
+    on_ray = ARMS | {"executor": "ray", "ray_address": ray_cluster, "workers": 2}
+    command = start("compare", store, env, **on_ray)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    while not (arms := runs_of("keep", "RUNNING")):
+        assert command.poll() is None, command.stdout.read()
+        time.sleep(0.2)
+    os.kill(int(arms[0].data.tags["pid"]), signal.SIGKILL)
+    output, _ = command.communicate(timeout=240)
+    assert command.returncode == 0, output
+    assert "Traceback" not in output
+    (failed,) = (line for line in output.splitlines() if "WARNING: failed: " in line)
+    assert "failed: keep, seed 0: The worker died unexpectedly" in failed
+    assert failed.endswith("; the same command runs what is missing")
+    assert "keep, seed 0: failed: The worker died unexpectedly" in output  # when it happens
+    (dead,) = runs_of("keep", "FAILED")
+    assert dead.info.run_id == arms[0].info.run_id
+    assert dead.data.tags["error"]
+    again = start("compare", store, env, **on_ray)
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    assert output.count("already done") == 2
+    own_store = f"sqlite:///{store / 'mlflow.db'}"
+    here = start("compare", store / "here", env | {"MLFLOW_TRACKING_URI": own_store}, **ARMS)
+    output, _ = here.communicate(timeout=240)
+    assert here.returncode == 0, output
+    assert numbers_in(store) == numbers_in(store / "here")
+
+
+def runs_of(reinit, status):
+    """Arms that have begun to log."""
+    return mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.reinit = '{reinit}' AND attributes.status = '{status}'",
+        output_format="list",
+    )
+
+
+def numbers_in(folder):
+    """The tables of the report that was written last."""
+    reports = sorted((folder / "reports").iterdir(), key=lambda path: path.stat().st_mtime)
+    return {name: table.to_csv() for name, table in numbers(reports[-1]).items()}
+
+
 @pytest.mark.servers
 def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
     address, study = database.url("joined"), "joined/lottery"
@@ -208,7 +267,7 @@ def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
     assert len(trials) == 9
     baseline = {"prune_rate": 0.2, "retrain_epochs": 10}
     assert [trial.number for trial in trials if trial.params == baseline] == [0]
-    assert sum("What each method wants" in each for each in told) == 1
+    assert sum("Recommended for each method" in each for each in told) == 1
     assert not any("does not answer" in each for each in told)
 
 
@@ -256,14 +315,11 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line():
 @pytest.mark.parametrize(
     ("storage", "tracking", "why"),
     [
-        ("sqlite:///optuna.db", "http://127.0.0.1:9", "a storage that all machines reach"),
+        ("sqlite:///optuna.db", "http://127.0.0.1:9", "a storage that all machines can reach"),
         ("postgresql+psycopg://a@b/c", "sqlite:///m.db", "a tracking server that all machines"),
     ],
 )
 def test_a_cluster_wants_servers_rather_than_files(monkeypatch, storage, tracking, why):
-    from experiments.config.tune import TuneConfig
-    from experiments.processes.ray import prepare
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     with pytest.raises(ValueError, match=why):
-        prepare(TuneConfig(executor="ray", storage=storage))
+        connect(TuneConfig(executor="ray", storage=storage))

@@ -9,9 +9,9 @@ ROOT = Path(__file__).parent.parent
 # A package or command imports only from the floors above its own in this list.
 FLOORS = (
     {"pruning", "models", "datasets"},
-    {"experiments.training"},
+    {"experiments.training", "experiments.processes"},
     {"experiments.config"},
-    {"experiments.rounds", "experiments.processes"},
+    {"experiments.rounds"},
     {"experiments.figures"},
     {"experiments.tracking"},
     {"experiments.run", "experiments.prepare_faces", "experiments.mlproject"},
@@ -31,7 +31,7 @@ SERVICES = {
     ),
     "optuna": tuple(
         f"experiments/tuning/{name}.py"
-        for name in ("findings", "interactive", "sampling", "storage", "study", "table")
+        for name in ("choose", "figures", "sampling", "storage", "study")
     ),
     "ray": ("experiments/processes/ray.py",),
 }

@@ -1,7 +1,7 @@
-"""Store: what a comparison leaves in MLflow, and what it finds there.
+"""Record: what a comparison logs to MLflow, and how it is read back.
 
-A comparison is a run with one run nested under it for each arm. Its file `comparison.json` says
-which runs it consists of; all else that a report shows is read from those.
+A comparison is a run with one nested run per arm. Its file `comparison.json` lists those runs; all
+else in a report is read from them.
 """
 
 import json
@@ -21,14 +21,13 @@ from mlflow.exceptions import MlflowException
 from experiments.config.comparison import Arm, CompareConfig, arms_of
 from experiments.config.experiment import Resolved
 from experiments.config.parameters import as_text
-from experiments.processes.locks import is_alive
-from experiments.processes.pool import Outcome
+from experiments.processes.executors import Outcome
 from experiments.rounds.metrics import COMPARED
 from experiments.tracking import session, summary
 from experiments.tracking.environment import environment
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished
 from experiments.tracking.server import without_login
-from experiments.tracking.session import PARENT
+from experiments.tracking.session import PARENT, is_running
 from pruning.checkpoint import load_checkpoint
 from pruning.masks import Masks
 
@@ -39,49 +38,48 @@ UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 
 @dataclass(frozen=True)
 class Record:
-    """What `comparison.json` holds."""
+    """The content of `comparison.json`."""
 
-    config: dict[str, Any]  # as asked for
-    setting: dict[str, Any]  # common to all arms, nothing "auto" any more
+    config: dict[str, Any]  # the parameters of the command
+    setting: dict[str, Any]  # the parameters of the first arm, with no "auto" left
     shown_round: int
     image_shape: list[int]
-    images: dict[str, int]
+    images: dict[str, int]  # number of images, by split
     data_source: str
-    arms: list[dict[str, Any]]  # label, seed, run_id, reason and the method of each
+    arms: list[dict[str, Any]]  # label, seed and method of each, and its run_id or reason
 
 
 def describe(run_id: str, config: CompareConfig, resolved: Resolved) -> None:
-    """Say what the comparison is: params and tags."""
+    """Log the parameters and the tags of a comparison's run."""
     params = {name: as_text(value) for name, value in config.model_dump().items()}
     tags = {"dataset": resolved.dataset, "model": resolved.model, "kind": COMPARISON}
     session.describe(run_id, params, tags)
 
 
 def adopt(run: MlflowRun, parent: str) -> None:
-    """Take a run over from a comparison that was interrupted; others stay where they are."""
-    old = run.data.tags.get(PARENT)
-    if old is None or old == parent:
-        return
-    client = mlflow.MlflowClient()
+    """Nest a run under `parent` if its own comparison was interrupted or deleted."""
+    client, old_parent = mlflow.MlflowClient(), run.data.tags.get(PARENT)
+    if old_parent and old_parent != parent and _is_abandoned(old_parent, client):
+        client.set_tag(run.info.run_id, PARENT, parent)
+
+
+def _is_abandoned(run_id: str, client: mlflow.MlflowClient) -> bool:
+    """Whether a comparison will never finish; one whose process died is marked KILLED."""
     try:
-        former = client.get_run(old)
+        run = client.get_run(run_id)
     except MlflowException:
-        former = None
-    if former and is_finished(former):
-        return
-    if former and former.data.tags.get("kind") != COMPARISON:
-        return
-    if former and former.info.status == "RUNNING":
-        if is_alive(old, former.data.tags):
-            return
-        client.set_terminated(old, "KILLED")
-    client.set_tag(run.info.run_id, PARENT, parent)
+        return True
+    if is_finished(run) or is_running(run) or run.data.tags.get("kind") != COMPARISON:
+        return False
+    if run.info.status == "RUNNING":
+        client.set_terminated(run_id, "KILLED")
+    return True
 
 
 def make_record(
     config: CompareConfig, resolved: Resolved, outcomes: Mapping[Arm, Outcome], **facts: Any
 ) -> Record:
-    """What the comparison consists of."""
+    """The record of a comparison whose arms have ended."""
     arms = [
         {"label": arm.label, "seed": arm.seed} | arm.method.model_dump() | asdict(outcomes[arm])
         for arm in arms_of(config)
@@ -90,7 +88,7 @@ def make_record(
 
 
 def log_record(run_id: str, made: Record) -> None:
-    """Keep the record, and mark the arms' runs as the methods that they are, if nobody has."""
+    """Log the record, and tag the arms' runs with their methods unless they already are."""
     client = mlflow.MlflowClient()
     client.log_dict(run_id, asdict(made), FILE)
     for arm in made.arms:
@@ -102,7 +100,7 @@ def read_record(run_id: str) -> Record:
     """The record of a comparison.
 
     Raises:
-        ValueError: If the run is not there, or is no comparison that came to its end.
+        ValueError: If there is no such run, or it is not a comparison that has ended.
     """
     get_run(run_id, "run")
     with tempfile.TemporaryDirectory() as folder:
@@ -113,13 +111,13 @@ def read_record(run_id: str) -> Record:
             return Record(**json.loads(Path(path).read_text()))
         except (MlflowException, OSError, TypeError, ValueError):
             raise ValueError(
-                f"run: {run_id} has no {FILE} that can be read: it is no comparison, or was "
-                "interrupted; start the comparison again, which goes on where it was"
+                f"run: {run_id} has no readable {FILE}: it is not a comparison, or it was "
+                "interrupted; the same compare command continues it"
             ) from None
 
 
 def read_tables(made: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rounds and epochs of all arms (comparison.csv, and the same by epoch).
+    """Rounds and epochs of all arms: comparison.csv and epochs.csv.
 
     Raises:
         ValueError: If the run of an arm, or a file of it, is gone.
@@ -132,9 +130,9 @@ def read_tables(made: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
         for name, parts in tables.items():
             with tempfile.TemporaryDirectory() as folder:
                 table = pd.read_csv(_file(arm, name, folder))
-            told = {column.replace("label", "method"): arm[column] for column in columns}
+            arm_columns = {column.replace("label", "method"): arm[column] for column in columns}
             parts.append(
-                pd.concat([pd.DataFrame(told, index=table.index), table], axis=1).assign(
+                pd.concat([pd.DataFrame(arm_columns, index=table.index), table], axis=1).assign(
                     run_id=arm["run_id"]
                 )
             )
@@ -145,7 +143,7 @@ def read_tables(made: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read_masks(made: Record) -> dict[tuple[str, int], Masks]:
-    """The masks of every arm after the round that is shown.
+    """The masks of every arm after the shown round, by label and seed.
 
     Raises:
         ValueError: If the run of an arm, or its checkpoint, is gone.
@@ -168,7 +166,7 @@ def _file(arm: Mapping[str, Any], name: str, folder: str) -> str:
     except (MlflowException, OSError):
         raise ValueError(
             f"{name} of run {arm['run_id']} ({arm['label']}, seed {arm['seed']}) is gone: delete "
-            "what is left of that run, and start the comparison again"
+            "that run, then repeat the compare command"
         ) from None
 
 
@@ -178,7 +176,7 @@ def name_of(run_id: str) -> str:
 
 
 def links(made: Record) -> dict[str, str]:
-    """Where the UI shows each arm's run; without a server, where `mlflow ui` would."""
+    """The page of each arm's run in the UI; without a server, that of `mlflow ui`."""
     uri = mlflow.get_tracking_uri()
     base = without_login(uri) if uri.startswith("http") else UI
     return {
@@ -188,7 +186,7 @@ def links(made: Record) -> dict[str, str]:
 
 
 def environment_of(made: Record) -> dict[str, str]:
-    """The machine and the versions that the arms ran with; several values where they differ."""
+    """The machine and the versions that the arms used; several values where they differ."""
     found: dict[str, dict[str, None]] = {name: {} for name in environment("cpu")}
     for run_id in _run_ids(made):
         tags = mlflow.get_run(run_id).data.tags
@@ -202,7 +200,7 @@ def _run_ids(made: Record) -> list[str]:
 
 
 def log_summary(run_id: str, table: pd.DataFrame) -> None:
-    """Means over seeds as metrics of the comparison, for the UI's charts; steps count rounds."""
+    """Log means over seeds as metrics of the comparison, for the UI's charts; steps are rounds."""
     metric = partial(Metric, timestamp=0)
     metrics = [
         metric(f"{name}_mean/{row['method']}", float(row[f"{name}_mean"]), step=int(row["round"]))
@@ -215,7 +213,7 @@ def log_summary(run_id: str, table: pd.DataFrame) -> None:
 
 
 def failure_lines(outcomes: Mapping[Arm, Outcome]) -> list[str]:
-    """The arms that failed, a line each."""
+    """One line for each arm that failed."""
     return [f"{arm.name}: {outcome.reason}" for arm, outcome in outcomes.items() if outcome.reason]
 
 

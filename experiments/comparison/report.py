@@ -80,7 +80,7 @@ def _setting(
     """What all arms share: resolved values where they share them, else the requested ones."""
     resolved = {name: as_text(value) for name, value in made.setting.items()}
     per_arm = {"retrain_lr", "criterion", "control", "pruning", "masks"}
-    hidden = {"workers", "device", "data_root", "shown_round"}
+    hidden = {"workers", "executor", "ray_address", "device", "data_root", "shown_round"}
     if config.masks == "own":
         hidden.add("trunk")
     return {

@@ -1,8 +1,9 @@
-"""Schedule: in which order are the experiments of a comparison done, and which need not be?
+"""Schedule: in which order do the arms of a comparison run, and which of them need not run?
 
-One experiment of each seed leads, or with masks=shared the trunk: the others of that seed wait for
-it and branch off its run. What was done before is found by its fingerprint; what was interrupted
-is resumed; what another process is at work on is waited for.
+Each seed has a base arm, which runs first: the others branch off its run, so the dense network of a
+seed is trained once. With masks=shared the base arm is the trunk, whose masks the others retrain.
+An arm that has already run is found by its fingerprint, and one that was interrupted is resumed. If
+another process is running it, the schedule waits for that.
 """
 
 import time
@@ -12,10 +13,13 @@ from experiments.comparison import record
 from experiments.config.comparison import Arm, CompareConfig, arms_of, trunk_of
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
-from experiments.processes.pool import Executor, Outcome, open_pool, worker_count
+from experiments.processes.executors import EXECUTORS, Executor, Needs, Outcome
+from experiments.processes.locks import HEARTBEAT_SECONDS
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import Echo
+from experiments.rounds.data import load_data
 from experiments.run import run_experiment
+from experiments.tracking import server
 from experiments.tracking.resume import (
     FoundRun,
     find_experiment,
@@ -26,12 +30,12 @@ from experiments.tracking.resume import (
 from experiments.tracking.session import close_dead_runs, is_running
 
 Outcomes = dict[Arm, Outcome]
-ELSEWHERE_SECONDS = 2.0  # between looks whether another process is done
+POLL_SECONDS = 2.0  # between checks whether another process has finished
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known before anything is trained."""
+class Inputs:
+    """The data of a comparison, and what follows from them before anything is trained."""
 
     dataset: str
     digests: dict[int, str]  # of the data, by seed
@@ -44,124 +48,151 @@ class Facts:
 
 @dataclass
 class Schedule:
-    """The experiments of a comparison: those that wait, those at work, and what became of them."""
+    """The arms of a comparison: which wait, which run, and how the others ended."""
 
     config: CompareConfig
-    facts: Facts
+    inputs: Inputs
     parent: str
     echo: Echo
-    workers: Executor
+    executor: Executor
     total: int = 0
-    leaders: dict[int, Arm] = field(default_factory=dict)
+    base_arms: dict[int, Arm] = field(default_factory=dict)  # by seed
     waiting: list[Arm] = field(default_factory=list)
     outcomes: Outcomes = field(default_factory=dict)
-    elsewhere: set[Arm] = field(default_factory=set)
+    in_other_processes: set[Arm] = field(default_factory=set)
+    death: str = ""  # why the last process died, if any did
+    death_checked: float = 0.0
 
     def plan(self, arms: list[Arm]) -> None:
-        """Recall what was done before, and line up the rest, leaders first."""
+        """Choose the base arms, and put them first."""
         if self.config.masks == "own":
-            done = [arm for arm in arms if self._is_done(arm)]
-            # A finished arm leads rather than the first, which would train the dense network anew.
-            self.leaders = {arm.seed: arm for arm in reversed([*done, *arms])}
+            finished = [arm for arm in arms if self._is_finished(arm)]
+            # Rather a finished arm than the first, which would train the dense network again.
+            self.base_arms = {arm.seed: arm for arm in reversed([*finished, *arms])}
         else:
-            self.leaders = trunks_of(self.config, arms)
-        self.waiting = list(dict.fromkeys([*(self.leaders[arm.seed] for arm in arms), *arms]))
+            self.base_arms = trunks_of(self.config, arms)
+        self.waiting = list(dict.fromkeys([*(self.base_arms[arm.seed] for arm in arms), *arms]))
         self.total = len(self.waiting)
 
-    def begin_ready(self) -> None:
-        """Begin what nothing keeps waiting, as long as a worker is free."""
+    def start_ready(self) -> None:
+        """Start the arms whose base arm has ended, while the executor has room."""
         for arm in list(self.waiting):
-            leader = self.leaders[arm.seed]
-            if self.workers.has_room and (arm == leader or leader in self.outcomes):
-                self._begin(arm)
+            base = self.base_arms[arm.seed]
+            if self.executor.has_room and (arm == base or base in self.outcomes):
+                self._start(arm)
 
-    def end(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
-        """Note what became of an experiment."""
+    def finish(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
+        """Keep how an arm ended, and report it."""
         if outcome.died:
-            close_dead_runs(self.parent, outcome.reason)
+            self.death, self.death_checked = outcome.reason, 0.0
+            self.close_dead()
         self.outcomes[arm] = outcome
         what = f"failed: {outcome.reason}" if outcome.reason else how
         self.echo(f"{arm.name}: {what} ({len(self.outcomes)} of {self.total})")
 
-    def _begin(self, arm: Arm) -> None:
-        """Do an experiment, or see that it is done, or cannot be, or is being done elsewhere."""
-        leader, config = self.leaders[arm.seed], self._config_of(arm)
+    def close_dead(self) -> None:
+        """Mark the runs of processes that died; on another machine it takes time to be sure."""
+        if self.death and time.monotonic() - self.death_checked > HEARTBEAT_SECONDS:
+            close_dead_runs(self.parent, self.death)
+            self.death_checked = time.monotonic()
+
+    def _start(self, arm: Arm) -> None:
+        """Start an arm, unless it has already run, cannot run, or runs in another process."""
+        config = self._config_of(arm)
         if config is None:
             self.waiting.remove(arm)
-            reason = f"its trunk failed: {self.outcomes[leader].reason}"
-            self.end(arm, Outcome(None, reason))
+            reason = self.outcomes[self.base_arms[arm.seed]].reason
+            self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
         found = self._find(arm, config)
         if found and is_running(found):
-            if arm not in self.elsewhere:
-                self.echo(f"{arm.name}: another process is at work on it; waiting for that")
-            self.elsewhere.add(arm)
+            if arm not in self.in_other_processes:
+                self.echo(f"{arm.name}: waiting for another process that is running it")
+            self.in_other_processes.add(arm)
             return
         self.waiting.remove(arm)
         if found:
             record.adopt(found, self.parent)
         if found and is_finished(found):
-            self.end(arm, Outcome(found.info.run_id), "done before")
-        else:
-            resumed = self._resumed(arm, config, found)
-            self.workers.submit(arm.name, run_experiment, resumed, self.parent)
+            self.finish(arm, Outcome(found.info.run_id), "already done")
+            return
+        if found:
+            config = self._resumed(arm, config, found.info.run_id)
+        digest = self.inputs.digests[arm.seed]
+        remote = self.config.executor == "ray"
+        self.executor.submit(arm.name, run_arm, config, self.parent, digest if remote else None)
 
     def _config_of(self, arm: Arm) -> Config | None:
-        """The config of an experiment, branching off its leader; None without a trunk it needs."""
-        leader = self.leaders.get(arm.seed, arm)
+        """The config of an arm, which branches off its base arm; None if it lacks a trunk."""
+        base = self.base_arms.get(arm.seed, arm)
         masks, branch = "own", NONE
-        if arm != leader:
+        if arm != base:
             masks = self.config.masks
-            branch = self.outcomes[leader].run_id or NONE
+            branch = self.outcomes[base].run_id or NONE
         if masks == "shared" and branch == NONE:
             return None
-        more = {"dataset": self.facts.dataset, "masks": masks, "branch_of": branch}
+        more = {"dataset": self.inputs.dataset, "masks": masks, "branch_of": branch}
         return self.config.config_of(arm.method, arm.seed, **more)
 
-    def _is_done(self, arm: Arm) -> bool:
+    def _is_finished(self, arm: Arm) -> bool:
         config = self._config_of(arm)
         found = config and self._find(arm, config)
         return bool(found and is_finished(found))
 
     def _find(self, arm: Arm, config: Config) -> FoundRun | None:
         """The run of the same experiment, if there is one."""
-        resolved = config.resolved(self.facts.dataset)
-        return find_experiment(resolved, self.facts.digests[arm.seed])
+        resolved = config.resolved(self.inputs.dataset)
+        return find_experiment(resolved, self.inputs.digests[arm.seed])
 
-    def _resumed(self, arm: Arm, config: Config, found: FoundRun | None) -> Config:
-        """The config that goes on with a run, if there is one that can be gone on with."""
-        if not found:
-            return config
+    def _resumed(self, arm: Arm, config: Config, run_id: str) -> Config:
+        """The config that resumes a run, or the one that starts again if it cannot be resumed."""
         try:
-            return resume_config(found.info.run_id, config.data_root)
+            return resume_config(run_id, config.data_root)
         except ValueError as error:
-            self.echo(f"{arm.name}: done anew, since an earlier run is of no use ({error})")
+            self.echo(f"{arm.name}: rerun: the earlier run cannot be resumed ({error})")
             return config
 
 
-def do_arms(config: CompareConfig, facts: Facts, parent: str, echo: Echo) -> Outcomes:
-    """What became of every arm: found done already, or done now."""
+def run_arm(config: Config, parent: str, digest: str | None, echo: Echo) -> str:
+    """Run an arm where its executor puts it; the id of its run.
+
+    Args:
+        digest: Of the data that the comparison has read, for a machine that may have others.
+
+    Raises:
+        ValueError: As `run_experiment`; also if the data of this machine are others.
+    """
+    if digest and config.resume == NONE and load_data(config)[0].digest != digest:
+        raise ValueError(
+            f"data_root: the data in {config.data_root} differ between the machines of the cluster"
+        )
+    return run_experiment(config, parent, echo)
+
+
+def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> Outcomes:
+    """Run the arms that have not run yet; how each arm ended."""
     arms = arms_of(config)
-    most = worker_count(config.workers, facts.resolved.device)
-    with open_pool(min(most, len(arms))) as workers:
-        schedule = Schedule(config, facts, parent, echo, workers)
-        if note := other_versions_note(facts.dataset, facts.resolved.model):
+    needs = Needs(config.workers, inputs.resolved.device, server.tracking_uri(), len(arms))
+    with EXECUTORS[config.executor](needs) as executor:
+        schedule = Schedule(config, inputs, parent, echo, executor)
+        if note := other_versions_note(inputs.dataset, inputs.resolved.model):
             echo(note)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
-        echo(f"{schedule.total} experiments, {workers.count} at a time")
-        while schedule.waiting or workers.running:
-            schedule.begin_ready()
-            if workers.running:
-                for name, outcome in workers.wait(echo).items():
-                    schedule.end(by_name[name], outcome)
-            elif schedule.waiting:  # all of them for other processes
+        echo(f"{schedule.total} experiments, {executor.count} at a time")
+        while schedule.waiting or executor.running:
+            schedule.start_ready()
+            if executor.running:
+                for name, outcome in executor.wait(echo, HEARTBEAT_SECONDS).items():
+                    schedule.finish(by_name[name], outcome)
+            elif schedule.waiting:  # the rest is in other processes
                 raise_if_interrupted()
-                time.sleep(ELSEWHERE_SECONDS)
+                time.sleep(POLL_SECONDS)
+            schedule.close_dead()
     return {arm: schedule.outcomes[arm] for arm in arms}
 
 
 def trunks_of(config: CompareConfig, arms: list[Arm]) -> dict[int, Arm]:
-    """By seed, the experiment whose masks are shared; an arm, where one is just that."""
+    """By seed, the arm whose masks are shared; one of `arms`, if it has the trunk's method."""
     trunks = {arm.seed: trunk_of(config, arm.seed) for arm in arms}
     return trunks | {arm.seed: arm for arm in arms if arm.method == trunks[arm.seed].method}

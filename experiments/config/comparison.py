@@ -1,7 +1,7 @@
-"""Arms: which experiments does a comparison consist of?
+"""Comparison: the parameters of `compare`, and the arms that they describe.
 
-An arm is one method with one seed. Methods are all combinations of the values asked for of
-`reinits`, `criterion`, `control` and `pruning`; everything else is the same for all of them.
+An arm is one method with one seed. The methods are all combinations of the values of `reinits`,
+`criterion`, `control` and `pruning`; all arms share the other parameters.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
 from experiments.config.experiment import MASKS, Config, config_from
-from experiments.config.fields import PRUNINGS, Common, Method, run_id
+from experiments.config.fields import PRUNINGS, Common, Execution, Method, run_id
 from experiments.config.parameters import (
     AUTO,
     Parameters,
-    Positive,
     one_of,
     or_auto,
     validated,
@@ -32,31 +31,30 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Arm:
-    """One experiment of a comparison."""
+    """One experiment of a comparison: a method with a seed."""
 
-    label: str  # of its method, the same for every seed
+    label: str  # of its method
     method: Method
     seed: int
 
     @property
     def name(self) -> str:
-        """For people, such as `lottery, seed 3`."""
+        """Such as `lottery, seed 3`."""
         return f"{self.label}, seed {self.seed}"
 
 
 def _names(text: str, known: tuple[str, ...]) -> str:
-    """The rule for a list: known names with commas between them, none of them twice."""
+    """Check a list of known names."""
     names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"must be some of {', '.join(known)}, with commas between them")
+    if not set(names) <= set(known):
+        raise ValueError(f"must be one or more of {', '.join(known)}, separated by commas")
     if len(set(names)) < len(names):
-        raise ValueError("must not name anything twice")
+        raise ValueError("must not contain a name twice")
     return ",".join(names)
 
 
 def some_of(*known: str) -> AfterValidator:
-    """The rule that a value is a list of some of `known`."""
+    """The rule that a value is a comma-separated list of names of `known`."""
     return AfterValidator(partial(_names, known=known))
 
 
@@ -66,69 +64,67 @@ def _seeds(text: str) -> str:
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
-    """The seeds of a count, such as "5", or of a list, such as "0,3,7" or "7,".
+    """The seeds of a number, such as "5", or of a list, such as "0,3,7" or "7,".
 
     Raises:
-        ValueError: If it is neither, or names a seed twice.
+        ValueError: If it is neither, or contains a seed twice.
     """
-    rule = 'must be a count, such as 5, or a list, such as 0,3,7 (or "7," for a single one)'
+    rule = 'must be a number of seeds, such as 5, or a list, such as 0,3,7 ("7," for one seed)'
     words = text.removesuffix(",").split(",")
     if not all(word.isascii() and word.isdecimal() and len(word) < 20 for word in words):
         raise ValueError(rule)
     numbers = [int(word) for word in words]
     if "," in text:
         if len(set(numbers)) < len(numbers):
-            raise ValueError("must not name a seed twice")
+            raise ValueError("must not contain a seed twice")
         return tuple(numbers)
     if not 0 < numbers[0] <= MOST_SEEDS:
-        raise ValueError(f"must be a count from 1 to {MOST_SEEDS}, or a list")
+        raise ValueError(f"must be a number of seeds from 1 to {MOST_SEEDS}, or a list")
     return tuple(range(numbers[0]))
 
 
 class Arms(Parameters):
-    """What a comparison compares, and how."""
+    """What a comparison compares."""
 
     reinits: Annotated[str, some_of(*REINITS)] = Field(
-        "keep,random,lottery", description=f"methods to compare, of {', '.join(REINITS)}"
+        "keep,random,lottery", description=f"methods to compare: {', '.join(REINITS)}"
     )
     seeds: Annotated[str, AfterValidator(_seeds)] = Field(
-        "5", description="so many (5 is 0 to 4), or a list such as 0,3,7"
+        "5", description="number of seeds (5 means 0-4), or a list such as 0,3,7"
     )
     criterion: Annotated[str, some_of(*CRITERIA)] = Field(
-        "magnitude", description=f"which weights go first, one or some of {', '.join(CRITERIA)}"
+        "magnitude",
+        description=f"which weights are pruned first, one or more of {', '.join(CRITERIA)}",
     )
     control: Annotated[str, some_of(*CONTROLS)] = Field(
-        "none", description=f"masks that should do worse, one or some of {', '.join(CONTROLS)}"
+        "none", description=f"masks that should do worse, one or more of {', '.join(CONTROLS)}"
     )
     pruning: Annotated[str, some_of(*PRUNINGS)] = Field(
-        "iterative", description=f"one or both of {', '.join(PRUNINGS)}"
+        "iterative", description=f"{' or '.join(PRUNINGS)}, or both"
     )
     masks: Annotated[str, one_of(*MASKS)] = Field(
         "own",
-        description="own: every method prunes by itself; shared: all retrain one trunk's masks",
+        description="own: each method finds its own masks; shared: all retrain a trunk's masks",
     )
     trunk: Annotated[str, one_of(*REINITS)] = Field(
         "lottery", description="for masks=shared: the reinit method that finds the masks"
     )
     shown_round: Annotated[int | None, Field(ge=1, le=MOST_ROUNDS), or_auto] = Field(
-        None, description="round shown epoch by epoch and in masks; auto is the last"
-    )
-    workers: Annotated[Positive | None, or_auto] = Field(
-        None, description="processes at work; auto is one a core, or one on a GPU"
+        None, description="round whose epochs and masks are shown; auto is the last"
     )
 
 
-class CompareConfig(Common, Arms):
-    """One comparison as it is asked for."""
+class CompareConfig(Common, Execution, Arms):
+    """All parameters of a comparison."""
 
     @model_validator(mode="after")
     def _sound_together(self) -> "CompareConfig":
         if self.masks == "shared" and ("," in self.criterion or self.pruning != "iterative"):
             raise ValueError(
-                "masks=shared retrains the masks of one trunk: it goes with one criterion and "
+                "masks=shared retrains the masks of one trunk: it needs one criterion and "
                 f"pruning=iterative, got criterion={self.criterion}, pruning={self.pruning}"
             )
-        arms = arms_of(self)  # what does not go together is told now
+        arms = arms_of(self)  # invalid combinations are rejected now
         for method in {arm.label: arm.method for arm in arms}.values():
             self.config_of(method, arms[0].seed)
         for seed in seeds_of(self.seeds):
@@ -142,9 +138,9 @@ class CompareConfig(Common, Arms):
         return self.model_dump(include=set(Common.model_fields))
 
     def config_of(self, method: Method, seed: int, **more: str) -> Config:
-        """The config of one experiment; `more` is such as `branch_of`."""
+        """The config of one arm; `more` is the rest of its parameters, such as `branch_of`."""
         placeholder = {}
-        if self.masks == "shared" and "branch_of" not in more:  # not known yet
+        if self.masks == "shared" and "branch_of" not in more:  # the trunk has not run yet
             placeholder = {"branch_of": "0" * 32}
         return config_from(
             self.common()
@@ -156,39 +152,39 @@ class CompareConfig(Common, Arms):
 
 
 def arms_of(config: CompareConfig) -> list[Arm]:
-    """All arms, method by method in the order asked for, seed by seed within each."""
+    """All arms: methods in the order of the parameters, and the seeds of each."""
     values = [
         getattr(config, name).split(",") for name in ("reinits", "criterion", "control", "pruning")
     ]
-    told = [len(several) > 1 for several in values]
+    varied = [len(choices) > 1 for choices in values]
     arms = []
     for chosen in product(*values):
         method = validated(Method, dict(zip(Method.model_fields, chosen, strict=True)))
-        label = label_of(method, told)
+        label = label_of(method, varied)
         arms += [Arm(label, method, seed) for seed in seeds_of(config.seeds)]
     return arms
 
 
-def label_of(method: Method, told: list[bool]) -> str:
-    """A method in a few words: its reinit method, and what differs or is unusual."""
+def label_of(method: Method, varied: list[bool]) -> str:
+    """A short name: the reinit method, then the fields that are `varied` or not the default."""
     words = [
         word
-        for (name, word), differs in zip(method.model_dump().items(), told, strict=True)
+        for (name, word), differs in zip(method.model_dump().items(), varied, strict=True)
         if name == "reinit" or differs or word != Method.model_fields[name].default
     ]
     return " ".join(word for word in words if word != "none")
 
 
 def trunk_of(config: CompareConfig, seed: int) -> Arm:
-    """The experiment whose masks are shared."""
+    """The arm whose masks are shared."""
     method = validated(Method, {"reinit": config.trunk, "criterion": config.criterion})
     return Arm(f"trunk ({config.trunk})", method, seed)
 
 
 class ReportConfig(Parameters):
-    """What a report can be asked for."""
+    """All parameters of `report`."""
 
     run: Annotated[str, AfterValidator(run_id)] = Field(description="id of a comparison's run")
     out: parameters.Path = Field(
-        AUTO, description="folder to write to; auto is reports/ and the run's id"
+        AUTO, description="output folder; auto is reports/ and the run's id"
     )

@@ -3,8 +3,9 @@
 `Method` holds what a comparison compares, `Common` what all its methods share.
 """
 
+import pathlib
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from pydantic import AfterValidator, Field
@@ -22,6 +23,7 @@ from experiments.config.parameters import (
     or_auto,
 )
 from experiments.config.recipes import auto
+from experiments.processes.executors import EXECUTORS
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES
 from models import NAMES, build_model
@@ -169,4 +171,25 @@ class Common(Parameters):
     )
     data_root: Path = Field(
         "data", description="folder of downloaded data sets; for dataset=faces, of the photographs"
+    )
+
+    def with_absolute_paths(self) -> Self:
+        """The same parameters for tasks that run in another folder."""
+        return self.model_copy(update={"data_root": str(pathlib.Path(self.data_root).absolute())})
+
+
+class Execution(Parameters):
+    """Where the tasks of a command run: the arms of a comparison, the trials of a search."""
+
+    workers: Annotated[Positive | None, or_auto] = Field(
+        None, description="tasks at a time; auto is one per core, one on a GPU, or Ray's CPUs"
+    )
+    executor: Annotated[str, one_of(*EXECUTORS)] = Field(
+        "processes",
+        description="where tasks run: processes of this machine, ray, or inline (one by one)",
+    )
+    ray_address: str = Field(
+        AUTO,
+        min_length=1,
+        description="for executor=ray: the cluster's host:port; auto is the one on this machine",
     )

@@ -1,1 +1,1 @@
-"""Processes: workers here and on a cluster, locks, signals, and what the terminal shows."""
+"""Processes: executors here and on a cluster, locks, signals, and what the terminal shows."""

@@ -1,7 +1,7 @@
-"""Liveness: who works on a run, is he still alive, and how does he end?
+"""Locks and heartbeats: is the process that works on a run still alive?
 
-On one machine a file lock tells, which the system releases however a process ends. Between
-machines a heartbeat does: a time stamp that the working process renews.
+On one machine a file lock shows it: the system releases the lock however a process ends. Between
+machines a heartbeat does: a time stamp that the process renews.
 """
 
 import os
@@ -23,21 +23,21 @@ DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 
 
 def lock_path(run_id: str) -> Path:
-    """The file whose lock the process that works on a run holds."""
+    """The file that a process locks while it works on a run."""
     return Path(tempfile.gettempdir()) / f"weight-loss-{getuser()}-{run_id}.lock"
 
 
 def lock_name(run_id: str) -> str:
-    """The same for all machines: who would use another lock cannot be kept out by this one."""
+    """The lock's name on all machines: processes with the same name keep each other out."""
     return f"{socket.gethostname()}:{lock_path(run_id)}"
 
 
 @contextmanager
 def run_lock(run_id: str) -> Iterator[None]:
-    """Hold the run for this process, against every other one on this machine.
+    """Lock a run for this process, against all others on this machine.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process has locked it.
     """
     lock = FileLock(lock_path(run_id))
     try:
@@ -53,7 +53,7 @@ def run_lock(run_id: str) -> Iterator[None]:
 
 
 def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
-    """Whether a living process works on a run that is RUNNING, as its tags and its lock tell."""
+    """Whether the process whose `tags` a RUNNING run has is alive."""
     if tags.get("lock") != lock_name(run_id):
         return time.time() - float(tags.get("heartbeat", 0)) < DEAD_AFTER_SECONDS
     try:
@@ -64,16 +64,19 @@ def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
 
 
 def process_tags() -> dict[str, str]:
-    """Who begins a run, as tags that it has before it has a lock."""
+    """The tags by which a run names its process before it has a lock."""
     return {"host": socket.gethostname(), "pid": str(os.getpid())}
 
 
-def may_be_starting(tags: Mapping[str, str], began: float) -> bool:
-    """Whether a process may be about to sign a run that it began at the time `began`, in seconds.
+def may_be_starting(tags: Mapping[str, str], started: float) -> bool:
+    """Whether a run that has no lock yet may soon get one.
 
-    Of a run that is signed (see `at_work`), and of one whose process is gone, it is not true.
+    False for a run with a lock (see `is_alive`), and if its process is gone.
+
+    Args:
+        started: When the run was created, in seconds since the epoch.
     """
-    if "lock" in tags or time.time() - began > DEAD_AFTER_SECONDS:
+    if "lock" in tags or time.time() - started > DEAD_AFTER_SECONDS:
         return False
     if tags.get("host") != socket.gethostname() or "pid" not in tags:
         return True
@@ -86,16 +89,16 @@ def may_be_starting(tags: Mapping[str, str], began: float) -> bool:
 
 @contextmanager
 def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
-    """Call `beat` now and then every `HEARTBEAT_SECONDS`, in a thread of its own."""
+    """Call `beat` now, and then every `HEARTBEAT_SECONDS` in a thread."""
     with defer_signals():
         beat()
     done = threading.Event()
 
-    def go_on() -> None:
+    def keep_beating() -> None:
         while not done.wait(HEARTBEAT_SECONDS):
             beat()
 
-    thread = threading.Thread(target=go_on, daemon=True, name="heartbeat")
+    thread = threading.Thread(target=keep_beating, daemon=True, name="heartbeat")
     thread.start()
     try:
         yield

@@ -1,8 +1,7 @@
-"""Cluster: trials are tasks on the machines of a Ray cluster, told apart by nothing else.
+"""Ray: tasks on the machines of a Ray cluster, which may join and leave at any time.
 
-The code of this machine goes to the others with the search, so that all do the same; data and
-packages are there already. What a task tells comes back through a queue on this machine. Ray
-repeats nothing by itself: a trial whose process died is found by Optuna's storage, as everywhere.
+The code of this machine is sent to the others, so all run the same; packages and data must be there
+already. Ray retries nothing: whoever submits a task decides what happens when its process dies.
 """
 
 import logging
@@ -10,19 +9,26 @@ import os
 import signal
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
-from experiments.processes.pool import POLL_SECONDS, THREADS_PER_WORKER, Outcome, Work, outcome_of
+from experiments.processes.executors import (
+    THREADS_PER_WORKER,
+    Executor,
+    Message,
+    Outcome,
+    Work,
+    run_task,
+)
 from experiments.processes.signals import raise_if_interrupted
-from experiments.processes.terminal import Echo, describe_error
+from experiments.processes.terminal import describe_error
 
 try:
     import ray
@@ -35,89 +41,89 @@ except ImportError:
     ) from None
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("experiments", "pruning", "models", "datasets")  # the folders that go to every machine
-SHARED = ("MLFLOW_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # what variables begin with
-STOP_SECONDS = 30.0  # for trials to be given back when the search is stopped
-ANSWER_SECONDS = 10.0  # for a cluster to answer
-ONE_MACHINE = ("localhost", "127.0.0.1", "::1")
+CODE = ("experiments", "pruning", "models", "datasets")  # folders that are sent to every machine
+SHARED_VARIABLES = ("MLFLOW_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # prefixes of their names
+STOP_SECONDS = 30.0  # for tasks that are stopped to mark their runs
+CONNECT_SECONDS = 10.0  # for a cluster to answer
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DIED = (
     *(exceptions.WorkerCrashedError, exceptions.NodeDiedError),
     *(exceptions.OutOfMemoryError, exceptions.ObjectLostError),
 )
 
 
-@dataclass
-class Cluster:
-    """Workers that are tasks on a cluster; machines may join and leave meanwhile."""
+class Cluster(Executor):
+    """Tasks on a Ray cluster.
 
-    limit: int | None
-    kind: str  # of resource that a task takes one of: CPU or GPU
-    messages: Queue
-    tracking_uri: str
-    running: dict[str, Any] = field(default_factory=dict)
+    Args:
+        limit: Tasks at a time; None is as many as the cluster has `resource`.
+        resource: What a task takes one of: "CPU" or "GPU".
+    """
+
+    def __init__(self, limit: int | None, resource: str, queue: Queue, tracking_uri: str) -> None:
+        super().__init__()
+        self.limit, self.resource, self.queue = limit, resource, queue
+        self.tracking_uri = tracking_uri
 
     @property
     def count(self) -> int:
-        """As in `Workers`."""
-        return self.limit or max(1, int(_resources().get(self.kind, 0)))
+        """How many tasks can run at a time, on the machines that there are now."""
+        return self.limit or max(1, int(_resources().get(self.resource, 0)))
 
-    @property
-    def has_room(self) -> bool:
-        """As in `Workers`."""
-        return len(self.running) < self.count
+    def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
+        task = _task.options(num_cpus=1, num_gpus=int(self.resource == "GPU"))
+        environment = _environment(self.tracking_uri)
+        future: Future[Outcome] = task.remote(name, work, args, environment, self.queue).future()
+        return future
 
-    def submit(self, name: str, work: Work, *args: Any) -> None:
-        """As in `Workers`."""
-        task = _task.options(num_cpus=1, num_gpus=int(self.kind == "GPU"))
-        self.running[name] = task.remote(
-            name, work, args, _environment(self.tracking_uri), self.messages
-        )
+    def _messages(self) -> Iterator[Message]:
+        with _one_line_errors():
+            return iter(self.queue.get_nowait_batch(self.queue.size()))
 
-    def wait(self, echo: Echo, at_most: float = inf) -> dict[str, Outcome]:
-        """As in `Workers`."""
-        done: list[Any] = []
-        give_up = monotonic() + at_most
-        while not done and monotonic() < give_up:
-            raise_if_interrupted()
-            with _in_our_words():
-                done, _ = ray.wait(list(self.running.values()), timeout=POLL_SECONDS)
-                lines = self.messages.get_nowait_batch(self.messages.size())
-            for name, line in lines:
-                echo(f"{name}: {line}")
-        ended = {name: ref for name, ref in self.running.items() if ref in done}
-        for name in ended:
-            del self.running[name]
-        return {name: _outcome(ref) for name, ref in ended.items()}
+    def _lost(self, error: BaseException) -> Outcome:
+        if isinstance(error, exceptions.TaskCancelledError):
+            return Outcome(None, "it was stopped")
+        cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
+        if not isinstance(error, exceptions.RayError):
+            raise error
+        return Outcome(None, describe_error(cause).rstrip("."), died=isinstance(error, DIED))
 
     def stop(self) -> None:
-        """Have what is at work given back."""
-        refs = list(self.running.values())
+        """Stop all tasks, and wait until they have marked their runs."""
         with suppress(exceptions.RayError):  # the cluster may be gone
-            for ref in refs:
-                ray.cancel(ref)
-            if refs:
-                ray.wait(refs, num_returns=len(refs), timeout=STOP_SECONDS)
+            for future in self.running.values():
+                ray.cancel(future.object_ref)  # type: ignore[attr-defined]  # Ray keeps it there
+            wait_for(self.running.values(), STOP_SECONDS)
 
 
-def connect(address: str, servers: Mapping[str, str | None]) -> None:
+def connect(address: str, tracking_uri: str, *servers: str) -> None:
     """Connect to the cluster at `address` (host:port, or "auto" for the one on this machine).
 
     Args:
-        servers: Hosts of the servers that tasks use, by what to call them in a message.
+        tracking_uri: Where tasks log to.
+        servers: URLs of the other servers that tasks use.
 
     Raises:
-        ValueError: If there is no cluster, or another of its machines cannot reach a server.
+        ValueError: If there is no cluster, or its machines cannot reach a server.
     """
+    if urlsplit(tracking_uri).scheme not in ("http", "https"):
+        raise ValueError(
+            "executor=ray needs a tracking server that all machines can reach: set "
+            f"MLFLOW_TRACKING_URI to one such as http://host:5000, it is {tracking_uri}"
+        )
     _connect(address)
     machines = {node["NodeManagerAddress"] for node in _nodes() if node["Alive"]}
-    for server, host in servers.items():
-        if len(machines) > 1 and host in ONE_MACHINE:
-            raise ValueError(f"{server}: {host} is another machine on each of the cluster")
+    for host in (urlsplit(url).hostname for url in (tracking_uri, *servers)):
+        if len(machines) > 1 and host in LOCAL_HOSTS:
+            raise ValueError(
+                f"executor=ray: the server on {host} cannot be reached from the other machines of "
+                "the cluster; use this machine's name or address"
+            )
 
 
 @contextmanager
 def open_cluster(workers: int | None, device: str, tracking_uri: str) -> Iterator[Cluster]:
-    """Workers on the cluster that `connect` has connected to; what is at work at the end stops.
+    """The cluster that `connect` has connected to; tasks that still run on exit are stopped.
 
     Args:
         workers: Tasks at a time; None is as many as the cluster has CPUs, or GPUs.
@@ -125,15 +131,15 @@ def open_cluster(workers: int | None, device: str, tracking_uri: str) -> Iterato
         tracking_uri: Where tasks log to.
 
     Raises:
-        ValueError: If the cluster has nothing to work with.
+        ValueError: If the cluster has no CPU, or no GPU.
     """
-    kind = "GPU" if device != "cpu" and torch.cuda.is_available() else "CPU"
+    resource = "GPU" if device != "cpu" and torch.cuda.is_available() else "CPU"
     try:
-        if not _resources().get(kind):
-            raise ValueError(f"executor=ray: the cluster has no {kind}")
+        if not _resources().get(resource):
+            raise ValueError(f"executor=ray: the cluster has no {resource}")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        cluster = Cluster(workers, kind, messages, tracking_uri)
+        queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        cluster = Cluster(workers, resource, queue, tracking_uri)
         try:
             yield cluster
         finally:
@@ -143,15 +149,15 @@ def open_cluster(workers: int | None, device: str, tracking_uri: str) -> Iterato
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:  # Ray makes it of our own, which knows by which signal
+    except KeyboardInterrupt:  # Ray turns ours into a plain one, without the signal
         raise_if_interrupted()
         raise
     except exceptions.RayError:
         raise ConnectionError(
-            "the Ray cluster is gone: start it again; the same command goes on from here"
+            "the Ray cluster is gone: start it again; the same command continues from here"
         ) from None
 
 
@@ -165,9 +171,9 @@ def _connect(address: str) -> None:
     others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE]
     code = {"working_dir": str(ROOT), "excludes": others}
     try:
-        if address != "auto":  # which Ray itself would do for minutes
+        if address != "auto":  # Ray itself would try for minutes
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR)
@@ -175,10 +181,10 @@ def _connect(address: str) -> None:
         where = "on this machine" if address == "auto" else f"at {address}"
         raise ValueError(
             f"there is no Ray cluster {where} ({describe_error(error)}): start one with "
-            "ray start --head, or give ray_address"
+            "ray start --head, or set ray_address"
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray has put one of its own there
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces it
 
 
 def _resources() -> dict[str, float]:
@@ -190,29 +196,16 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _environment(tracking_uri: str) -> dict[str, str]:
-    """What a task must know of where to log to and how to log in; Ray shows it to nobody."""
-    known = {k: v for k, v in os.environ.items() if k.startswith(SHARED) and k != "MLFLOW_RUN_ID"}
-    return known | {"MLFLOW_TRACKING_URI": tracking_uri}
+    """Where a task logs to and how it logs in; as an argument, since Ray shows a runtime_env."""
+    shared = {k: v for k, v in os.environ.items() if k.startswith(SHARED_VARIABLES)}
+    shared.pop("MLFLOW_RUN_ID", None)
+    return shared | {"MLFLOW_TRACKING_URI": tracking_uri}
 
 
 @ray.remote(max_retries=0, max_calls=0)
 def _task(
-    name: str, work: Work, args: tuple[Any, ...], environment: dict[str, str], messages: Queue
+    name: str, work: Work, args: tuple[Any, ...], environment: dict[str, str], queue: Queue
 ) -> Outcome:
     os.environ.update(environment)
     torch.set_num_threads(THREADS_PER_WORKER)
-    return outcome_of(work, args, lambda line: messages.put((name, line)))
-
-
-def _outcome(ref: Any) -> Outcome:
-    try:
-        outcome: Outcome = ray.get(ref)
-        return outcome
-    except exceptions.TaskCancelledError:
-        return Outcome(None, "it was stopped")
-    except DIED as error:
-        return Outcome(None, describe_error(error), died=True)
-    except exceptions.RayTaskError as error:
-        return Outcome(None, describe_error(error.cause))
-    except exceptions.RayError as error:
-        return Outcome(None, describe_error(error))
+    return run_task(work, args, lambda line: queue.put((name, line)))

@@ -1,4 +1,4 @@
-"""Patience: a server that does not answer is waited for, with longer and longer pauses."""
+"""Retry: wait for a server that does not answer, with longer and longer pauses."""
 
 import time
 from collections.abc import Callable
@@ -12,36 +12,36 @@ Result = TypeVar("Result")
 
 
 def retry(
-    what: str,
-    do: Callable[[], Result],
+    server: str,
+    call: Callable[[], Result],
     unreachable: tuple[type[Exception], ...],
     patience: float,
     echo: Echo,
 ) -> Result:
-    """The result of `do`, which is tried again while it raises one of `unreachable`.
+    """The result of `call`, which is repeated while it raises one of `unreachable`.
 
     Args:
-        what: Who does not answer, in words.
-        patience: For how many seconds at most.
+        server: What does not answer, in words.
+        patience: How long to retry, in seconds.
 
     Raises:
-        ConnectionError: If it does not answer within that time.
+        ConnectionError: If the server does not answer within that time.
     """
-    began, pause = time.monotonic(), 1.0
+    started, pause = time.monotonic(), 1.0
     while True:
         try:
             with defer_signals():
-                return do()
+                return call()
         except unreachable as error:
             why = describe_error(error.__cause__ or error)
-            left = patience - (time.monotonic() - began)
+            left = patience - (time.monotonic() - started)
         if left <= 0:
             raise ConnectionError(
-                f"{what} has not answered for {patience:g} s ({why}): see that it runs and can be "
-                "reached; the same command goes on from here"
+                f"{server} has not answered for {patience:g} s ({why}): check that it is running "
+                "and can be reached; the same command continues from here"
             )
         if pause == 1.0:
-            echo(f"{what} does not answer ({why}); waiting for it, {patience:g} s at most")
+            echo(f"{server} does not answer ({why}); waiting up to {patience:g} s")
         raise_if_interrupted()
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)

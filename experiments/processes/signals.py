@@ -1,4 +1,4 @@
-"""TODO."""
+"""Signals: SIGINT and SIGTERM stop a command with an exception, so that it can clean up."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked the process to stop; `signal_name` says how."""
+    """The process received the signal `number`, whose name is `signal_name`."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -16,16 +16,15 @@ class Interrupted(KeyboardInterrupt):
         self.signal_name = signal.Signals(number).name
 
 
-_received: list[int] = []
-
-
-_deferring: list[bool] = []
+_received: list[int] = []  # numbers of the signals since `handle_signals` began
+_deferring: list[bool] = []  # one entry for each `defer_signals` that is active
 
 
 def raise_if_interrupted() -> None:
-    """Raise `Interrupted` if a signal came whose exception Python swallowed.
+    """Raise `Interrupted` if a signal came and its exception was lost.
 
-    It does so when the handler happens to run inside a finalizer or a weak reference's callback.
+    Python drops an exception of a signal handler that runs in a finalizer or a weak reference's
+    callback. A thread other than the main one never gets it.
     """
     if _received:
         raise Interrupted(_received[0])
@@ -33,12 +32,12 @@ def raise_if_interrupted() -> None:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """A signal that comes meanwhile is obeyed afterwards.
+    """Signals are deferred until the block ends.
 
     In the middle of a write to SQLite, `Interrupted` would leave the file locked: its traceback
-    keeps the open cursor, and what cleans up waits for this very process.
+    keeps the cursor open, and the clean-up would then wait for this same process.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield
         return
     before = len(_received)
@@ -55,13 +54,14 @@ def defer_signals() -> Iterator[None]:
 def handle_signals() -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into `Interrupted`.
 
-    While that is cleaned up after, SIGTERM is ignored (`mlflow run` sends one after a Ctrl-C), and
-    another SIGINT ends the process at once.
+    During the clean-up that follows, SIGTERM is ignored (`mlflow run` sends one after a Ctrl-C),
+    and another SIGINT ends the process at once.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(signal.SIGTERM, lambda *_: None)  # for SIG_IGN, one on its way is an error
+        # Not SIG_IGN, with which Python reports a signal that is already pending as an error.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _received.append(number)
         if not _deferring:

@@ -1,4 +1,4 @@
-"""Terminal: what the person at the terminal reads: lines as they come, and an error as one line."""
+"""Terminal: what users read there: lines as they come, and errors on one line."""
 
 import sys
 from collections.abc import Callable
@@ -15,13 +15,13 @@ def print_line(text: str) -> None:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether an error is one that a user can act on, and not a fault of this program.
+    """Whether an error is one that the user can act on, rather than a bug.
 
-    MLflow's errors are recognised by name, so that nothing has to import MLflow for this.
+    MLflow's errors are recognised by name, so that MLflow need not be imported.
     """
     if isinstance(error, ValueError | OSError | MemoryError):
         return True
-    if isinstance(error, RuntimeError):  # PyTorch's way to run out of memory
+    if isinstance(error, RuntimeError):  # PyTorch raises one when it runs out of memory
         return "memory" in describe_error(error)
     return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
 
