@@ -186,7 +186,7 @@ def test_the_readme_lists_every_parameter_with_its_default_and_description():
     )
     fields = [
         (name, default_text(field), field.description)
-        for kind in (Arms, Execution, Tuning, Execution, Config)  # of compare, tune and run
+        for kind in (Arms, Execution, Tuning, Execution, Config)  # in the order of the tables
         for name, field in kind.model_fields.items()
     ]
     assert sorted(rows) == sorted(fields)
