@@ -9,6 +9,7 @@ import yaml
 
 from experiments.config.comparison import Arms, CompareConfig
 from experiments.config.experiment import Config, config_from, has_bf16
+from experiments.config.fields import Execution
 from experiments.config.parameters import as_text, default_text, parse
 from experiments.config.recipes import RECIPES
 from experiments.config.tune import TuneConfig, Tuning
@@ -185,7 +186,7 @@ def test_the_readme_lists_every_parameter_with_its_default_and_description():
     )
     fields = [
         (name, default_text(field), field.description)
-        for kind in (Arms, Tuning, Config)  # each command's own, then those of a run
+        for kind in (Arms, Execution, Tuning, Execution, Config)  # as the tables have them
         for name, field in kind.model_fields.items()
     ]
     assert sorted(rows) == sorted(fields)
