@@ -1,11 +1,11 @@
-"""Tune: for these data and this size, how fast may one prune, and how long must one retrain?
+"""Tune: for these data and this size, how fast can we prune, and how long must we retrain?
 
 mlflow run . -e tune -P reinit=all -P trials=50
 
-Each reinit method is searched in a study of its own. Studies are kept in Optuna's storage, and any
-number of these commands, on any number of machines, work on the same ones: what one has begun, the
-next goes on with. Validation images alone choose; what is recommended is trained anew with fresh
-seeds, and only that is tested.
+Each reinit method has a study of its own in Optuna's storage. Any number of these commands, on any
+number of machines, work on the same studies, and a later command continues them. Trials are chosen
+by their accuracy on validation images; the recommended ones are retrained with fresh seeds, and
+only then tested.
 """
 
 from contextlib import AbstractContextManager, ExitStack
@@ -19,23 +19,23 @@ from experiments.processes.terminal import print_line
 from experiments.rounds.data import load_data
 from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
-from experiments.tuning import report, runs
-from experiments.tuning.choose import recommend
-from experiments.tuning.confirm import Chosen, confirm
+from experiments.tuning import runs
+from experiments.tuning.choose import RUN, recommend
+from experiments.tuning.confirm import Recommendation, confirm
 from experiments.tuning.progress import Progress
+from experiments.tuning.report import report
 from experiments.tuning.search import Search
 from experiments.tuning.storage import absolute_url, is_file, open_storage, parse_url, redacted
 from experiments.tuning.study import Study
-from experiments.tuning.table import RUN
 from experiments.tuning.trial import Job
 
 
 def run_search(asked: TuneConfig) -> str:
-    """Search as was asked for, confirm and report what is found; the id of the search's run.
+    """Search, then retrain, test and report what is recommended; the id of the search's run.
 
     Raises:
-        ValueError: If something asked for is wrong, missing or impossible, a study was begun with
-            other settings, or too many trials fail.
+        ValueError: If a parameter is invalid, a study was begun with other settings, or too many
+            trials fail.
         ConnectionError: If the storage or the tracking server does not answer in time.
     """
     config = asked.model_copy(update={"storage": absolute_url(asked.storage)})
@@ -43,42 +43,41 @@ def run_search(asked: TuneConfig) -> str:
         connect(config)
         config = config.with_absolute_paths()
     retry("the tracking server", server.ping, (Exception,), config.patience, print_line)
-    searches = look_ahead(config)
+    searches = plan_searches(config)
     storage = open_storage(config.storage, config.patience, print_line)
     studies = {search.method: Study(search, storage) for search in searches}
     for study in studies.values():
         study.check_settings()
     name = f"tune {config.reinit} {searches[0].dataset} {searches[0].model}"
-    with tracked_run(name) as run_id, ExitStack() as held:
+    with tracked_run(name) as run_id, ExitStack() as claims:
         runs.describe_search(run_id, config, searches[0])
         runs.close_dead_searches(run_id)
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
-        ours = {m for m in jobs if hold(studies[m], jobs[m], held)}
+        ours = {m for m in jobs if claim_study(studies[m], jobs[m], claims)}
         with open_executor(config, searches) as workers:
-            do_trials(studies, jobs, workers)
-            for method in jobs.keys() - ours:  # whoever held it may be done, or dead
-                if hold(studies[method], jobs[method], held):
+            run_trials(studies, jobs, workers)
+            for method in jobs.keys() - ours:  # the command that had claimed it may be gone
+                if claim_study(studies[method], jobs[method], claims):
                     ours.add(method)
-            chosen = chosen_of(studies, jobs, ours)
-            tested = confirm(chosen, workers, say)
-        report.make(run_id, [(studies[each.search.method], each) for each in chosen], tested)
+            recommended = recommend_all(studies, jobs, ours)
+            tested = confirm(recommended, workers, print_message)
+        report(run_id, studies, recommended, tested)
     for method in studies.keys() - ours:
-        print_line(f"{method}: all trials are done; another command is about to report them")
-    print_line(f"\nTo look at the runs: {server.ui_command()}")
-    print_line(f"To look at the studies: optuna-dashboard {redacted(asked.storage)}")
+        print_line(f"{method}: all trials are done; another command reports them")
+    print_line(f"\nTo see the runs: {server.ui_command()}")
+    print_line(f"To see the studies: optuna-dashboard {redacted(asked.storage)}")
     return run_id
 
 
-def look_ahead(config: TuneConfig) -> list[Search]:
+def plan_searches(config: TuneConfig) -> list[Search]:
     """Read the data of every seed once; the search for each method.
 
     Raises:
-        ValueError: As `load_data` and `plan`.
+        ValueError: As `load_data` and `plan_rounds`.
     """
     methods, dataset, digests = methods_of(config.reinit), config.dataset, []
     for seed in config.seeds():
-        asked = config.config_of(methods[0], {"dataset": dataset}, seed)
-        data, why = load_data(asked)
+        data, why = load_data(config.config_of(methods[0], {"dataset": dataset}, seed))
         if dataset != data.name:
             print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
         dataset = data.name
@@ -96,13 +95,15 @@ def look_ahead(config: TuneConfig) -> list[Search]:
         for method in methods
     ]
     for search in searches:
-        search.cost(search.baseline)  # tells what is impossible before anything begins
+        search.cost(search.baseline)  # raises before anything starts if it is impossible
     return searches
 
 
 def job_of(study: Study, search_run: str) -> Job:
-    """What workers must know of a study, whose run is made if it has none."""
-    study_run = study.noted(RUN, lambda: runs.new_study(study.search, search_run))
+    """What workers need to know of a study; creates its run if it has none."""
+    study_run = study.get_or_create_attr(
+        RUN, lambda: runs.create_study_run(study.search, search_run)
+    )
     return Job(
         search=study.search,
         study_run=study_run,
@@ -111,58 +112,53 @@ def job_of(study: Study, search_run: str) -> Job:
     )
 
 
-def hold(study: Study, job: Job, held: ExitStack) -> bool:
-    """Hold the run of a study to the end, unless another command does; whether it is ours."""
-    with study.storage.sole():
-        return held.enter_context(claim_run(job.study_run))
+def claim_study(study: Study, job: Job, claims: ExitStack) -> bool:
+    """Claim a study's run until `claims` closes; False if another command has."""
+    with study.storage.lock():
+        return claims.enter_context(claim_run(job.study_run))
 
 
-def do_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Executor) -> None:
-    """See that every study gets as many trials as were asked for."""
-    first = next(iter(studies.values())).search.config
-    print_line(
-        f"{len(studies)} studies of {first.trials} trials, {workers.count} at a time"
-        if len(studies) > 1
-        else f"{first.trials} trials, {workers.count} at a time"
-    )
-    progress = Progress(studies, jobs, workers, say)
-    total = first.trials * len(studies)
-    with tqdm(total=total, disable=None, unit="trial", leave=False) as bar:
-        while progress.go_on():
+def run_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Executor) -> None:
+    """Run trials until every study has as many as were asked for."""
+    trials = next(iter(studies.values())).search.config.trials
+    several = f"{len(studies)} studies of " if len(studies) > 1 else ""
+    print_line(f"{several}{trials} trials, {workers.count} at a time")
+    progress = Progress(studies, jobs, workers, print_message)
+    with tqdm(total=trials * len(studies), disable=None, unit="trial", leave=False) as bar:
+        while progress.advance():
             bar.n = sum(study.ended() for study in studies.values())
             bar.refresh()
 
 
-def chosen_of(studies: dict[str, Study], jobs: dict[str, Job], ours: set[str]) -> list[Chosen]:
-    """What our studies recommend; a study without a complete trial is told, and left out.
+def recommend_all(
+    studies: dict[str, Study], jobs: dict[str, Job], ours: set[str]
+) -> list[Recommendation]:
+    """The recommended trials of our studies; warns of a study without a complete trial.
 
     Raises:
-        ValueError: If no study recommends anything.
+        ValueError: If no study recommends a trial.
     """
-    chosen: list[Chosen] = []
+    recommended: list[Recommendation] = []
     for method in (method for method in jobs if method in ours):
+        search = studies[method].search
         try:
-            chosen.append(choose(studies[method], jobs[method]))
+            number = int(recommend(studies[method].table(), search)["number"])
         except ValueError as error:
             if len(ours) == 1:
                 raise
             print_line(f"WARNING: {error}")
-    if ours and not chosen:
-        raise ValueError("no trial of any study is complete, so nothing can be recommended")
-    return chosen
+            continue
+        params = studies[method].params_of(number)
+        recommended.append(Recommendation(search, number, params, jobs[method].study_run))
+    if ours and not recommended:
+        raise ValueError("no trial of any study is complete, so none can be recommended")
+    return recommended
 
 
-def choose(study: Study, job: Job) -> Chosen:
-    """What a study recommends."""
-    row = recommend(study.table(), study.search)
-    params = study.params_of(int(row["number"]))
-    return Chosen(study.search, int(row["number"]), params, job.study_run)
-
-
-def say(line: str) -> None:
-    """Tell what a worker tells; who it is has a number that is ours alone."""
-    who, colon, what = line.partition(": ")
-    print_line(f"{who.partition('#')[0]}{colon}{what}")
+def print_message(line: str) -> None:
+    """Print a message of a worker without the number of its task."""
+    sender, colon, message = line.partition(": ")
+    print_line(f"{sender.partition('#')[0]}{colon}{message}")
 
 
 def connect(config: TuneConfig) -> None:

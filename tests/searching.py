@@ -1,5 +1,9 @@
-"""Searches for the tests of tuning: small, and each with a storage of its own."""
+"""Small searches for the tests of tuning, each with a storage of its own."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from experiments.config.parameters import validated
@@ -8,7 +12,7 @@ from experiments.tuning.search import Search
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Study
 
-# Trials of a fraction of a second, of networks that learn something.
+# Trials that take a fraction of a second, of networks that learn something.
 SMALL = {
     "dataset": "digits",
     "model": "lenet_30_20",
@@ -31,7 +35,7 @@ def small(**asked: object) -> TuneConfig:
 
 
 def search_of(method: str = "lottery", **asked: object) -> Search:
-    """A search that knows its data without reading them; what is not said is as by default."""
+    """A search that has not read its data."""
     config = validated(TuneConfig, {"dataset": "digits", "device": "cpu"} | asked)
     model = config.config_of(method, {}, 0).resolved("digits").model
     digests = ("digest",) * config.seeds_per_trial
@@ -39,5 +43,16 @@ def search_of(method: str = "lottery", **asked: object) -> Search:
 
 
 def study_of(search: Search, folder: Path) -> Study:
-    """The search's study in a file of its own."""
-    return Study(search, open_storage(f"sqlite:///{folder}/optuna.db", 1, print))
+    """The search's study in a storage in `folder`."""
+    if not (path := folder / "optuna.db").exists():
+        shutil.copy(_empty_storage(), path)
+    return Study(search, open_storage(f"sqlite:///{path}", 1, print))
+
+
+@cache
+def _empty_storage() -> Path:
+    """A storage without studies; creating its tables takes a second, copying it does not."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    open_storage(f"sqlite:///{folder}/optuna.db", 1, print)
+    return folder / "optuna.db"

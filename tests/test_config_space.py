@@ -1,11 +1,11 @@
-"""What is searched: every form of writing it, and every mistake in one line."""
+"""Search spaces: every way to write one, and an error of one line for every invalid one."""
 
 import re
 
 import pytest
 
 from experiments.config.parameters import validated
-from experiments.config.space import DEFAULT, Choices, Range, containing, in_words, parse_space
+from experiments.config.space import DEFAULT, Choices, Range, format_space, parse_space, widened
 from experiments.config.tune import TuneConfig
 
 FORMS = [
@@ -26,28 +26,28 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("text", "found"), FORMS)
-def test_a_list_adds_to_the_default_space_or_replaces_it(text, found):
+def test_a_list_extends_and_overrides_the_default_space(text, found):
     assert parse_space(text) == {**DEFAULT, **found}
     assert validated(TuneConfig, {"search": text, "reinit": "rewind"}).search == text
 
 
-def test_the_default_space_is_that_of_the_documentation():
-    assert in_words(DEFAULT) == "prune_rate=0.05..0.6,retrain_epochs=1..20:log"
+def test_the_default_space_is_the_documented_one():
+    assert format_space(DEFAULT) == "prune_rate=0.05..0.6,retrain_epochs=1..20:log"
 
 
 @pytest.mark.parametrize(("text", "_found"), FORMS[1:])
-def test_a_space_in_words_is_read_as_itself(text, _found):
+def test_parsing_a_formatted_space_gives_the_same_space(text, _found):
     space = parse_space(text)
-    assert parse_space(in_words(space)) == space
+    assert parse_space(format_space(space)) == space
 
 
 @pytest.mark.parametrize(
     ("text", "whole"),
     [("rewind_epoch=0..5", True), ("retrain_epochs=2..3", True), ("warmup_epochs=0..5", False)],
 )
-def test_a_range_is_of_whole_numbers_exactly_if_the_parameter_is(text, whole):
+def test_a_range_holds_integers_exactly_if_the_parameter_is_one(text, whole):
     name = text.partition("=")[0]
-    assert parse_space(text)[name].whole == whole
+    assert parse_space(text)[name].is_integer == whole
 
 
 YAML = """
@@ -67,34 +67,34 @@ def test_a_yaml_file_says_the_same_as_a_list(suffix, tmp_path, monkeypatch):
 
 
 FORM = "search must be name=low..high, name=low..high:log or name=one/another"
-MISTAKES = [
-    ("lr", f"{FORM}, with commas between them, got lr"),
-    ("lr=", f"{FORM}, with commas between them, got lr="),
-    ("=3", f"{FORM}, with commas between them, got =3"),
-    ("lr=0.1..0.2,", f"{FORM}, with commas between them, got "),
-    ("lr=0.1..0.2,lr=0.3/0.4", "search: lr is named twice"),
+INVALID = [
+    ("lr", f"{FORM}, separated by commas, got lr"),
+    ("lr=", f"{FORM}, separated by commas, got lr="),
+    ("=3", f"{FORM}, separated by commas, got =3"),
+    ("lr=0.1..0.2,", f"{FORM}, separated by commas, got "),
+    ("lr=0.1..0.2,lr=0.3/0.4", "search: lr is given twice"),
     ("lr=1..2..3", "search: lr must be a valid number"),
     ("lr=0.1//0.2", "search: lr must be a valid number"),
-    ("lr=1..2:ln", "search: what follows the range of lr must be log, got ln"),
-    ("lr=2..1", "search: lr must have a low below its high, got 2..1"),
-    ("lr=1..1", "search: lr must have a low below its high, got 1..1"),
+    ("lr=1..2:ln", "search: only :log may follow the range of lr, got ln"),
+    ("lr=2..1", "search: the low end of lr must be below its high end, got 2..1"),
+    ("lr=1..1", "search: the low end of lr must be below its high end, got 1..1"),
     ("lr=0..1", "search: lr must be greater than 0, got 0"),
     ("lr=nan..1", "search: lr must be a finite number, got nan"),
     ("lr=auto..1", "search: the bounds of lr must be numbers, got auto..1"),
     ("prune_rate=0.2..1", "search: prune_rate must be less than 1, got 1"),
     ("rewind_epoch=0.5..2", "search: rewind_epoch must be a valid integer"),
-    ("rewind_epoch=0..5:log", "search: rewind_epoch with log must be above 0, got 0..5"),
-    ("criterion=a..b", "search: criterion is no number, write criterion=one/another"),
+    ("rewind_epoch=0..5:log", "search: rewind_epoch must be above 0 on a log scale, got 0..5"),
+    ("criterion=a..b", "search: criterion is not a number: write criterion=one/another"),
     ("criterion=magnitude/x", "search: criterion must be one of magnitude, random, "),
-    ("criterion=snip/snip", "search: a value of criterion is named twice"),
-    ("seed=0..4", "search: seed is no parameter to search; these are: criterion, pruning, "),
-    ("target_sparsity=0.5..0.9", "search: target_sparsity is no parameter to search"),
-    ("prun_rate=0.1..0.2", "search: prun_rate is no parameter to search"),
+    ("criterion=snip/snip", "search: criterion lists a value twice"),
+    ("seed=0..4", "search: seed cannot be searched; these can: criterion, pruning, "),
+    ("target_sparsity=0.5..0.9", "search: target_sparsity cannot be searched"),
+    ("prun_rate=0.1..0.2", "search: prun_rate cannot be searched"),
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), MISTAKES)
-def test_a_mistake_in_a_list_is_one_line(text, message):
+@pytest.mark.parametrize(("text", "message"), INVALID)
+def test_an_invalid_list_is_an_error_of_one_line(text, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse_space(text)
     assert "\n" not in str(caught.value)
@@ -103,24 +103,24 @@ def test_a_mistake_in_a_list_is_one_line(text, message):
     assert "\n" not in str(caught.value)
 
 
-YAML_MISTAKES = [
-    ("[1", "search: space.yaml is no YAML: while parsing a flow sequence"),
-    ("\x00", "search: space.yaml is no YAML: "),
-    ("- lr", "search: space.yaml must hold a mapping from parameters to their ranges"),
-    ("", "search: space.yaml must hold a mapping from parameters to their ranges"),
-    ("lr: 3", "search: lr in space.yaml must be a list of values, or have low, high and perhaps"),
+INVALID_FILES = [
+    ("[1", "search: space.yaml is not valid YAML: while parsing a flow sequence"),
+    ("\x00", "search: space.yaml is not valid YAML: "),
+    ("- lr", "search: space.yaml must map parameters to their ranges"),
+    ("", "search: space.yaml must map parameters to their ranges"),
+    ("lr: 3", "search: lr in space.yaml must be a list of values, or a mapping with low, high and"),
     ("lr: []", "search: lr in space.yaml must be a list of values"),
     ("lr: {low: 1}", "search: lr in space.yaml must be a list of values"),
     ("lr: {low: 1, high: 2, step: 3}", "search: lr in space.yaml must be a list of values"),
     ("lr: {low: 1, high: 2, log: 1}", "search: log of lr must be true or false, got 1"),
     ("lr: {low: [1], high: 2}", "search: lr must be a valid number, got [1]"),
     ("criterion: [magnitude, 1]", "search: criterion must be a valid string, got 1"),
-    ("1: {low: 1, high: 2}", "search: 1 is no parameter to search"),
+    ("1: {low: 1, high: 2}", "search: 1 cannot be searched"),
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), YAML_MISTAKES)
-def test_a_mistake_in_a_file_is_one_line(content, message, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("content", "message"), INVALID_FILES)
+def test_an_invalid_file_is_an_error_of_one_line(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_text(content)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
@@ -128,16 +128,16 @@ def test_a_mistake_in_a_file_is_one_line(content, message, tmp_path, monkeypatch
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path, monkeypatch):
+def test_a_missing_file_or_one_that_is_not_text_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.yaml").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(ValueError, match=r"search: space\.yaml is no YAML: "):
+    with pytest.raises(ValueError, match=r"search: space\.yaml is not valid YAML: "):
         parse_space("space.yaml")
     with pytest.raises(OSError, match=r"'nowhere\.yaml'"):
         parse_space("nowhere.yaml")
 
 
-def test_a_space_is_widened_to_hold_the_baseline_and_no_further():
+def test_a_space_is_widened_just_enough_to_contain_the_baseline():
     space = {
         "prune_rate": Range(0.3, 0.6),
         "retrain_epochs": Range(1, 20, log=True),
@@ -146,12 +146,12 @@ def test_a_space_is_widened_to_hold_the_baseline_and_no_further():
         "optimizer": Choices(("adam", "sgd")),
     }
     values = {"prune_rate": 0.2, "retrain_epochs": 40, "lr": 0.01}
-    widened = containing(space, values | {"criterion": "magnitude", "optimizer": "sgd"})
-    assert widened == {
+    wider = widened(space, values | {"criterion": "magnitude", "optimizer": "sgd"})
+    assert wider == {
         "prune_rate": Range(0.2, 0.6),
         "retrain_epochs": Range(1, 40, log=True),
         "lr": Range(0.001, 0.01, log=True),
         "criterion": Choices(("magnitude", "snip", "random")),
         "optimizer": Choices(("adam", "sgd")),
     }
-    assert widened["retrain_epochs"].whole
+    assert wider["retrain_epochs"].is_integer

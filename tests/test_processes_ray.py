@@ -267,7 +267,7 @@ def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
     assert len(trials) == 9
     baseline = {"prune_rate": 0.2, "retrain_epochs": 10}
     assert [trial.number for trial in trials if trial.params == baseline] == [0]
-    assert sum("What each method wants" in each for each in told) == 1
+    assert sum("Recommended for each method" in each for each in told) == 1
     assert not any("does not answer" in each for each in told)
 
 

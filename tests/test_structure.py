@@ -31,7 +31,7 @@ SERVICES = {
     ),
     "optuna": tuple(
         f"experiments/tuning/{name}.py"
-        for name in ("findings", "interactive", "sampling", "storage", "study", "table")
+        for name in ("choose", "figures", "sampling", "storage", "study")
     ),
     "ray": ("experiments/processes/ray.py",),
 }

@@ -1,4 +1,4 @@
-"""Searches from the command: what they leave in a real MLflow, and what they find there again."""
+"""Searches by the command: what they log to a real MLflow, and how they continue."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def command(**changes):
 
 
 def tune(**changes):
-    """The run of a search, and the folder of its report."""
+    """Run a search; its run, and the folder of its report."""
     before = {run.info.run_id for run in runs("kind", "search")}
     run_command("tune", command(**changes))
     (run,) = (run for run in runs("kind", "search") if run.info.run_id not in before)
@@ -52,7 +52,7 @@ def one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, empty_store):
-    """A search that nothing went wrong with: its folder to work in, and its run's id."""
+    """A complete search: its working folder, and the id of its run."""
     folder = tmp_path_factory.mktemp("whole")
     with working_in(folder, empty_store):
         run, _ = tune(**BOTH)
@@ -61,7 +61,7 @@ def whole(tmp_path_factory, empty_store):
 
 @pytest.fixture
 def again(whole, store):
-    """The same, to be continued: artifacts stay where the database says."""
+    """A copy of it to continue; artifacts stay where the database points."""
     folder, run_id = whole
     for name in ("mlflow.db", "optuna.db"):
         shutil.copy(folder / name, store / name)
@@ -91,14 +91,14 @@ def test_a_search_is_a_run_with_its_studies_below_and_their_trials_below_them(ag
         assert len(ids) == SMALL["trials"]
 
 
-def test_every_method_begins_with_the_default_and_then_tries_the_same(again):
+def test_every_method_begins_with_the_default_and_the_same_samples(again):
     keep, lottery = ([trial.params for trial in trials(method)] for method in ("keep", "lottery"))
     assert keep == lottery
     assert keep[0] == {"prune_rate": 0.5, "retrain_epochs": 1}
     assert len({tuple(params.values()) for params in keep}) == SMALL["trials"]
 
 
-def test_only_what_is_recommended_is_tested_with_seeds_that_no_trial_has_seen(again):
+def test_only_the_recommended_trials_are_tested_with_fresh_seeds(again):
     folder, run_id = again
     tested = pd.read_csv(folder / "tested.csv").set_index("method")
     table = pd.read_csv(folder / "recommended.csv").set_index("method")
@@ -107,8 +107,8 @@ def test_only_what_is_recommended_is_tested_with_seeds_that_no_trial_has_seen(ag
         children = runs("mlflow.parentRunId", study.info.run_id)
         (confirmed,) = (child for child in children if child.data.tags.get("kind") != "trial")
         for each in children:
-            knows = any("test" in name for name in each.data.metrics)
-            assert knows == (each is confirmed)
+            is_tested = any("test" in name for name in each.data.metrics)
+            assert is_tested == (each is confirmed)
         assert confirmed.info.run_id == tested["run_id"][method]
         recommended = trials(method)[table["trial"][method]]
         params = confirmed.data.params
@@ -120,7 +120,7 @@ def test_only_what_is_recommended_is_tested_with_seeds_that_no_trial_has_seen(ag
         assert tested["dense_test_accuracy"][method] == metrics["dense/test_accuracy"]
 
 
-def test_what_is_recommended_is_what_the_runs_have(again):
+def test_the_recommendation_agrees_with_the_runs(again):
     folder, _ = again
     table = pd.read_csv(folder / "recommended.csv")
     tested = pd.read_csv(folder / "tested.csv").set_index("method")
@@ -141,7 +141,7 @@ def test_what_is_recommended_is_what_the_runs_have(again):
         assert row["fresh_seeds"] == 1
 
 
-def test_everything_on_disk_is_in_the_runs_too(again):
+def test_the_report_is_logged_to_the_runs(again):
     folder, run_id = again
     logged = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=""))
     for name in ("recommended.csv", "tested.csv", "plots/fronts.png", "plots/fronts.html"):
@@ -160,7 +160,7 @@ def test_everything_on_disk_is_in_the_runs_too(again):
         assert (mine / "command.txt").read_text().strip() in study.data.tags["mlflow.note.content"]
 
 
-def test_started_again_with_more_trials_it_goes_on_and_leaves_the_others_alone(again, capfd):
+def test_more_trials_continue_a_search_and_leave_the_others_alone(again, capfd):
     _, run_id = again
     before = {method: trials(method) for method in ("keep", "lottery")}
     history = {run.info.run_id: run.to_dictionary() for run in runs("kind", "trial")}
@@ -174,14 +174,14 @@ def test_started_again_with_more_trials_it_goes_on_and_leaves_the_others_alone(a
     assert len(now) == 12
     assert {name: now[name] for name in history} == history
     assert new.info.run_id != run_id
-    assert runs("mlflow.parentRunId", new.info.run_id) == []  # studies stay where they began
+    assert runs("mlflow.parentRunId", new.info.run_id) == []  # they stay where they began
     assert {run.info.status for run in runs("kind", "study")} == {"FINISHED"}
     out = capfd.readouterr().out
     assert "lottery: trial 4: " in out
     assert "lottery: trial 3: " not in out
 
 
-def test_the_same_search_again_trains_nothing_and_says_the_same(again, capfd):
+def test_the_same_search_again_trains_nothing_and_reports_the_same(again, capfd):
     folder, _ = again
     count = len(mlflow.search_runs(search_all_experiments=True))
     _, new = tune(**BOTH)
@@ -189,9 +189,9 @@ def test_the_same_search_again_trains_nothing_and_says_the_same(again, capfd):
     for name in ("recommended.csv", "tested.csv", "keep/trials.csv", "lottery/command.txt"):
         assert (new / name).read_bytes() == (folder / name).read_bytes()
     out = capfd.readouterr().out
-    assert out.count("fresh seed 1000: done before") == 2
+    assert out.count("fresh seed 1000: found an earlier run") == 2
     assert " trial 0: " not in out
-    assert "To look at the studies: optuna-dashboard sqlite:///optuna.db" in out
+    assert "To see the studies: optuna-dashboard sqlite:///optuna.db" in out
     table = pd.read_csv(folder / "recommended.csv").set_index("method")
     for method, row in table.iterrows():
         typed = (folder / method / "command.txt").read_text().strip()
@@ -212,11 +212,11 @@ def test_the_best_accuracy_within_a_budget(store, capfd):
     assert "fresh_seeds" not in row
     assert pd.read_csv(folder / "tested.csv").empty
     out = capfd.readouterr().out
-    assert "the trial of the best validation accuracy within 6 epochs of retraining" in out
+    assert "the trial with the best validation accuracy within 6 epochs of retraining" in out
     assert "lottery: Not tested." in out
 
 
-def test_a_search_takes_the_run_that_was_opened_for_it(store, monkeypatch):
+def test_a_search_logs_to_the_run_that_mlflow_opened_for_it(store, monkeypatch):
     mlflow.set_experiment("another")
     with mlflow.start_run(run_name="mine") as opened:
         mlflow.log_param("trials", "1")  # as `mlflow run` does
@@ -228,12 +228,12 @@ def test_a_search_takes_the_run_that_was_opened_for_it(store, monkeypatch):
     assert {each.data.tags["kind"] for each in everything} == {"search", "study", "trial"}
 
 
-def test_a_study_of_another_question_is_not_continued(again, capsys):
+def test_a_study_with_other_settings_is_not_continued(again, capsys):
     before = trials()
     with pytest.raises(SystemExit):
         run_command("tune", command(train_limit=199))
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"error: the study {NAME}lottery was begun with other settings: ")
-    assert "train_limit (here 199, there 200)" in told
-    assert told.endswith("choose another name with study=")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: the study {NAME}lottery was begun with other settings: ")
+    assert "train_limit (here 199, there 200)" in error
+    assert error.endswith("choose another name with study=")
     assert trials() == before

@@ -1,9 +1,9 @@
-"""The recommended trial, on tables made by hand."""
+"""Recommendations for tables made by hand."""
 
 import pandas as pd
 import pytest
 
-from experiments.tuning.choose import at_equal_cost, front, recommend, rule
+from experiments.tuning.choose import at_equal_cost, describe_rule, front, recommend
 from tests.searching import search_of
 
 STATES = {"c": "complete", "s": "stopped early", "f": "failed", "l": "lost"}
@@ -28,12 +28,12 @@ def chosen(rows, **asked):
     return int(recommend(rows, search_of(**asked))["number"])
 
 
-def test_the_front_is_what_no_other_trial_beats_without_costing_more():
+def test_the_front_holds_the_trials_that_no_other_beats_at_its_cost():
     rows = table((0.9, 10), (0.8, 5), (0.85, 7), (0.84, 8), (0.9, 12), (0.7, 5), (0.95, 20))
     assert list(front(rows)["number"]) == [1, 2, 0, 6]
 
 
-def test_equals_are_on_the_front_once_the_earlier_one():
+def test_of_equal_trials_the_earlier_one_is_on_the_front():
     assert list(front(table((0.9, 10), (0.9, 10), (0.9, 5), (0.9, 5)))["number"]) == [2]
 
 
@@ -50,17 +50,17 @@ def test_the_cheapest_within_the_tolerance_is_recommended():
     assert chosen(rows, tolerance=0.01) == 2
 
 
-def test_just_at_the_tolerance_is_within_it():
+def test_the_tolerance_is_inclusive():
     assert chosen(table((0.95, 100), (0.945, 10))) == 1
     assert chosen(table((0.3, 100), (0.1 + 0.2 - 0.005, 10))) == 1
     assert chosen(table((0.95, 100), (0.94499, 10))) == 0
 
 
-def test_of_trials_that_cost_the_same_the_more_accurate_then_the_earlier_is_recommended():
+def test_ties_in_cost_go_to_the_more_accurate_then_to_the_earlier_trial():
     assert chosen(table((0.948, 10), (0.95, 10), (0.95, 10), (0.95, 11))) == 1
 
 
-def test_objective_accuracy_recommends_the_best_that_the_budget_pays_for():
+def test_objective_accuracy_recommends_the_best_within_budget():
     rows = table((0.9, 10), (0.95, 12), (0.96, 13), (0.949, 3))
     asked = {"objective": "accuracy", "budget_epochs": 11}
     assert chosen(rows, **asked) == 1  # not the cheapest within the tolerance
@@ -69,7 +69,7 @@ def test_objective_accuracy_recommends_the_best_that_the_budget_pays_for():
     assert chosen(tie, **asked) == 1
 
 
-def test_nothing_complete_is_an_error_in_one_line():
+def test_a_study_without_a_complete_trial_is_an_error():
     message = "no trial of weight-loss/digits/lenet_300_100/lottery is complete"
     with pytest.raises(ValueError, match=message):
         chosen(table((0.9, 10, "s"), (None, None, "f")))
@@ -77,15 +77,14 @@ def test_nothing_complete_is_an_error_in_one_line():
         chosen(table((0.9, 10)), objective="accuracy", budget_epochs=3)
 
 
-def test_the_rule_says_what_it_was():
-    assert (
-        rule(search_of()) == "the cheapest trial within 0.5 points of the best validation accuracy"
-    )
+def test_the_rule_is_described():
+    rule = "the cheapest trial within 0.5 points of the best validation accuracy"
+    assert describe_rule(search_of()) == rule
     limited = search_of(objective="accuracy", budget_epochs=40)
-    assert rule(limited).endswith("best validation accuracy within 40 epochs of retraining")
+    assert describe_rule(limited).endswith("accuracy within 40 epochs of retraining")
 
 
-def test_the_baseline_is_compared_with_the_best_that_costs_no_more():
+def test_the_baseline_is_compared_with_the_best_trial_of_at_most_its_cost():
     rows = table((0.9, 10), (0.92, 10), (0.99, 11), (0.92, 8), (0.98, 9, "s"))
     baseline, best = at_equal_cost(rows)
     assert (baseline["number"], best["number"]) == (0, 3)
@@ -93,7 +92,7 @@ def test_the_baseline_is_compared_with_the_best_that_costs_no_more():
     assert (alone["number"], itself["number"]) == (0, 0)
 
 
-def test_a_lost_baseline_is_the_trial_that_was_done_in_its_place():
+def test_a_lost_baseline_is_replaced_by_its_retry():
     rows = table((None, None, "l"), (0.8, 5), (0.9, 10), again_for=[None, None, 0])
     baseline, best = at_equal_cost(rows)
     assert (baseline["number"], best["number"]) == (2, 2)

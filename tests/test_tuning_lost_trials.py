@@ -1,57 +1,55 @@
-"""Trials that were lost: who takes them from whom, and how often each is tried again."""
+"""Lost trials: how they are found, and how often each is retried."""
 
 import sqlite3
 from contextlib import ExitStack, closing
 
 import pytest
 
+from experiments.tuning.choose import latest_failures
 from experiments.tuning.study import TakenError
-from experiments.tuning.table import latest_failures
 from tests.searching import search_of, study_of
-from tests.test_tuning_study import SMALL, empty, finish, folder, states, study
+from tests.test_tuning_study import SMALL, finish, states, study
 
-assert empty  # a fixture
-assert folder  # a fixture
 assert study  # a fixture
 
 
-def test_what_was_lost_is_tried_once_more_with_the_same_parameters_and_then_made_up_for(study):
+def test_a_lost_trial_is_retried_once_and_then_replaced(study):
     finish(study)
     with study.claim() as claim:
         params = study.params(claim)
-        study.lose(claim.id)
+        study.requeue(claim.id)
     finish(study)
     with study.claim() as again:
         assert again.number == 3
         assert study.params(again) == params
-        study.lose(again.id)
+        study.requeue(again.id)
     assert study.waiting() == 0
-    study.fill_up()
+    study.enqueue_missing()
     number, new = finish(study)
     assert number == 4
     assert new != params
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
 
 
-def test_what_was_interrupted_is_tried_again_without_end(study):
+def test_an_interrupted_trial_is_retried_any_number_of_times(study):
     finish(study)
     tried = []
     for _ in range(4):
         claim = claim_last(study)
         tried.append(study.params(claim))
-        study.lose(claim.id, counted=False)
+        study.requeue(claim.id, counted=False)
     assert all(params == tried[0] for params in tried)
     assert (study.waiting(), study.ended(), len(study.trials())) == (2, 1, 7)
 
 
 def claim_last(study):
-    """The latest trial that waits."""
+    """Claim the latest waiting trial."""
     with ExitStack() as held:
         claims = []
         while claim := held.enter_context(study.claim()):
             claims.append(claim)
         others = claims[:-1]
-        for each in others:  # as if nobody had claimed them
+        for each in others:  # undo the other claims
             set_state(study, each.number, "WAITING")
     return claims[-1]
 
@@ -62,40 +60,40 @@ def set_state(study, number, state):
         database.commit()
 
 
-def test_the_trial_of_a_process_that_is_gone_is_taken_from_it(study):
+def test_the_trial_of_a_dead_process_is_reclaimed(study):
     with study.claim() as claim:
         assert claim.number == 0
     with study.claim() as claim:
-        study.sweep()  # as kill -9 leaves the first: RUNNING, and nobody holds its lock
+        study.reclaim_dead()  # the first is RUNNING and not locked, as after kill -9
         assert states(study) == ["FAIL", "RUNNING", "WAITING", "WAITING"]
         assert claim.number == 1
-        study.sweep()
+        study.reclaim_dead()
     assert states(study)[1] == "RUNNING"
-    study.sweep()
+    study.reclaim_dead()
     assert states(study) == ["FAIL", "FAIL", "WAITING", "WAITING", "WAITING"]
 
 
-def test_a_trial_without_a_heartbeat_is_taken_from_its_process_on_another_machine(study):
+def test_a_trial_of_another_machine_without_a_heartbeat_is_reclaimed(study):
     with study.claim() as claim:
-        study.write(claim, "lock", "another:/tmp/weight-loss.lock")
-        study.sweep()
+        study.set_attr(claim, "lock", "another:/tmp/weight-loss.lock")
+        study.reclaim_dead()
         assert states(study)[0] == "RUNNING"
         make_stale(study)
-        study.sweep()
+        study.reclaim_dead()
         assert states(study) == ["FAIL", "WAITING", "WAITING", "WAITING"]
         with pytest.raises(TakenError):
-            study.report(claim, {0: 0.9})
+            study.record_levels(claim, {0: 0.9})
         with pytest.raises(TakenError):
-            study.write(claim, "x", 1)
+            study.set_attr(claim, "x", 1)
         assert not study.end(claim, [0.9, 10])
     assert states(study) == ["FAIL", "WAITING", "WAITING", "WAITING"]
     assert study.trials()[0].values is None
 
 
-def test_a_trial_whose_process_lives_on_this_machine_is_never_taken(study):
+def test_a_trial_whose_process_is_alive_on_this_machine_is_never_reclaimed(study):
     with study.claim() as claim:
-        make_stale(study)  # as when the storage was away for long
-        study.sweep()
+        make_stale(study)  # as after a long outage of the storage
+        study.reclaim_dead()
         assert states(study)[0] == "RUNNING"
         assert study.end(claim, [0.9, 10])
     assert states(study) == ["COMPLETE", "WAITING", "WAITING"]
@@ -107,17 +105,17 @@ def make_stale(study):
         database.commit()
 
 
-def test_a_trial_that_was_done_cannot_be_lost(study):
+def test_a_trial_that_has_ended_cannot_be_lost(study):
     with study.claim() as claim:
         study.params(claim)
         study.end(claim, [0.9, 10])
-        study.lose(claim.id)
+        study.requeue(claim.id)
     assert states(study) == ["COMPLETE", "WAITING", "WAITING"]
 
 
-def test_failures_are_counted_back_to_the_last_success_and_to_the_beginning(study, folder):
-    study = study_of(search_of(**SMALL | {"trials": 9}), folder)
-    study.fill_up()
+def test_failures_are_counted_since_the_last_success_and_since_the_start(tmp_path):
+    study = study_of(search_of(**SMALL | {"trials": 9}), tmp_path)
+    study.enqueue_missing()
     finish(study, failure="one")
     finish(study)
     assert latest_failures(study.trials(), set()) == []
@@ -125,7 +123,7 @@ def test_failures_are_counted_back_to_the_last_success_and_to_the_beginning(stud
     finish(study, failure="three")
     assert latest_failures(study.trials(), set()) == ["two", "three"]
     assert latest_failures(study.trials(), {0, 1, 2, 3}) == []
-    for _ in range(2):  # the first loss is nobody's fault
+    for _ in range(2):  # only the second loss counts
         claim = claim_last(study)
-        study.lose(claim.id)
+        study.requeue(claim.id)
     assert latest_failures(study.trials(), set()) == ["two", "three", "its process died, twice"]

@@ -1,4 +1,4 @@
-"""What is tried next, and what is given up: against values worked out by hand."""
+"""Sampling and early stopping, against values worked out by hand."""
 
 import random
 from math import log
@@ -12,8 +12,8 @@ from experiments.tuning.sampling import (
     STARTUP,
     EqualSparsityPruner,
     distributions,
-    draw,
     levels_between,
+    sample,
 )
 from tests.searching import search_of, study_of
 
@@ -21,15 +21,15 @@ LIMITED = {"objective": "accuracy", "budget_epochs": 12, "epochs": 5}
 WIDE = "lr=0.0001..0.1:log,rewind_epoch=0..5,criterion=magnitude/snip"
 
 
-def drawn(study, number):
-    """What is drawn for the trial of a number, all before it being there."""
+def sampled(study, number):
+    """The parameters sampled for a trial, after all earlier trials exist."""
     while len(study.trials()) <= number:
         study.optuna.add_trial(create_trial(state=TrialState.WAITING))
-    return draw(study.optuna, study.trials()[number], study.search)
+    return sample(study.optuna, study.trials()[number], study.search)
 
 
 def complete(study, count):
-    """Complete trials that the budget pays for, better the longer they retrain."""
+    """Add complete trials within budget; longer retraining is more accurate."""
     chance, space = random.Random(0), study.search.space
     for _ in range(count):
         params = {"prune_rate": chance.uniform(0.4, 0.6), "retrain_epochs": chance.randint(1, 2)}
@@ -47,12 +47,12 @@ def complete(study, count):
         )
 
 
-@pytest.mark.parametrize("before", [0, 15], ids=["at random", "by what was found"])
+@pytest.mark.parametrize("before", [0, 15], ids=["random", "tpe"])
 @pytest.mark.parametrize("asked", [LIMITED, {}], ids=["accuracy", "pareto"])
-def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path):
+def test_all_samples_are_within_budget_and_range(before, asked, tmp_path):
     study = study_of(search_of("rewind", reinit="rewind", search=WIDE, **asked), tmp_path)
     complete(study, before)
-    draws = [drawn(study, number) for number in range(before, before + 25)]
+    draws = [sampled(study, number) for number in range(before, before + 25)]
     assert len({tuple(values.items()) for values in draws}) > 20
     for values in draws:
         assert list(values) == list(study.search.space)
@@ -61,62 +61,64 @@ def test_all_draws_are_within_the_budget_and_the_ranges(before, asked, tmp_path)
         assert values["retrain_epochs"] in range(1, 21)
         assert values["rewind_epoch"] in range(6)
         assert values["criterion"] in ("magnitude", "snip")
-        assert study.search.affordable(values)
+        assert study.search.is_affordable(values)
         assert all(float(f"{values[name]:.3g}") == values[name] for name in ("prune_rate", "lr"))
 
 
 @pytest.mark.parametrize("asked", [{}, {"objective": "accuracy", "budget_epochs": 50}])
-def test_what_does_not_go_together_is_not_drawn(asked, tmp_path):
+def test_impossible_combinations_are_not_sampled(asked, tmp_path):
     search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..20", epochs=5, **asked)
     study = study_of(search, tmp_path)
-    rewinds = [drawn(study, number)["rewind_epoch"] for number in range(1, 16)]
+    rewinds = [sampled(study, number)["rewind_epoch"] for number in range(1, 16)]
     assert max(rewinds) <= 5 < 20 == search.space["rewind_epoch"].high
     assert len(set(rewinds)) > 3
 
 
-def test_ranges_of_which_next_to_nothing_is_possible_are_told(tmp_path):
+def test_ranges_with_almost_no_possible_value_are_an_error(tmp_path):
     search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..100000", epochs=1)
-    message = "search: 200 draws found nothing that is possible: narrow the ranges"
+    message = "search: none of 200 samples is possible: narrow the ranges"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        drawn(study_of(search, tmp_path), 1)
+        sampled(study_of(search, tmp_path), 1)
 
 
-def test_a_bound_of_many_digits_is_never_left(tmp_path):
+def test_samples_stay_within_bounds_that_have_many_digits(tmp_path):
     study = study_of(search_of(search="prune_rate=0.20001..0.20049"), tmp_path)
-    draws = [drawn(study, number)["prune_rate"] for number in range(10)]
+    draws = [sampled(study, number)["prune_rate"] for number in range(10)]
     assert all(0.2 <= rate <= 0.20049 for rate in draws)  # the baseline is 0.2
 
 
-def test_a_budget_that_pays_for_nothing_is_told(tmp_path):
+def test_a_budget_that_no_sample_meets_is_an_error(tmp_path):
     ask = {"objective": "accuracy", "budget_epochs": 1, "search": "prune_rate=0.3..0.5"}
     study = study_of(search_of(model="lenet_3", **ask), tmp_path)
-    with pytest.raises(ValueError, match=r"budget_epochs=1 pays for nothing in 200 draws: raise"):
-        drawn(study, 1)
+    with pytest.raises(
+        ValueError, match=r"none of 200 samples is within budget_epochs=1: increase it"
+    ):
+        sampled(study, 1)
 
 
-def test_the_same_seed_number_and_history_draw_the_same(tmp_path):
+def test_the_same_seed_number_and_history_give_the_same_sample(tmp_path):
     studies = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
         studies.append(study_of(search_of(seed=seed), tmp_path / name))
         complete(studies[-1], 12)
-    one, two, other = ([drawn(study, number) for number in (12, 13)] for study in studies)
+    one, two, other = ([sampled(study, number) for number in (12, 13)] for study in studies)
     assert one == two
     assert one[0] != one[1]
     assert one != other
 
 
-def test_every_method_begins_with_the_same_draws(tmp_path):
+def test_every_method_begins_with_the_same_samples(tmp_path):
     draws = []
     for method in ("keep", "random", "lottery"):
         study = study_of(search_of(method), tmp_path)
         complete(study, 3)
-        draws.append([drawn(study, number) for number in range(4, 8)])
+        draws.append([sampled(study, number) for number in range(4, 8)])
     assert draws[0] == draws[1] == draws[2]
 
 
 def level(left):
-    """The level of sparsity, not whole, at which this share is left."""
+    """The fractional level of sparsity at which this share remains."""
     return log(left) / log(0.9)
 
 
@@ -124,7 +126,7 @@ def test_the_dense_network_is_level_zero():
     assert levels_between(None, (0.0, 0.97)) == {0: 0.97}
 
 
-def test_accuracy_at_a_level_between_two_rounds_is_in_proportion():
+def test_accuracy_at_a_level_between_two_rounds_is_interpolated():
     found = levels_between((0.0, 0.96), (0.2, 0.90))  # level 2.118
     assert list(found) == [1, 2]
     assert found[1] == pytest.approx(0.96 - 0.06 / level(0.8), abs=1e-6)
@@ -135,7 +137,7 @@ def test_accuracy_at_a_level_between_two_rounds_is_in_proportion():
     assert further[4] == pytest.approx(0.9 + slope * (4 - level(0.8)), abs=1e-6)
 
 
-def test_a_round_that_jumps_reports_every_level_it_jumps_over():
+def test_a_large_round_reports_every_level_that_it_skips():
     found = levels_between((0.0, 0.9), (0.9, 0.45))
     assert list(found) == list(range(1, 22))  # 0.9^21 = 10.9%, 0.9^22 = 9.8%
     assert found[21] == pytest.approx(0.9 - 0.45 * 21 / level(0.1), abs=1e-6)
@@ -145,7 +147,7 @@ def test_a_round_that_reaches_no_level_reports_none():
     assert levels_between((0.2, 0.9), (0.25, 0.8)) == {}  # levels 2.118 and 2.730
 
 
-def test_a_level_that_is_just_hit_is_reported_once_with_that_accuracy():
+def test_a_level_that_is_hit_exactly_is_reported_once():
     first = levels_between((0.0, 0.9), (1 - 0.9, 0.8))
     second = levels_between((1 - 0.9, 0.8), (1 - 0.9**2, 0.6))
     assert (list(first), list(second)) == ([1], [2])
@@ -154,7 +156,7 @@ def test_a_level_that_is_just_hit_is_reported_once_with_that_accuracy():
 
 
 def reported(rate, rounds, accuracy):
-    """All that a trial reports whose accuracy follows from sparsity alone."""
+    """What a trial reports if its accuracy depends on sparsity alone."""
     sparsities = [1 - (1 - rate) ** number for number in range(rounds + 1)]
     points = [(each, accuracy(each)) for each in sparsities]
     found = [levels_between(*pair) for pair in zip([None, *points[:-1]], points, strict=True)]
@@ -162,8 +164,8 @@ def reported(rate, rounds, accuracy):
     return {key: value for each in found for key, value in each.items()}
 
 
-def test_prune_rates_meet_at_the_same_levels_though_in_other_rounds():
-    def accuracy(sparsity):  # in proportion to the level, so that nothing is lost in between
+def test_different_prune_rates_report_the_same_levels_in_different_rounds():
+    def accuracy(sparsity):  # linear in the level, so that interpolation is exact
         return 0.9 - 0.02 * level(1 - sparsity)
 
     slow, fast = reported(0.2, 10, accuracy), reported(0.5, 3, accuracy)
@@ -197,7 +199,7 @@ def stops(study, rounds, pruner=None):
     return (pruner or EqualSparsityPruner()).prune(study, study.trials[-1])
 
 
-def test_nothing_is_stopped_before_enough_trials_are_complete(study):
+def test_no_trial_is_stopped_before_enough_others_are_complete(study):
     finished(study, *[0.9] * (STARTUP - 1))
     study.add_trial(trial(TrialState.PRUNED, rounds={8: 0.9}))
     assert not stops(study, {0: 0.95, 8: 0.1})
@@ -205,7 +207,7 @@ def test_nothing_is_stopped_before_enough_trials_are_complete(study):
     assert stops(study, {0: 0.95, 8: 0.1})
 
 
-def test_nothing_is_stopped_while_more_than_half_of_the_weights_are_left(study):
+def test_no_trial_is_stopped_while_over_half_of_the_weights_remain(study):
     finished(study, *[0.9] * STARTUP)
     assert not stops(study, {0: 0.0})
     assert not stops(study, {6: 0.0})  # 53% are left
@@ -213,7 +215,7 @@ def test_nothing_is_stopped_while_more_than_half_of_the_weights_are_left(study):
     assert not stops(study, {})
 
 
-def test_what_is_below_the_median_at_its_level_is_stopped_and_what_is_not_goes_on(study):
+def test_exactly_the_trials_below_the_median_at_their_level_are_stopped(study):
     finished(study, 0.5, 0.6, 0.74, 0.8, 0.9)  # the median at level 7: 0.95 - 0.21 / 3 = 0.88
     assert stops(study, {0: 0.99, 7: 0.8799})
     assert not stops(study, {0: 0.2, 7: 0.8801})
@@ -231,18 +233,18 @@ def test_the_number_of_the_round_does_not_matter(study):
     assert stops(study, slow | {14: 0.80})
 
 
-def test_trials_that_never_came_to_the_level_are_not_compared(study):
+def test_trials_that_did_not_reach_the_level_are_not_compared(study):
     finished(study, *[0.9] * (STARTUP - 1))
     study.add_trial(trial(TrialState.COMPLETE, rounds={0: 0.95, 7: 0.9}))
     assert not stops(study, {8: 0.1})
     assert stops(study, {7: 0.1})
 
 
-def test_the_median_pruner_of_optuna_takes_the_dense_network_for_what_a_trial_is_worth(study):
+def test_optunas_median_pruner_judges_a_trial_by_its_dense_network(study):
     finished(study, *[0.9] * STARTUP)
-    hopeless = {0: 0.96, 7: 0.3, 14: 0.1}
-    assert stops(study, hopeless)
-    assert not stops(study, hopeless, MedianPruner(n_startup_trials=STARTUP))
+    bad = {0: 0.96, 7: 0.3, 14: 0.1}
+    assert stops(study, bad)
+    assert not stops(study, bad, MedianPruner(n_startup_trials=STARTUP))
 
 
 def test_distributions_are_those_of_the_space():

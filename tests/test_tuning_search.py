@@ -1,4 +1,4 @@
-"""What is asked for: costs counted by hand, budgets, names, and which settings make a study."""
+"""Searches: costs counted by hand, budgets, names, and which settings define a study."""
 
 import re
 
@@ -10,12 +10,12 @@ from experiments.config.tune import TuneConfig, methods_of
 from tests.searching import search_of
 
 
-def test_all_is_the_three_methods_that_are_compared():
+def test_all_means_the_three_methods_of_the_project():
     assert methods_of("all") == ("keep", "random", "lottery")
     assert methods_of("keep, sign") == ("keep", "sign")
 
 
-COSTS = [  # the rounds that leave 10% of the weights, at most a twentieth of a round over
+COSTS = [  # rounds until 10% of the weights remain, overshooting by at most 1/20 of a round
     (0.2, 10, 11),  # 0.8^10 = 10.7%
     (0.5, 3, 4),  # 0.5^3 = 12.5%, 0.5^4 = 6.3%
     (0.6, 1, 3),  # 0.4^2 = 16%, 0.4^3 = 6.4%
@@ -31,18 +31,18 @@ def test_a_trial_costs_its_rounds_and_the_dense_network(rate, epochs, rounds):
     assert cost.total == 4 + rounds * epochs
 
 
-def test_searched_epochs_of_the_dense_network_are_in_the_cost():
+def test_the_cost_includes_searched_epochs_of_the_dense_network():
     params = {"prune_rate": 0.5, "retrain_epochs": 1, "epochs": 7}
     assert search_of(search="epochs=1..9").cost(params).total == 7 + 4
 
 
-def test_a_prune_rate_that_never_gets_there_is_refused():
+def test_a_prune_rate_that_is_too_small_is_an_error():
     search = search_of(model="lenet_3")
     with pytest.raises(ValueError, match="prune_rate is too small: round 1 would remove no weight"):
         search.cost({"prune_rate": 0.001, "retrain_epochs": 1})
 
 
-def test_the_budget_is_what_the_baseline_takes_unless_said():
+def test_the_budget_defaults_to_the_cost_of_the_baseline():
     assert search_of().budget is None
     assert search_of(objective="accuracy").budget == 110
     usual = search_of(objective="accuracy", prune_rate=0.5, retrain_epochs=3)
@@ -50,26 +50,26 @@ def test_the_budget_is_what_the_baseline_takes_unless_said():
     assert search_of(objective="accuracy", budget_epochs=40).budget == 40
 
 
-def test_affordable_is_what_the_budget_pays_for_to_the_epoch():
+def test_a_trial_may_cost_exactly_the_budget_but_no_more():
     search = search_of(objective="accuracy", budget_epochs=12)
-    assert search.affordable({"prune_rate": 0.5, "retrain_epochs": 3})
-    assert not search.affordable({"prune_rate": 0.5, "retrain_epochs": 4})
-    assert search.affordable({"prune_rate": 0.6, "retrain_epochs": 4})
-    assert search_of().affordable({"prune_rate": 0.05, "retrain_epochs": 20})
+    assert search.is_affordable({"prune_rate": 0.5, "retrain_epochs": 3})
+    assert not search.is_affordable({"prune_rate": 0.5, "retrain_epochs": 4})
+    assert search.is_affordable({"prune_rate": 0.6, "retrain_epochs": 4})
+    assert search_of().is_affordable({"prune_rate": 0.05, "retrain_epochs": 20})
 
 
-def test_the_baseline_is_what_is_done_by_default_or_as_said():
+def test_the_baseline_has_the_defaults_or_what_the_command_sets():
     assert search_of().baseline == {"prune_rate": 0.2, "retrain_epochs": 10}
-    said = search_of(prune_rate=0.7, retrain_epochs=25, lr=0.5, search="lr=0.001..0.01:log")
-    assert said.baseline == {"prune_rate": 0.7, "retrain_epochs": 25, "lr": 0.5}
-    assert said.space == {
+    changed = search_of(prune_rate=0.7, retrain_epochs=25, lr=0.5, search="lr=0.001..0.01:log")
+    assert changed.baseline == {"prune_rate": 0.7, "retrain_epochs": 25, "lr": 0.5}
+    assert changed.space == {
         "prune_rate": Range(0.05, 0.7),
         "retrain_epochs": Range(1, 25, log=True),
         "lr": Range(0.001, 0.5, log=True),
     }
 
 
-def test_the_baseline_leaves_open_what_the_choices_may_leave_open():
+def test_the_baseline_is_auto_where_the_choices_include_auto():
     search = search_of(search="lr=auto/0.1,criterion=snip/random,optimizer=adam/sgd")
     assert search.baseline["lr"] == "auto"
     assert search.baseline["optimizer"] == "adam"
@@ -82,7 +82,7 @@ def test_a_study_is_named_after_data_model_and_method():
     assert search_of("keep", study="mine", model="lenet_20").name == "mine/keep"
 
 
-ANOTHER_QUESTION = [
+DIFFERENT = [
     {"objective": "accuracy"},
     {"objective": "accuracy", "budget_epochs": 40},
     {"seeds_per_trial": 2},
@@ -99,7 +99,7 @@ ANOTHER_QUESTION = [
     {"optimizer": "sgd"},
     {"train_limit": 100},
 ]
-SAME_QUESTION = [
+SAME = [
     {"trials": 3},
     {"workers": 7},
     {"storage": "sqlite:///x.db"},
@@ -112,36 +112,42 @@ SAME_QUESTION = [
 ]
 
 
-@pytest.mark.parametrize("asked", ANOTHER_QUESTION, ids=str)
-def test_what_changes_the_question_changes_the_settings(asked):
+@pytest.mark.parametrize("asked", DIFFERENT, ids=str)
+def test_parameters_that_can_change_results_change_the_settings(asked):
     assert search_of(**asked).settings() != search_of().settings()
 
 
-@pytest.mark.parametrize("asked", SAME_QUESTION, ids=str)
-def test_what_does_not_change_the_question_does_not_change_the_settings(asked):
+@pytest.mark.parametrize("asked", SAME, ids=str)
+def test_other_parameters_do_not_change_the_settings(asked):
     assert search_of(**asked).settings() == search_of().settings()
 
 
-def test_methods_and_data_are_questions_of_their_own():
+def test_settings_include_the_method_and_the_data():
     settings = search_of("keep").settings()
     assert settings != search_of("lottery").settings()
     assert settings["reinit"] == "keep"
     assert settings["data"] == ["digest"]
 
 
-def test_fresh_seeds_are_none_that_a_trial_has_seen():
+def test_no_trial_uses_a_fresh_seed():
     config = validated(TuneConfig, {"seed": 5, "seeds_per_trial": 3, "confirm_seeds": 2})
     assert list(config.seeds()) == [5, 6, 7]
     assert list(config.fresh_seeds()) == [1005, 1006]
 
 
-MISTAKES = [
-    ({"reinit": "lotery"}, "reinit must be all, or one or several of keep, random, lottery"),
-    ({"reinit": "keep,keep"}, "reinit must be all, or one or several of "),
+INVALID = [
+    (
+        {"reinit": "lotery"},
+        "reinit must be all, or a list of different methods of keep, random, lottery",
+    ),
+    ({"reinit": "keep,keep"}, "reinit must be all, or a list of different methods of "),
     ({"trials": 0}, "trials must be greater than 0, got 0"),
     ({"objective": "speed"}, "objective must be one of pareto, accuracy, got speed"),
-    ({"rounds": 3}, "so rounds cannot be given, got rounds=3"),
-    ({"budget_epochs": 3}, "budget_epochs is for objective=accuracy"),
+    (
+        {"rounds": 3},
+        "rounds cannot be set in a search, whose trials all reach target_sparsity, got rounds=3",
+    ),
+    ({"budget_epochs": 3}, "budget_epochs requires objective=accuracy"),
     ({"budget_epochs": 0}, "budget_epochs must be greater than 0, got 0"),
     ({"confirm_seeds": 1001}, "confirm_seeds must be less than or equal to 1000, got 1001"),
     ({"executor": "slurm"}, "executor must be one of processes, ray, inline, got slurm"),
@@ -154,8 +160,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "message"), MISTAKES, ids=str)
-def test_a_mistake_is_one_line(asked, message):
+@pytest.mark.parametrize(("asked", "message"), INVALID, ids=str)
+def test_an_invalid_parameter_is_an_error_of_one_line(asked, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         validated(TuneConfig, asked)
     assert "\n" not in str(caught.value)

@@ -1,8 +1,7 @@
-"""Who does which trial, and what becomes of it, in a real storage."""
+"""Studies in a real storage: which process runs which trial, and how trials end."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -19,25 +18,11 @@ from tests.searching import search_of, study_of
 SMALL = {"model": "lenet_3", "epochs": 1, "trials": 3}
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A storage without studies; making the tables takes a moment, so it is made once."""
-    folder = tmp_path_factory.mktemp("optuna")
-    study_of(search_of(study="another"), folder)
-    return folder / "optuna.db"
-
-
 @pytest.fixture
-def folder(empty, tmp_path):
-    shutil.copy(empty, tmp_path / "optuna.db")
-    return tmp_path
-
-
-@pytest.fixture
-def study(folder):
-    """A study whose three trials wait."""
-    study = study_of(search_of(**SMALL), folder)
-    study.fill_up()
+def study(tmp_path):
+    """A study with three waiting trials."""
+    study = study_of(search_of(**SMALL), tmp_path)
+    study.enqueue_missing()
     return study
 
 
@@ -46,37 +31,37 @@ def states(study):
 
 
 def finish(study, failure=""):
-    """Do the next trial; its number and its parameters."""
+    """Run the next trial; its number and its parameters."""
     with study.claim() as claim:
         params = study.params(claim)
         assert study.end(claim, None if failure else [0.9, 10], failure)
     return claim.number, params
 
 
-def test_exactly_what_is_missing_is_added(study, folder):
+def test_exactly_the_missing_trials_are_enqueued(study, tmp_path):
     assert states(study) == ["WAITING"] * 3
-    study.fill_up()
+    study.enqueue_missing()
     assert (len(study.trials()), study.waiting(), study.ended()) == (3, 3, 0)
     finish(study)
-    more = study_of(search_of(**SMALL | {"trials": 5}), folder)
-    more.fill_up()
+    more = study_of(search_of(**SMALL | {"trials": 5}), tmp_path)
+    more.enqueue_missing()
     assert states(more) == ["COMPLETE", *["WAITING"] * 4]
-    assert (study.waiting(), more.waiting()) == (2, 4)  # each knows its own number
-    study.fill_up()
+    assert (study.waiting(), more.waiting()) == (2, 4)  # each search counts its own `trials`
+    study.enqueue_missing()
     assert len(study.trials()) == 5
 
 
 def test_a_failed_trial_counts_and_a_lost_one_does_not(study):
     finish(study, failure="the loss is nan")
     with study.claim() as claim:
-        study.lose(claim.id)
-    study.fill_up()
+        study.requeue(claim.id)
+    study.enqueue_missing()
     assert states(study) == ["FAIL", "FAIL", "WAITING", "WAITING"]
     assert [is_lost(trial) for trial in study.trials()[:2]] == [False, True]
     assert (study.ended(), study.waiting()) == (1, 2)
 
 
-def test_a_trial_is_claimed_by_one_and_nobody_else(study):
+def test_a_trial_can_be_claimed_once(study):
     with ExitStack() as held:
         claims = [held.enter_context(study.claim()) for _ in range(4)]
         assert [claim.number for claim in claims[:3]] == [0, 1, 2]
@@ -89,12 +74,12 @@ CLAIM = """
 import os, sys
 from experiments.tuning.study import Study
 from experiments.tuning.storage import open_storage
-from tests.searching import search_of, study_of
-search, folder = search_of(model="lenet_3", epochs=1, trials=24), sys.argv[1]
+from tests.searching import search_of
+search, url = search_of(model="lenet_3", epochs=1, trials=24), f"sqlite:///{sys.argv[1]}/optuna.db"
 for number in range(4):
     if os.fork() == 0:
-        study, found = study_of(search, folder), []
-        study.fill_up()
+        study, found = Study(search, open_storage(url, 60, print)), []
+        study.enqueue_missing()
         while True:
             with study.claim() as claim:
                 if claim is None:
@@ -108,10 +93,10 @@ for _ in range(4):
 """
 
 
-def test_four_processes_at_once_do_each_trial_once_and_fill_up_once(folder):
-    """They also make the study, all at the same moment."""
+def test_four_processes_share_the_trials_and_enqueue_them_once(tmp_path):
+    """They also create the storage and the study at the same time."""
     done = subprocess.run(
-        [sys.executable, "-c", CLAIM, folder],
+        [sys.executable, "-c", CLAIM, tmp_path],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -119,17 +104,17 @@ def test_four_processes_at_once_do_each_trial_once_and_fill_up_once(folder):
     assert done.returncode == 0, done.stderr
     found = [list(map(int, line.split()[1:])) for line in done.stdout.splitlines()]
     assert len(found) == 4
-    assert sum(map(bool, found)) > 1  # nobody did it all alone
+    assert sum(map(bool, found)) > 1  # they did share
     assert sorted(number for numbers in found for number in numbers) == list(range(24))
-    study = study_of(search_of(**SMALL | {"trials": 24}), folder)
+    study = study_of(search_of(**SMALL | {"trials": 24}), tmp_path)
     assert states(study) == ["COMPLETE"] * 24
 
 
-def test_the_baseline_is_the_first_trial_and_whatever_is_done_in_its_place(folder):
-    study = study_of(search_of(**SMALL | {"prune_rate": 0.33, "retrain_epochs": 7}), folder)
-    study.fill_up()
+def test_the_baseline_is_the_first_trial_and_its_retry(tmp_path):
+    study = study_of(search_of(**SMALL | {"prune_rate": 0.33, "retrain_epochs": 7}), tmp_path)
+    study.enqueue_missing()
     with study.claim() as claim:
-        study.lose(claim.id)  # before it had any parameters
+        study.requeue(claim.id)  # before it had any parameters
     _, second = finish(study)
     finish(study)
     number, params = finish(study)
@@ -138,19 +123,19 @@ def test_the_baseline_is_the_first_trial_and_whatever_is_done_in_its_place(folde
     assert study.table()["again_for"].tolist()[3] == 0
 
 
-def test_parameters_are_drawn_once(study):
+def test_parameters_are_sampled_once(study):
     finish(study)
     with study.claim() as claim:
         assert study.params(claim) == study.params(claim) == study.params_of(1)
 
 
-def test_a_trial_ends_complete_stopped_or_failed(folder):
-    study = study_of(search_of(objective="accuracy", **SMALL), folder)
-    study.fill_up()
+def test_a_trial_ends_complete_stopped_or_failed(tmp_path):
+    study = study_of(search_of(objective="accuracy", **SMALL), tmp_path)
+    study.enqueue_missing()
     for values, failure in (([0.9], ""), (None, ""), (None, "the loss is nan")):
         with study.claim() as claim:
             study.params(claim)
-            study.report(claim, {0: 0.8, 3: 0.7})
+            study.record_levels(claim, {0: 0.8, 3: 0.7})
             assert study.end(claim, values, failure)
     assert states(study) == ["COMPLETE", "PRUNED", "FAIL"]
     assert [trial.values for trial in study.trials()] == [[0.9], [0.7], None]
@@ -160,21 +145,21 @@ def test_a_trial_ends_complete_stopped_or_failed(folder):
     assert study.trials()[2].user_attrs[FAILURE] == "the loss is nan"
 
 
-def test_the_baseline_is_never_stopped(folder):
-    study = study_of(search_of(objective="accuracy", **SMALL), folder)
+def test_the_baseline_is_never_stopped_early(tmp_path):
+    study = study_of(search_of(objective="accuracy", **SMALL), tmp_path)
     rounds = dict.fromkeys(range(22), 0.9)
-    study.fill_up()
+    study.enqueue_missing()
     for _ in range(5):
         study.optuna.add_trial(optuna.trial.create_trial(value=0.9, intermediate_values=rounds))
     with study.claim() as claim:
-        assert not study.report(claim, {0: 0.9, 7: 0.1})
+        assert not study.record_levels(claim, {0: 0.9, 7: 0.1})
         with study.claim() as second:
-            assert study.report(second, {0: 0.9, 7: 0.1})
+            assert study.record_levels(second, {0: 0.9, 7: 0.1})
 
 
-def test_a_study_that_asks_something_else_is_refused_with_what_differs(study, folder):
-    study_of(search_of(**SMALL | {"trials": 50}, workers=3), folder).check_settings()
-    other = study_of(search_of(**SMALL, lr=0.5, search="lr=0.1..0.5"), folder)
+def test_a_study_with_other_settings_is_refused_with_the_differences(study, tmp_path):
+    study_of(search_of(**SMALL | {"trials": 50}, workers=3), tmp_path).check_settings()
+    other = study_of(search_of(**SMALL, lr=0.5, search="lr=0.1..0.5"), tmp_path)
     message = (
         "the study weight-loss/digits/lenet_3/lottery was begun with other settings: lr (here 0.5, "
         "there None), space (here prune_rate=0.05..0.6,retrain_epochs=1..20:log,lr=0.1..0.5, there "
@@ -184,11 +169,24 @@ def test_a_study_that_asks_something_else_is_refused_with_what_differs(study, fo
         other.check_settings()
 
 
-def test_a_study_is_opened_again_by_its_name_with_its_directions(study, folder):
+@pytest.mark.parametrize("change", [{"scheme": 1}, {"scheme": None}, {"a_new_setting": 3}])
+def test_a_study_of_another_version_is_refused_in_one_line(study, change):
+    stored = study.search.settings() | change
+    kept = {name: value for name, value in stored.items() if value is not None}
+    study.optuna.set_user_attr("settings", kept)
+    message = (
+        "the study weight-loss/digits/lenet_3/lottery was begun by another version of this "
+        "program; choose another name with study="
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        study.check_settings()
+
+
+def test_a_study_is_reopened_by_name_with_its_directions(study, tmp_path):
     again = Study(study.search, study.storage)
     assert [trial.number for trial in again.trials()] == [0, 1, 2]
     names = optuna.get_all_study_names(study.storage.rdb)
-    assert sorted(names) == ["another/lottery", study.search.name]
+    assert names == [study.search.name]
     directions = [direction.name for direction in again.optuna.directions]
     assert directions == ["MAXIMIZE", "MINIMIZE"]
     assert again.optuna.metric_names == ["valid_accuracy", "total_epochs"]

@@ -1,4 +1,4 @@
-"""A trial against the experiment that it stands for, and without a look at test images."""
+"""A trial equals the experiment of its parameters, and never uses test images."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.run import run_experiment
-from experiments.tune import job_of, look_ahead
+from experiments.tune import job_of, plan_searches
 from experiments.tuning import trial
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Study
@@ -21,33 +21,33 @@ ACCURACY = {"objective": "accuracy", "budget_epochs": 10}
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(store):
-    """Each test loads its data and trains its dense networks itself."""
+def no_caches(store):
+    """Each test loads its own data and trains its own dense networks."""
     trial._load.cache_clear()
     trial._dense.clear()
 
 
 @pytest.fixture
 def begin(store):
-    """Makes a study whose trials wait, and the job of its workers."""
+    """Creates a study with waiting trials, and the job of its workers."""
 
     def begin(**asked):
         config = small(storage=f"sqlite:///{store}/optuna.db", **asked)
-        (search,) = look_ahead(config)
+        (search,) = plan_searches(config)
         study = Study(search, open_storage(config.storage, 1, print))
         mlflow.set_experiment("weight-loss")
         with mlflow.start_run() as parent:
             job = job_of(study, parent.info.run_id)
-        study.fill_up()
+        study.enqueue_missing()
         return study, job
 
     return begin
 
 
 def do(job):
-    """Do the next trial; what was told, and its run."""
-    told = []
-    claim_and_run(job, told.append)
+    """Run the next trial; its messages, and its run in MLflow."""
+    messages = []
+    claim_and_run(job, messages.append)
     (found,) = mlflow.search_runs(
         [job.experiment_id],
         filter_string="tags.kind = 'trial'",
@@ -55,7 +55,7 @@ def do(job):
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
-    return told, found
+    return messages, found
 
 
 def history(run_id, name):
@@ -68,8 +68,8 @@ def history(run_id, name):
 )
 def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     study, job = begin(**asked)
-    do(job)  # the baseline trains the dense network, which the next one takes
-    told, run = do(job)
+    do(job)  # the baseline trains the dense network, and the next trial reuses it
+    messages, run = do(job)
     params = study.params_of(1)
     assert params != study.search.baseline
     config = study.search.config.config_of(study.search.method, params, 0)
@@ -80,16 +80,16 @@ def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     cost = study.search.cost(params)
     assert len(rounds) == cost.rounds + 1
     assert study.trials()[1].values == [rounds[-1][1], cost.total]
-    assert told[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {cost.total} epochs"
+    assert messages[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {cost.total} epochs"
 
 
-def test_a_trial_leaves_a_run_that_says_what_it_was(begin):
+def test_the_run_of_a_trial_describes_it(begin):
     study, job = begin()
     _, run = do(job)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "lottery trial 000 prune_rate=0.5 retrain_epochs=1"
-    said = {name: run.data.params[name] for name in ("reinit", "prune_rate", "retrain_epochs")}
-    assert said == {"reinit": "lottery", "prune_rate": "0.5", "retrain_epochs": "1"}
+    params = {name: run.data.params[name] for name in ("reinit", "prune_rate", "retrain_epochs")}
+    assert params == {"reinit": "lottery", "prune_rate": "0.5", "retrain_epochs": "1"}
     tags = run.data.tags
     assert (tags["optuna.study"], tags["optuna.trial"]) == (study.search.name, "0")
     assert tags["trial_state"] == "complete"
@@ -103,17 +103,17 @@ def test_a_trial_leaves_a_run_that_says_what_it_was(begin):
 
 
 class Forbidden:
-    """Test images that nobody may look at."""
+    """Test images that must not be used."""
 
     def __getattr__(self, name):
-        raise AssertionError(f"somebody asked for {name} of the test images")
+        raise AssertionError(f"{name} of the test images was used")
 
     def __bool__(self):
-        raise AssertionError("somebody asked for the test images")
+        raise AssertionError("the test images were used")
 
 
 @pytest.mark.parametrize("asked", [{}, ACCURACY])
-def test_a_trial_neither_looks_at_test_images_nor_tells_of_any(asked, begin, monkeypatch):
+def test_a_trial_neither_uses_nor_reports_test_images(asked, begin, monkeypatch):
     study, job = begin(**asked)
     load_data = trial.load_data
 
@@ -124,8 +124,8 @@ def test_a_trial_neither_looks_at_test_images_nor_tells_of_any(asked, begin, mon
     monkeypatch.setattr(trial, "load_data", forbidden)
     _, run = do(job)
     assert study.trials()[0].state == TrialState.COMPLETE
-    told = run.data.metrics.keys() | run.data.params.keys() | run.data.tags.keys()
-    assert not [name for name in told if "test" in name]
+    names = run.data.metrics.keys() | run.data.params.keys() | run.data.tags.keys()
+    assert not [name for name in names if "test" in name]
     assert mlflow.MlflowClient().list_artifacts(run.info.run_id) == []
     storage = study.trials()[0]
     assert not [
@@ -156,7 +156,7 @@ def test_several_seeds_are_averaged_round_by_round(begin):
     assert run.data.params["seeds_per_trial"] == "2"
 
 
-def test_a_loss_that_is_not_a_number_fails_the_trial_and_the_next_goes_on(begin):
+def test_a_loss_that_is_not_a_number_fails_only_its_trial(begin):
     study, job = begin(trials=8, search="retrain_lr=1e30/0.02,prune_rate=0.5/0.6")
     runs = [do(job)[1] for _ in range(8)]
     table = study.table()
@@ -177,13 +177,13 @@ def test_a_loss_that_is_not_a_number_fails_the_trial_and_the_next_goes_on(begin)
     assert not [run for run in runs if math.isnan(run.data.metrics.get("valid_accuracy", 0))]
 
 
-def test_a_hopeless_trial_is_stopped_early_and_its_run_is_killed(begin):
+def test_a_bad_trial_is_stopped_early_and_its_run_is_killed(begin):
     study, job = begin(**ACCURACY)
     do(job)
-    rounds = dict.fromkeys(range(22), 1.1)  # out of anybody's reach
+    rounds = dict.fromkeys(range(22), 1.1)  # out of reach
     for _ in range(5):
         study.optuna.add_trial(optuna.trial.create_trial(value=1.1, intermediate_values=rounds))
-    told, run = do(job)
+    messages, run = do(job)
     stopped = study.trials()[1]
     assert stopped.state == TrialState.PRUNED
     assert (run.info.status, run.data.tags["trial_state"]) == ("KILLED", "stopped early")
@@ -194,10 +194,10 @@ def test_a_hopeless_trial_is_stopped_early_and_its_run_is_killed(begin):
     assert row["valid_accuracy"] == points[-1][1]
     sparsities = [value for _, value in history(run.info.run_id, "sparsity")]
     assert sparsities[-2] < 1 - 0.9**7 <= sparsities[-1]  # at the first level that may stop it
-    assert told[-1].startswith(f"trial 1: stopped early at {sparsities[-1]:.0%} pruned, valid ")
+    assert messages[-1].startswith(f"trial 1: stopped early at {sparsities[-1]:.0%} pruned, valid ")
 
 
-def test_a_study_without_a_trial_to_do_leaves_nothing(begin):
+def test_a_worker_without_a_waiting_trial_does_nothing(begin):
     study, job = begin(trials=1)
     do(job)
     before = mlflow.search_runs([job.experiment_id], output_format="list")
@@ -206,15 +206,15 @@ def test_a_study_without_a_trial_to_do_leaves_nothing(begin):
     assert len(study.trials()) == 1
 
 
-def test_other_data_on_this_machine_are_refused_before_a_trial_is_taken(begin):
+def test_other_data_on_this_machine_are_refused_before_a_trial_is_claimed(begin):
     study, job = begin()
     other = replace(job, search=replace(job.search, digests=("another",)))
-    with pytest.raises(ValueError, match="data_root: data on this machine has other data"):
+    with pytest.raises(ValueError, match="data_root: the data in data on this machine differ"):
         claim_and_run(other, print)
     assert study.waiting() == 4
 
 
-def test_an_interrupted_trial_is_given_back(begin, monkeypatch):
+def test_an_interrupted_trial_is_enqueued_again(begin, monkeypatch):
     study, job = begin()
 
     def echo(line):

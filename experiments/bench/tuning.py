@@ -1,9 +1,9 @@
-"""Bench of a search: how many trials a minute, and what does a trial cost beside its training?
+"""Bench of a search: trials per minute, and the cost of a trial besides its training.
 
     python -m experiments bench_tuning --storage postgresql+psycopg://user@host/bench
 
-Its trials are done as all are, from the claim to the last note in MLflow, but for the training:
-rounds end at once, with made-up accuracies. MLFLOW_TRACKING_URI says where they are tracked.
+Its trials do all that a trial does, from the claim to the last metric in MLflow, except training:
+their rounds end at once, with made-up accuracies. They are logged to MLFLOW_TRACKING_URI.
 """
 
 import argparse
@@ -25,30 +25,30 @@ from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
-from experiments.tune import job_of, look_ahead
+from experiments.tune import job_of, plan_searches
 from experiments.tuning import trial
 from experiments.tuning.progress import Progress
 from experiments.tuning.storage import Storage, open_storage
 from experiments.tuning.study import Study
 
-WARM = 2  # trials of each worker that are not counted
+WARM_UP = 2  # trials of each worker that are not counted
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print trials a minute for each number of workers."""
+    """Print trials per minute for each number of workers."""
     parser = argparse.ArgumentParser(prog="python -m experiments bench_tuning")
     parser.add_argument("--storage", default="sqlite:///bench.db", help="an Optuna storage")
-    parser.add_argument("--workers", default="1,2,4,8", help="numbers of them (default: 1,2,4,8)")
-    parser.add_argument("--trials", type=int, default=30, help="for each worker (default: 30)")
-    parser.add_argument("--turns", type=int, default=3, help="of each number (default: 3)")
-    asked = parser.parse_args(argv)
-    counts = [int(word) for word in asked.workers.split(",")]
-    print_line(f"storage {asked.storage}, tracking {server.tracking_uri()}")
-    found: dict[int, list[Measured]] = {count: [] for count in counts}
-    for _ in range(asked.turns):
+    parser.add_argument("--workers", default="1,2,4,8", help="worker counts (default: 1,2,4,8)")
+    parser.add_argument("--trials", type=int, default=30, help="trials per worker (default: 30)")
+    parser.add_argument("--turns", type=int, default=3, help="turns per worker count (default: 3)")
+    args = parser.parse_args(argv)
+    counts = [int(word) for word in args.workers.split(",")]
+    print_line(f"storage {args.storage}, tracking {server.tracking_uri()}")
+    measured: dict[int, list[Measured]] = {count: [] for count in counts}
+    for _ in range(args.turns):
         for count in counts:
-            found[count].append(measure(asked.storage, count, asked.trials * count))
-    for count, turns in found.items():
+            measured[count].append(measure(args.storage, count, args.trials * count))
+    for count, turns in measured.items():
         print_line(f"{count} workers:")
         for name in ("trials_a_minute", "overhead_ms", "storage_ms"):
             print_line(f"  {name:<16} {median_range([each[name] for each in turns], '8.1f')}")
@@ -58,58 +58,58 @@ Measured = dict[str, float]
 
 
 def measure(url: str, count: int, trials: int) -> Measured:
-    """Do so many trials with so many workers; what is in the module's first line.
+    """Run `trials` trials with `count` workers.
 
     Returns:
-        `trials_a_minute` of all workers together, `overhead_ms` of a trial in its worker (its
-        median), and how much of that is spent on the storage (`storage_ms`).
+        `trials_a_minute` of all workers together, the median `overhead_ms` of a trial in its
+        worker, and the part of it that is spent on the storage (`storage_ms`).
     """
     asked = {
         "dataset": "digits",
         "model": "lenet_30_20",
-        "trials": trials + WARM * count,
+        "trials": trials + WARM_UP * count,
         "study": f"bench-{uuid4().hex[:8]}",
         "storage": url,
         "confirm_seeds": 0,
         "search": "prune_rate=0.15..0.3",
     }
-    (search,) = look_ahead(validated(TuneConfig, asked))
+    (search,) = plan_searches(validated(TuneConfig, asked))
     study = Study(search, open_storage(url, 60, print_line))
     lines: list[str] = []
     with tracked_run("bench") as run_id, open_pool(count) as workers:
         job = job_of(study, run_id)
         progress = Idle({search.method: study}, {search.method: job}, workers, lines.append)
         with claim_run(job.study_run):
-            while progress.go_on():
+            while progress.advance():
                 pass
-    ended = sorted(t.timestamp() for t in study.table()["ended"])[WARM * count :]
+    ended = sorted(t.timestamp() for t in study.table()["ended"])[WARM_UP * count :]
     costs = [line.partition("idle: ")[2].split() for line in lines if "idle: " in line]
     return {
         "trials_a_minute": 60 * (len(ended) - 1) / (ended[-1] - ended[0]),
-        "overhead_ms": median(float(whole) for whole, _ in costs[WARM * count :]),
-        "storage_ms": median(float(part) for _, part in costs[WARM * count :]),
+        "overhead_ms": median(float(whole) for whole, _ in costs[WARM_UP * count :]),
+        "storage_ms": median(float(part) for _, part in costs[WARM_UP * count :]),
     }
 
 
 def idle_trial(job: trial.Job, echo: Echo) -> str:
-    """As `do_trial`, without training; tells its milliseconds, and those of the storage."""
+    """As `claim_and_run`, without training; prints its milliseconds and the storage's."""
     spent: list[float] = []
-    patiently = Storage.patiently
+    retry = Storage.retry
 
     def timed(self: Storage, do: Any) -> Any:
         began = time.perf_counter()
         try:
-            return patiently(self, do)
+            return retry(self, do)
         finally:
             spent.append(time.perf_counter() - began)
 
     began = time.perf_counter()
     vars(trial)["prune_rounds"] = at_once
-    Storage.patiently = timed  # type: ignore[method-assign]
+    Storage.retry = timed  # type: ignore[method-assign]
     try:
         run_id = trial.claim_and_run(job, lambda line: None)
     finally:
-        Storage.patiently = patiently  # type: ignore[method-assign]
+        Storage.retry = retry  # type: ignore[method-assign]
     echo(f"idle: {1000 * (time.perf_counter() - began):.3f} {1000 * sum(spent):.3f}")
     return run_id
 
@@ -123,7 +123,7 @@ class Idle(Progress):
 def at_once(
     config: Resolved, data: Splits, after: Snapshot | None = None, base: BaseRun | None = None
 ) -> Iterator[RoundResult]:
-    """The rounds of an experiment that nobody has trained, with made-up accuracies."""
+    """The rounds of an experiment that is not trained, with made-up accuracies."""
     del after, base
     rounds = plan_rounds(config, data)
     network = Snapshot(0, {}, {}, {}, {}, None)

@@ -1,7 +1,7 @@
-"""Space: which parameters are searched, and between which bounds?
+"""Space: which parameters a search varies, and over which values.
 
 Written on a command line as `lr=0.0001..0.01:log,batch_size=20..120,criterion=magnitude/snip`, or
-in a YAML file as
+in a YAML file as:
 
     lr: {low: 0.0001, high: 0.01, log: true}
     batch_size: {low: 20, high: 120}
@@ -10,7 +10,6 @@ in a YAML file as
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +22,7 @@ Value = float | int | str
 SUFFIXES = (".yaml", ".yml")
 FORM = "name=low..high, name=low..high:log or name=one/another"
 
-# What makes trials differ in more than how well they do, or does not change them at all.
+# These either make trials incomparable or do not change their results.
 NOT_SEARCHED = {
     *("reinit", "control", "dataset", "model", "pretrained", "target_sparsity", "rounds"),
     *("train_limit", "eval_every", "precision", "device", "data_root"),
@@ -33,21 +32,21 @@ NOT_SEARCHED = {
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from `low` to `high`, both included; whole ones only if both are `int`."""
+    """All numbers from `low` to `high`, both included; only integers if both are `int`."""
 
     low: float
     high: float
-    log: bool = False  # as many between 1 and 10 as between 10 and 100
+    log: bool = False  # whether it is sampled on a log scale
 
     @property
-    def whole(self) -> bool:
-        """Whether only whole numbers are in it."""
+    def is_integer(self) -> bool:
+        """Whether it holds integers only."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """These values and no others."""
+    """A finite set of values."""
 
     values: tuple[Value, ...]
 
@@ -61,11 +60,10 @@ DEFAULT: Space = {
 
 
 def parse_space(text: str) -> Space:
-    """`DEFAULT`, with what `text` adds or replaces: a list as above, a YAML file, or "none".
+    """`DEFAULT`, extended and overridden by `text`: a list as above, a YAML file, or "none".
 
     Raises:
-        ValueError: If it cannot be read, or names what is no parameter to search, or a value that
-            the parameter cannot have.
+        ValueError: If `text` cannot be read, a parameter cannot be searched, or a value is invalid.
     """
     if text == "none":
         return DEFAULT
@@ -75,9 +73,9 @@ def parse_space(text: str) -> Space:
     for item in text.split(","):
         name, equals, rule = (part.strip() for part in item.partition("="))
         if not name or not equals or not rule:
-            raise ValueError(f"search must be {FORM}, with commas between them, got {item.strip()}")
+            raise ValueError(f"search must be {FORM}, separated by commas, got {item.strip()}")
         if name in found:
-            raise ValueError(f"search: {name} is named twice")
+            raise ValueError(f"search: {name} is given twice")
         found[name] = _from_text(name, rule)
     return {**DEFAULT, **found}
 
@@ -88,7 +86,7 @@ def _from_text(name: str, rule: str) -> Range | Choices:
         return _choices(name, rule.split("/"))
     high, colon, how = high.partition(":")
     if colon and how != "log":
-        raise ValueError(f"search: what follows the range of {name} must be log, got {how}")
+        raise ValueError(f"search: only :log may follow the range of {name}, got {how}")
     return _range(name, low, high, bool(colon))
 
 
@@ -96,9 +94,10 @@ def _from_file(path: Path) -> Space:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"search: {path} is no YAML: {' '.join(str(error).split())}") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"search: {path} is not valid YAML: {why}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"search: {path} must hold a mapping from parameters to their ranges")
+        raise ValueError(f"search: {path} must map parameters to their ranges")
     space: dict[str, Range | Choices] = {}
     for name, rule in found.items():
         if isinstance(rule, list) and rule:
@@ -110,37 +109,39 @@ def _from_file(path: Path) -> Space:
             space[str(name)] = _range(str(name), rule["low"], rule["high"], log)
         else:
             raise ValueError(
-                f"search: {name} in {path} must be a list of values, or have low, high and "
-                f"perhaps log, got {rule}"
+                f"search: {name} in {path} must be a list of values, or a mapping with low, high "
+                f"and optionally log, got {rule}"
             )
     return space
 
 
 def _range(name: str, low: object, high: object, log: bool) -> Range:
-    if not _mentions(_annotation(name), int, float):
-        raise ValueError(f"search: {name} is no number, write {name}=one/another")
+    if not _allows(_annotation(name), int, float):
+        raise ValueError(f"search: {name} is not a number: write {name}=one/another")
     first, last = _value(name, low), _value(name, high)
     if isinstance(first, str) or isinstance(last, str):
         raise ValueError(f"search: the bounds of {name} must be numbers, got {low}..{high}")
-    if _mentions(_annotation(name), float):
+    if _allows(_annotation(name), float):
         first, last = float(first), float(last)
     if not first < last:
-        raise ValueError(f"search: {name} must have a low below its high, got {low}..{high}")
+        raise ValueError(
+            f"search: the low end of {name} must be below its high end, got {low}..{high}"
+        )
     if log and first <= 0:
-        raise ValueError(f"search: {name} with log must be above 0, got {low}..{high}")
+        raise ValueError(f"search: {name} must be above 0 on a log scale, got {low}..{high}")
     return Range(first, last, log)
 
 
 def _choices(name: str, values: list[Any]) -> Choices:
     found = tuple(_value(name, value) for value in values)
     if len(set(found)) < len(found):
-        raise ValueError(f"search: a value of {name} is named twice")
+        raise ValueError(f"search: {name} lists a value twice")
     return Choices(found)
 
 
 def _value(name: str, text: object) -> Value:
-    """The value of a parameter as its config has it; checked."""
-    _annotation(name)  # tells of what is no parameter to search
+    """A value of a parameter, validated and converted as in its config."""
+    _annotation(name)  # rejects parameters that cannot be searched
     try:
         value = getattr(validated(Config, {name: text}), name)
     except ValueError as error:
@@ -151,36 +152,32 @@ def _value(name: str, text: object) -> Value:
 def _annotation(name: str) -> Any:
     if name not in Config.model_fields or name in NOT_SEARCHED:
         known = ", ".join(key for key in Config.model_fields if key not in NOT_SEARCHED)
-        raise ValueError(f"search: {name} is no parameter to search; these are: {known}")
+        raise ValueError(f"search: {name} cannot be searched; these can: {known}")
     return Config.model_fields[name].annotation
 
 
-def _mentions(annotation: Any, *kinds: type) -> bool:
-    return annotation in kinds or any(map(partial(_has, kinds), get_args(annotation)))
+def _allows(annotation: Any, *kinds: type) -> bool:
+    return annotation in kinds or any(_allows(inner, *kinds) for inner in get_args(annotation))
 
 
-def _has(kinds: tuple[type, ...], annotation: Any) -> bool:
-    return _mentions(annotation, *kinds)
+def widened(space: Space, values: Mapping[str, Value]) -> Space:
+    """The space, widened where necessary to contain `values`."""
+    return {name: _widened(rule, values[name]) for name, rule in space.items()}
 
 
-def containing(space: Space, values: Mapping[str, Value]) -> Space:
-    """The space, widened where it must be for `values` to lie in it."""
-    return {name: _containing(rule, values[name]) for name, rule in space.items()}
-
-
-def _containing(rule: Range | Choices, value: Value) -> Range | Choices:
+def _widened(rule: Range | Choices, value: Value) -> Range | Choices:
     if isinstance(rule, Choices):
         return rule if value in rule.values else Choices((value, *rule.values))
     assert not isinstance(value, str)
     return replace(rule, low=min(rule.low, value), high=max(rule.high, value))
 
 
-def in_words(space: Space) -> str:
-    """The space as one would write it."""
-    return ",".join(f"{name}={_in_words(rule)}" for name, rule in space.items())
+def format_space(space: Space) -> str:
+    """The space as you would type it; the inverse of `parse_space`."""
+    return ",".join(f"{name}={_format_rule(rule)}" for name, rule in space.items())
 
 
-def _in_words(rule: Range | Choices) -> str:
+def _format_rule(rule: Range | Choices) -> str:
     if isinstance(rule, Choices):
         return "/".join(map(str, rule.values))
     return f"{rule.low:g}..{rule.high:g}{':log' if rule.log else ''}"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a search can be asked for: `python -m experiments tune`."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -6,96 +6,92 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config.experiment import Config, config_from
-from experiments.config.fields import NONE, PRUNINGS, Common, Execution
+from experiments.config.fields import NONE, PRUNINGS, Common, Execution, Method
 from experiments.config.parameters import AUTO, Parameters, Positive, Share, one_of, or_auto
 from experiments.config.space import Value, parse_space
 from pruning.criteria import CRITERIA
 from pruning.reinit import REINITS
 
-ALL = ("keep", "random", "lottery")  # the three that the project compares
-
-
+ALL = ("keep", "random", "lottery")  # the methods that this project compares
 OBJECTIVES = ("pareto", "accuracy")
-
-
-FRESH = 1000  # what is added to a seed for one that no trial has seen
-
-
-def _methods(text: str) -> str:
-    methods_of(text)
-    return text
+FRESH = 1000  # added to a seed to get one that no trial uses
 
 
 def methods_of(text: str) -> tuple[str, ...]:
     """The reinit methods of a list such as "keep,lottery", or of "all".
 
     Raises:
-        ValueError: If it names something else, or something twice.
+        ValueError: If a method is unknown or listed twice.
     """
     names = ALL if text == "all" else tuple(name.strip() for name in text.split(","))
     if not set(names) <= set(REINITS) or len(set(names)) < len(names):
-        raise ValueError(f"must be all, or one or several of {', '.join(REINITS)}")
+        raise ValueError(f"must be all, or a list of different methods of {', '.join(REINITS)}")
     return names
 
 
-def _space(text: str) -> str:
+def _check_methods(text: str) -> str:
+    methods_of(text)
+    return text
+
+
+def _check_space(text: str) -> str:
     parse_space(text)
     return text
 
 
 class Tuning(Parameters):
-    """What is searched, and how."""
+    """The parameters of a search that a single experiment does not have."""
 
-    reinit: Annotated[str, AfterValidator(_methods)] = Field(
+    reinit: Annotated[str, AfterValidator(_check_methods)] = Field(
         "lottery",
-        description=f"a method, a list, or all, which is {', '.join(ALL)}; a study for each",
+        description=f"one method, a list, or all ({', '.join(ALL)}); each gets its own study",
     )
     trials: Positive = Field(
-        50, description="of each study, those of earlier commands counted; the first is the default"
+        50, description="trials per study, with those of earlier commands; the first is the default"
     )
     objective: Annotated[str, one_of(*OBJECTIVES)] = Field(
         "pareto",
-        description="pareto: validation accuracy against epochs of training; accuracy: it alone, "
-        "within budget_epochs",
+        description="pareto: validation accuracy against training epochs; accuracy: the best "
+        "accuracy within budget_epochs",
     )
-    search: Annotated[str, AfterValidator(_space)] = Field(
+    search: Annotated[str, AfterValidator(_check_space)] = Field(
         NONE,
-        description="further ranges, such as lr=0.0001..0.01:log,criterion=magnitude/snip, or a "
-        "YAML file of them",
+        description="more ranges to search, such as lr=0.0001..0.01:log,criterion=magnitude/snip, "
+        "or a YAML file",
     )
     budget_epochs: Annotated[Positive | None, or_auto] = Field(
         None,
-        description="for objective=accuracy: epochs of all retraining rounds together; auto is "
-        "what prune_rate and retrain_epochs take",
+        description="objective=accuracy: most retraining epochs of a trial, over all rounds; auto "
+        "is what the first trial takes",
     )
     tolerance: Share = Field(
-        0.005, description="for objective=pareto: the cheapest within so much of the best is chosen"
+        0.005,
+        description="objective=pareto: recommend the cheapest trial whose accuracy is within this "
+        "distance of the best",
     )
-    seeds_per_trial: Positive = Field(1, description="a trial's accuracy is the mean over so many")
+    seeds_per_trial: Positive = Field(1, description="seeds that each trial is averaged over")
     confirm_seeds: Annotated[int, Field(ge=0, le=FRESH)] = Field(
-        3, description="what is chosen is trained anew with so many fresh seeds, and then tested"
+        3, description="fresh seeds to retrain and test the recommended trial with"
     )
     seed: Annotated[int, Field(ge=0, lt=2**62)] = Field(
-        0, description="the first of a trial's seeds, and of the search itself"
+        0, description="first seed of each trial, and seed of the search itself"
     )
     criterion: Annotated[str, one_of(*CRITERIA)] = Field(
-        "magnitude",
-        description=f"how weights are scored; the lowest are pruned first: {', '.join(CRITERIA)}",
+        "magnitude", description=Method.model_fields["criterion"].description
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
-        "iterative",
-        description="iterative: prune the last round's network; one_shot: always the dense one",
+        "iterative", description=Method.model_fields["pruning"].description
     )
     study: str = Field(
         AUTO,
         min_length=1,
         max_length=300,
-        description="name that each study's begins with; auto is weight-loss/ data set / model",
+        description="prefix of the study names; auto is weight-loss/DATASET/MODEL",
     )
     storage: str = Field(
         "sqlite:///optuna.db",
         min_length=1,
-        description="where Optuna keeps the studies, such as postgresql+psycopg://user@host/optuna",
+        description="Optuna's database, such as postgresql+psycopg://user@host/optuna",
     )
     patience: Annotated[float, Field(ge=0)] = Field(
         300.0, description="seconds to wait for a storage or tracking server that does not answer"
@@ -103,22 +99,22 @@ class Tuning(Parameters):
 
 
 class TuneConfig(Common, Execution, Tuning):
-    """A search as it is asked for."""
+    """All parameters of a search."""
 
     @model_validator(mode="after")
-    def _sound_together(self) -> "TuneConfig":
+    def _check_together(self) -> "TuneConfig":
         if self.rounds:
             raise ValueError(
-                "a search asks how to reach target_sparsity, so rounds cannot be given, got "
+                "rounds cannot be set in a search, whose trials all reach target_sparsity, got "
                 f"rounds={self.rounds}"
             )
         if self.budget_epochs and self.objective != "accuracy":
-            raise ValueError("budget_epochs is for objective=accuracy")
+            raise ValueError("budget_epochs requires objective=accuracy")
         rewinds = any(REINITS[name].schedule == "rewound" for name in methods_of(self.reinit))
         if "rewind_epoch" in parse_space(self.search) and not rewinds:
             raise ValueError(
-                f"search: rewind_epoch has no part in reinit={self.reinit}, only in rewind and "
-                "lr_rewind"
+                f"search: rewind_epoch has no effect with reinit={self.reinit}, only with rewind "
+                "and lr_rewind"
             )
         for method in methods_of(self.reinit):
             self.config_of(method, {}, self.seed)
@@ -130,9 +126,9 @@ class TuneConfig(Common, Execution, Tuning):
         return config_from(fixed | dict(params) | {"reinit": method, "seed": seed})
 
     def seeds(self) -> range:
-        """Those of every trial."""
+        """The seeds of every trial."""
         return range(self.seed, self.seed + self.seeds_per_trial)
 
     def fresh_seeds(self) -> range:
-        """Those that what is chosen is trained anew with."""
+        """The seeds that the recommended trial is retrained with."""
         return range(self.seed + FRESH, self.seed + FRESH + self.confirm_seeds)

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 import mlflow
 from mlflow.entities import Param, RunTag
@@ -40,7 +40,13 @@ _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's, such as brawny-fox
 
 
 @contextmanager
-def tracked_run(name: str, resume: str = NONE, parent: str | None = None) -> Iterator[str]:
+def tracked_run(
+    name: str,
+    resume: str = NONE,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    locked: bool = True,
+) -> Iterator[str]:
     """The id of the run to log to: the one `mlflow run` has opened, a new one, or `resume`'s.
 
     On exit the run is marked FINISHED; KILLED if it was interrupted; FAILED, with the reason in
@@ -50,17 +56,21 @@ def tracked_run(name: str, resume: str = NONE, parent: str | None = None) -> Ite
         name: Of a new run, or of one that has MLflow's default name.
         resume: Id of a run to continue, whose lock the caller holds (`run_lock`).
         parent: Id of the run that a new one is nested under.
+        tags: Of a new run, from its first moment.
+        locked: Whether the run gets a lock and a heartbeat; a trial's run does not, since the
+            trial has both.
     """
     attached = attached_run()
     with ExitStack() as held, _marked_on_exit():
         with defer_signals():
-            run_id = _start(name, resume, parent)
+            run_id = _start(name, resume, parent, tags or {})
         if resume == NONE:
-            held.enter_context(run_lock(run_id))
+            if locked:
+                held.enter_context(run_lock(run_id))
         elif attached and attached != run_id:
             orphan.label(attached, run_id)
             held.callback(orphan.delete_when_closed, attached)
-        with heartbeat(lambda: write_heartbeat(run_id)):
+        with heartbeat(lambda: write_heartbeat(run_id)) if locked else nullcontext():
             yield run_id
             raise_if_interrupted()
 
@@ -131,7 +141,7 @@ def choose_experiment() -> None:
         mlflow.set_experiment(EXPERIMENT)
 
 
-def _start(name: str, resume: str, parent: str | None) -> str:
+def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) -> str:
     if resume != NONE:
         os.environ.pop("MLFLOW_RUN_ID", None)
         for tag in {"error", "interrupted"} & set(mlflow.start_run(run_id=resume).data.tags):
@@ -140,7 +150,9 @@ def _start(name: str, resume: str, parent: str | None) -> str:
     attached = attached_run()
     choose_experiment()
     run = mlflow.start_run(
-        run_name=None if attached else name, parent_run_id=parent, tags=process_tags()
+        run_name=None if attached else name,
+        parent_run_id=parent,
+        tags=process_tags() | dict(tags),
     )
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)

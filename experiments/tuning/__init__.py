@@ -1,1 +1,1 @@
-"""Tuning: what `python -m experiments tune` is made of."""
+"""Tuning: searches for the best parameters with Optuna (`python -m experiments tune`)."""

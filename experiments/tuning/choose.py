@@ -1,22 +1,87 @@
-"""Choose: which trial of a study is recommended, by a rule that is stated beforehand.
+"""Choose: the trials of a study as a table, and the one that is recommended.
 
-Validation accuracy alone chooses. Tables are those of `Study.table`.
+The rule is fixed beforehand and uses validation accuracy only.
 """
 
+from collections.abc import Collection, Iterable
+from typing import Any
+
 import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
 
 from experiments.tuning.search import Search
+from experiments.tuning.storage import FAILURE, HISTORY, RETRIES, is_lost, original_number
 
+RESULT, RUN, WORKER = "result", "mlflow_run_id", "worker"  # attributes of a trial
+RESULTS = ("valid_accuracy", "total_epochs", "retraining_epochs", "rounds", "sparsity", "seconds")
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
 ROUNDING = 1e-9
 
 
+def table_of(trials: Iterable[FrozenTrial], names: Iterable[str]) -> pd.DataFrame:
+    """The trials of a study, one per row (`trials.csv`).
+
+    Args:
+        names: The parameters that are searched.
+
+    Returns:
+        `valid_accuracy` and `sparsity` in [0, 1]; `total_epochs` with the dense network's,
+        `retraining_epochs` without; `seconds` without a dense network from an earlier trial. A
+        trial that stopped early has its last results; `again_for` is the number of the lost trial
+        that it retries.
+    """
+    rows = []
+    for trial in trials:
+        original = original_number(trial)
+        row: dict[str, Any] = {
+            "number": trial.number,
+            "state": "lost" if is_lost(trial) else STATES[trial.state],
+            "reason": trial.user_attrs.get(FAILURE, ""),
+        }
+        row |= {name: trial.params.get(name) for name in names}
+        row |= dict.fromkeys(RESULTS) | trial.user_attrs.get(RESULT, {})
+        row |= {
+            "again_for": original if original != trial.number else None,
+            "worker": trial.user_attrs.get(WORKER, ""),
+            "run_id": trial.user_attrs.get(RUN, ""),
+            "started": trial.datetime_start,
+            "ended": trial.datetime_complete,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def latest_failures(trials: Iterable[FrozenTrial], ignored: Collection[int]) -> list[str]:
+    """Why the latest trials failed in a row; a lost trial counts only if it was a retry.
+
+    Args:
+        ignored: Numbers of trials that ended before.
+    """
+    ended = [each for each in trials if each.state.is_finished() and each.number not in ignored]
+    reasons: list[str] = []
+    for trial in sorted(ended, key=lambda each: str(each.datetime_complete)):
+        if trial.state != TrialState.FAIL:
+            reasons = []
+        elif not is_lost(trial):
+            reasons.append(trial.user_attrs[FAILURE])
+        elif len(trial.system_attrs.get(HISTORY, [])) >= RETRIES:
+            reasons.append("its process died, twice")
+    return reasons
+
+
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The trials that went all the way."""
+    """The trials that pruned to the end."""
     return table[table["state"] == "complete"]
 
 
 def front(table: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials that no other one beats in accuracy without costing more, by cost."""
+    """The Pareto front of accuracy against epochs: its complete trials, cheapest first."""
     by_cost = ["total_epochs", "valid_accuracy", "number"]
     rows = complete(table).sort_values(by_cost, ascending=[True, False, True])
     best_so_far = rows["valid_accuracy"].astype(float).cummax().shift(fill_value=-1.0)
@@ -26,9 +91,9 @@ def front(table: pd.DataFrame) -> pd.DataFrame:
 def recommend(table: pd.DataFrame, search: Search) -> pd.Series:
     """The recommended trial.
 
-    With objective=pareto it is the cheapest whose accuracy is within `tolerance` of the best; with
-    objective=accuracy the most accurate that the budget pays for. Of equals, the cheaper one, then
-    the earlier.
+    With objective=pareto it is the cheapest one whose accuracy is within `tolerance` of the best;
+    with objective=accuracy it is the most accurate one within the budget. Ties go to the cheaper,
+    then to the earlier trial.
 
     Raises:
         ValueError: If no trial is complete.
@@ -37,7 +102,7 @@ def recommend(table: pd.DataFrame, search: Search) -> pd.Series:
     if search.budget is not None:
         rows = rows[rows["retraining_epochs"] <= search.budget]
     if rows.empty:
-        raise ValueError(f"no trial of {search.name} is complete, so nothing can be recommended")
+        raise ValueError(f"no trial of {search.name} is complete, so none can be recommended")
     accuracy = rows["valid_accuracy"].astype(float)
     if search.config.objective == "pareto":
         close = rows[accuracy >= accuracy.max() - search.config.tolerance - ROUNDING]
@@ -48,23 +113,25 @@ def recommend(table: pd.DataFrame, search: Search) -> pd.Series:
     return close.sort_values(order, ascending=ascending).iloc[0]
 
 
-def rule(search: Search) -> str:
-    """The rule of `recommend` in words."""
+def describe_rule(search: Search) -> str:
+    """The rule of `recommend` as a phrase."""
     if search.config.objective == "pareto":
         return (
             f"the cheapest trial within {100 * search.config.tolerance:g} points of the best "
             "validation accuracy"
         )
-    return f"the trial of the best validation accuracy within {search.budget} epochs of retraining"
+    return (
+        f"the trial with the best validation accuracy within {search.budget} epochs of retraining"
+    )
 
 
 def at_equal_cost(table: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
-    """The baseline, and the most accurate trial that costs no more; None without a baseline."""
+    """The baseline, and the best trial that costs no more; None without a complete baseline."""
     rows = complete(table)
     first = rows[(rows["number"] == 0) | (rows["again_for"] == 0)]
     if first.empty:
         return None
     baseline = first.iloc[-1]
-    payable = rows[rows["total_epochs"] <= baseline["total_epochs"]]
+    no_dearer = rows[rows["total_epochs"] <= baseline["total_epochs"]]
     order = ["valid_accuracy", "total_epochs", "number"]
-    return baseline, payable.sort_values(order, ascending=[False, True, True]).iloc[0]
+    return baseline, no_dearer.sort_values(order, ascending=[False, True, True]).iloc[0]

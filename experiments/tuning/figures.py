@@ -1,191 +1,270 @@
-"""Figures: how did a study go, and what did it find?
+"""Figures: Optuna's own plots of one study, as images and as an interactive page.
 
-Numbers come from findings.py, what all pictures share from axes.py; each `draw_*` returns a
-`Figure`, and writes no file. A picture is left out that has too little to show.
-
-To add one: a `draw_*`, its line in `draw`, and its twin in interactive.py.
+Accuracies are in percent. A plot that has too few different trials is left out.
 """
 
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-from matplotlib.tri import Triangulation, TriContourSet
+import numpy as np
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib import pyplot, rc_context
+from matplotlib.ticker import FuncFormatter
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
 
-from experiments.figures.experiment import COLOURS
-from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
-from experiments.tuning.axes import (
+from experiments.config.space import Range, Space
+from experiments.tuning.fronts import (
     ACCURACY,
-    DEFAULT,
-    POINT,
     RECOMMENDED,
-    draw_points,
-    legend_entry,
+    draw_fronts,
+    hover_texts,
+    interactive_fronts,
     limits_of,
-    log_ticks,
-    positions,
-    set_parameter_axis,
+    trials_of,
 )
-from experiments.tuning.findings import Findings, history_of, on_scales
-from experiments.tuning.fronts import draw_fronts, draw_marks
+from experiments.tuning.sampling import LEVEL
+from experiments.tuning.search import Search
+from experiments.tuning.study import Study
 
-STOPPED, RED = "#8a8a8a", COLOURS[1]
-Look = dict[str, Any]
-BANDS = 14  # of colour between the best accuracy and the lowest that is shown
-
-
-def draw(found: Findings) -> dict[str, Figure]:
-    """The pictures that apply, by name, in the order in which a reader wants them."""
-    search, chosen = found.search, int(found.found.chosen["number"].iloc[0])
-    figures = {
-        "front": draw_fronts({search.method: found.table}, {search.method: chosen}, search)
-        if search.config.objective == "pareto"
-        else None,
-        "history": draw_history(found),
-        "importances": draw_importances(found) if len(found.importances.columns) else None,
-        "slices": draw_slices(found),
-        "contours": draw_contours(found) if found.pairs else None,
-        "levels": draw_levels(found) if len(found.levels) else None,
-    }
-    return {name: figure for name, figure in figures.items() if figure}
-
-
-def colour_of(found: Findings) -> str:
-    """The colour of the study's method."""
-    return styles([found.search.method])[found.search.method].colour
-
-
-@report_style
-def draw_history(found: Findings) -> Figure:
-    """Accuracy of one trial after the other, and what became of those that did not end well."""
-    rows, colour = history_of(found.table), colour_of(found)
-    figure, (axes,) = new_figure(f"{found.search.method}: how the search went")
-    bottom, top = limits_of(found.found.complete["accuracy"])
-    axes.set_ylim(bottom, max(top, rows["accuracy"].max()))
-    axes.plot(rows["number"], rows["best"], drawstyle="steps-post", color=colour, lw=1.2)
-    looks: dict[str, tuple[str, Look]] = {
-        "complete": (colour, {}),
-        "stopped early": (STOPPED, {"mfc": "none", "mew": 1}),
-    }
-    handles = [legend_entry("best so far", color=colour, ls="-", lw=1.2)]
-    for state, (shade, look) in looks.items():
-        own = rows[rows["state"] == state]
-        draw_points(axes, own["number"], own["accuracy"], shade, alpha=0.8, **look)
-        more = " (with more weights left)" if state != "complete" else ""
-        handles += [legend_entry(state + more, color=shade, **POINT | look)] * bool(len(own))
-    gone = rows.loc[rows["accuracy"].isna(), "number"]
-    cross: Look = {"color": RED, "marker": "x", "ls": "", "ms": 6, "mew": 1.5}
-    axes.plot(gone, [0.03] * len(gone), transform=axes.get_xaxis_transform(), **cross)
-    handles += [legend_entry("failed, or its process died", **cross)] * bool(len(gone))
-    draw_marks(axes, found.found, "number", None, colour)
-    handles += _marks_key(found, colour)
-    axes.set(xlabel="trial", ylabel=ACCURACY)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+ENOUGH = 8  # complete trials, for importances and contours
+MOST_CONTOURS = 4  # parameters in the grid of contours
+NOISE = 1e-7  # in percent
+REMAINING = "remaining weights (%)"
+TITLES = {
+    "history": "accuracy of each trial",
+    "importances": "importance of each parameter for accuracy",
+    "slices": "accuracy over each parameter",
+    "contours": "accuracy over two parameters",
+    "levels": "accuracy of each trial as weights are pruned",
+}
+CAPTIONS = {
+    "front": "Each point is a trial. The line joins the trials that no other trial beats at the "
+    "same or a lower cost.",
+    "history": "Each point is a complete trial, in the order in which they started.",
+    "importances": "The share of the variance of accuracy that each parameter explains, as found "
+    "by functional ANOVA (Hutter, Hoos and Leyton-Brown 2014).",
+    "slices": "Each point is a complete trial, over the value of each parameter. The shade is the "
+    "number of the trial.",
+    "contours": "Each point is a complete trial; accuracy in between is interpolated.",
+    "levels": "Each line is a trial. It is stopped early if it is below the median of the others "
+    "at the same number of remaining weights.",
+}
+PAGE_STYLE = (
+    "<style>body {font-family: sans-serif; max-width: 1100px; margin: auto} "
+    "p {margin: 0 5em 2em}</style>"
+)
+IMAGE_STYLE: Any = {  # Optuna sets colours, these the rest
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.titlesize": 10.5,
+    "figure.titlesize": 10.5,
+}
 
 
-def _marks_key(found: Findings, colour: str) -> list[Line2D]:
-    handles = [legend_entry("the default", color=colour, **DEFAULT)] * len(found.found.default)
-    return [*handles, legend_entry("recommended", color=colour, **RECOMMENDED)]
+def save_study(study: Study, recommended: int, folder: Path) -> None:
+    """Write the figures of a study: `plots/*.png` and `interactive.html`.
+
+    Args:
+        recommended: Number of the recommended trial, which is complete.
+    """
+    search, table = study.search, study.table()
+    tables, numbers = {search.method: table}, {search.method: recommended}
+    pages: dict[str, go.Figure] = {}
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    if search.config.objective == "pareto":
+        draw_fronts(tables, numbers, search).savefig(plots / "front.png", facecolor="white")
+        pages["front"] = interactive_fronts(tables, numbers, search)
+    limits = limits_of(trials_of(tables, numbers))
+    save_images(study.trials(), search, limits, recommended, plots)
+    pages |= interactive_plots(study.trials(), search, limits, table)
+    (folder / "interactive.html").write_text(page_of(pages), encoding="utf-8")
 
 
-@report_style
-def draw_importances(found: Findings) -> Figure:
-    """Which parameter accounts for how much of the differences between trials."""
-    shares = 100 * found.importances
-    title = f"{found.search.method}: what makes the difference between trials"
-    figure, (axes,) = new_figure(title, height=1.8 + 0.45 * len(shares))
-    height = 0.8 / len(shares.columns)
-    for place, label in enumerate(shares):
-        at = [row + 0.4 - height * (place + 0.5) for row in range(len(shares))]
-        colour = (colour_of(found), STOPPED)[place]
-        bars = axes.barh(at, shares[label], height, color=colour, label=f"in {label}")
-        axes.bar_label(bars, [f"{share:.0f}%" for share in shares[label]], padding=3, fontsize=8.5)
-    axes.set_yticks(range(len(shares)), list(shares.index))
-    axes.set(xlabel="variance that a parameter alone explains (%)", xlim=(0, 110))
-    axes.grid(False, axis="y")
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+def save_fronts(
+    tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search, folder: Path
+) -> list[Path]:
+    """Write the fronts of all studies of a search; arguments as of `draw_fronts`."""
+    files = [folder / "fronts.png", folder / "fronts.html"]
+    draw_fronts(tables, recommended, search).savefig(files[0], facecolor="white")
+    page = page_of({"fronts": interactive_fronts(tables, recommended, search)})
+    files[1].write_text(page, encoding="utf-8")
+    return files
 
 
-@report_style
-def draw_slices(found: Findings) -> Figure:
-    """Accuracy over each parameter."""
-    space, rows, colour = found.search.space, found.found.complete, colour_of(found)
-    title = f"{found.search.method}: where the good trials lie"
-    figure, panels = new_figure(title, len(space), height=3.8, sharey=True)
-    panels[0].set_ylim(*limits_of(rows["accuracy"]))
-    for axes, (name, rule) in zip(panels, space.items(), strict=True):
-        set_parameter_axis(axes, rule)
-        axes.set_xlabel(name)
-        draw_points(axes, positions(rows, name, rule), rows["accuracy"], colour)
-        draw_marks(axes, found.found, name, rule, colour)
-    for axes in panels[::3]:
-        axes.set_ylabel(ACCURACY)
-    handles = [legend_entry("complete trial", color=colour, **POINT), *_marks_key(found, colour)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+def in_percent(trials: Iterable[FrozenTrial], lowest: float = -np.inf) -> optuna.Study:
+    """A study in memory whose only objective is validation accuracy in percent.
+
+    Args:
+        lowest: Accuracies below are replaced by this.
+    """
+    study = optuna.create_study(direction="maximize")
+    for trial in trials:
+        shown = copy.copy(trial)
+        if trial.values is not None:
+            shown.values = [max(100 * trial.values[0], lowest)]
+        levels = trial.intermediate_values.items()
+        shown.intermediate_values = {level: max(100 * v, lowest) for level, v in levels}
+        study.add_trial(shown)
+    return study
 
 
-@report_style
-def draw_contours(found: Findings) -> Figure:
-    """Accuracy over two parameters at a time."""
-    title = f"{found.search.method}: accuracy between the trials"
-    figure, panels = new_figure(title, len(found.pairs), height=4.4)
-    for axes, pair in zip(panels, found.pairs, strict=True):
-        picture = _draw_contour(axes, found, pair)
-    bar = figure.colorbar(picture, ax=panels, label=ACCURACY, aspect=30)
-    bar.ax.tick_params(color=INK, labelcolor=INK)
-    handles = [legend_entry("complete trial", **POINT | {"alpha": 0.7}), *_marks_key(found, RED)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+def plot_all(
+    library: ModuleType, shown: optuna.Study, exact: optuna.Study, space: Space
+) -> dict[str, Any]:
+    """Optuna's plots that apply, by name.
+
+    Args:
+        library: `optuna.visualization` or `optuna.visualization.matplotlib`.
+        shown: As `in_percent`.
+        exact: The same with all accuracies as they are, for importances.
+        space: The parameters that are searched.
+    """
+    trials = exact.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    varied = [name for name in space if len({trial.params[name] for trial in trials}) > 1]
+    enough = len(trials) >= ENOUGH and np.ptp([trial.values[0] for trial in trials]) > NOISE
+    plots = {"history": library.plot_optimization_history(shown, target_name=ACCURACY)}
+    if enough and varied:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        plots["importances"] = library.plot_param_importances(
+            exact, evaluator, varied, target_name=ACCURACY
+        )
+    if varied:
+        plots["slices"] = library.plot_slice(shown, varied, target_name=ACCURACY)
+    ranges = [name for name in varied if isinstance(space[name], Range)][:MOST_CONTOURS]
+    if enough and len(ranges) > 1:
+        plots["contours"] = library.plot_contour(shown, ranges, target_name=ACCURACY)
+    if any(trial.intermediate_values for trial in trials):
+        plots["levels"] = library.plot_intermediate_values(shown)
+    return plots
 
 
-def _draw_contour(axes: Axes, found: Findings, pair: tuple[str, str]) -> TriContourSet:
-    """Interpolated between neighbours on the scales of both; trials that are alike are averaged."""
-    rows = found.found.complete.astype(dict.fromkeys(pair, float))
-    means = rows.groupby(list(pair))["accuracy"].mean().reset_index()
-    triangles = Triangulation(*on_scales(means, pair, found.search).T).triangles
-    bands = MaxNLocator(BANDS).tick_values(*limits_of(rows["accuracy"]))
-    x, y = (means[name] for name in pair)
-    for axis, name in zip("xy", pair, strict=True):
-        set_parameter_axis(axes, found.search.space[name], axis)
-    look: Look = {"levels": bands, "cmap": "cividis", "extend": "min"}
-    picture = axes.tricontourf(Triangulation(x, y, triangles), means["accuracy"], **look)
-    axes.plot(x, y, color=INK, **(POINT | {"alpha": 0.7}))
-    for row, mark in ((found.found.default, DEFAULT), (found.found.chosen, RECOMMENDED)):
-        axes.plot(row[pair[0]], row[pair[1]], color=RED, zorder=4, **mark)
-    axes.set(xlabel=pair[0], ylabel=pair[1])
-    return picture
+def save_images(
+    trials: list[FrozenTrial],
+    search: Search,
+    limits: tuple[float, float],
+    recommended: int,
+    folder: Path,
+) -> None:
+    """Write Optuna's plots as PNG files; accuracies below the limits are drawn at the lower one."""
+    pyplot.switch_backend("agg")  # opens no window
+    shown, exact = in_percent(trials, lowest=limits[0]), in_percent(trials)
+    best = shown.trials[recommended]
+    clipped = any(t.values and t.values[0] < limits[0] for t in exact.get_trials(deepcopy=False))
+    note = f" (below {limits[0]:.3g}%: at the lower edge)" if clipped else ""
+    with rc_context(IMAGE_STYLE):  # Optuna changes the style of all later figures
+        plots = plot_all(optuna.visualization.matplotlib, shown, exact, search.space)
+        for name, axes in plots.items():
+            panels, figure = list(np.ravel(axes)), np.ravel(axes)[0].figure
+            title = f"{search.method}: {TITLES[name]}"
+            figure.suptitle(title if name == "importances" else title + note)
+            for panel in panels:
+                panel.set_title("")
+                panel.set_title("", loc="left")
+            FINISH[name](panels, shown, best)
+            figure.savefig(folder / f"{name}.png", facecolor="white")
+            pyplot.close(figure)
 
 
-@report_style
-def draw_levels(found: Findings) -> Figure:
-    """Accuracy of each trial as weights go, and where trials were stopped early."""
-    title = f"{found.search.method}: trials compared at equal sparsity"
-    figure, (axes,) = new_figure(title)
-    chosen, colour = int(found.found.chosen["number"].iloc[0]), colour_of(found)
-    axes.set_ylim(*limits_of(found.levels["accuracy"]))
-    looks: dict[str, Look] = {
-        "complete": {"color": colour, "lw": 0.9, "alpha": 0.45},
-        "stopped early": {"color": STOPPED, "lw": 0.9, "ls": DASHED},
-    }
-    for number, rows in found.levels.groupby("number"):
-        state = str(rows["state"].iloc[0])
-        axes.plot(rows["remaining"], rows["accuracy"], **looks[state])
-        if state == "stopped early":
-            axes.plot(*rows[["remaining", "accuracy"]].iloc[-1], "x", color=STOPPED, ms=5)
-        if number == chosen:
-            axes.plot(rows["remaining"], rows["accuracy"], color=colour, lw=2.4, zorder=4)
-    axes.set(xscale="log", xlabel="remaining weights (%, log scale)", ylabel=ACCURACY)
-    ticks = log_ticks(found.levels["remaining"].min(), 100)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.invert_xaxis()
-    handles = [legend_entry(state, **({"ls": "-"} | look)) for state, look in looks.items()]
-    handles.append(legend_entry("recommended", color=colour, ls="-", lw=2.4))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+def _finish_history(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
+    (axes,) = panels
+    axes.plot(recommended.number, recommended.values[0], **RECOMMENDED)
+    labels = ["complete trial", "best so far", "recommended"]
+    if gone := [t.number for t in shown.trials if t.state in (TrialState.PRUNED, TrialState.FAIL)]:
+        axes.plot(gone, [0.02] * len(gone), "kx", ms=5, transform=axes.get_xaxis_transform())
+        labels.append("stopped early or failed")
+    axes.legend([*axes.collections[:1], *axes.get_lines()], labels)
+
+
+def _finish_importances(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
+    del shown, recommended
+    panels[0].get_legend().remove()
+    panels[0].set(xlabel="share of the variance of accuracy", ylabel="")
+
+
+def _finish_slices(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
+    del shown
+    for panel in panels:
+        value = recommended.params[panel.get_xlabel()]
+        x = repr(value) if isinstance(value, str) else value
+        panel.plot(x, recommended.values[0], label="recommended", **RECOMMENDED)
+    panels[0].legend(handles=panels[0].get_lines(), loc="lower left")
+
+
+def _finish_contours(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
+    del shown
+    size = round(len(panels) ** 0.5)  # parameters; a grid of more than one panel
+    if size > 1:
+        panels[0].figure.set_size_inches(1 + 2.4 * size, 2.2 * size)
+    for panel in panels:
+        x, y = (recommended.params.get(name) for name in (panel.get_xlabel(), panel.get_ylabel()))
+        if panel.collections:  # not on the diagonal of the grid
+            panel.plot(x, y, **RECOMMENDED | {"color": "C0"})
+        panel.label_outer()
+
+
+def _finish_levels(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
+    del shown
+    (axes,) = panels
+    for line in axes.get_lines():
+        ours = line.get_label() == f"Trial{recommended.number}"
+        line.set(marker="", color="C0" if ours else "0.45", lw=2.5 if ours else 0.8)
+        line.set(label="recommended" if ours else "_", zorder=3 if ours else 2)
+    axes.legend()
+    axes.set(xlabel=REMAINING, ylabel=ACCURACY)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{100 * LEVEL**level:.3g}"))
+
+
+FINISH = {
+    "history": _finish_history,
+    "importances": _finish_importances,
+    "slices": _finish_slices,
+    "contours": _finish_contours,
+    "levels": _finish_levels,
+}
+
+
+def interactive_plots(
+    trials: list[FrozenTrial], search: Search, limits: tuple[float, float], table: pd.DataFrame
+) -> dict[str, go.Figure]:
+    """Optuna's plots as interactive figures, by name."""
+    exact = in_percent(trials)
+    figures = plot_all(optuna.visualization, exact, exact, search.space)
+    texts = dict(zip(table["number"], hover_texts(table, search), strict=True))
+    for name, figure in figures.items():
+        figure.update_layout(template="plotly_white", title=f"{search.method}: {TITLES[name]}")
+        if name in ("history", "slices"):
+            figure.update_yaxes(range=limits)
+            for trace in figure.select_traces({"mode": "markers"}):
+                numbers = trace.x if name == "history" else trace.marker.color
+                trace.update(hovertext=[texts[n] for n in numbers], hoverinfo="text")
+    if "contours" in figures:
+        colours = {"zmin": limits[0], "zmax": limits[1]}
+        figures["contours"].update_traces(colours, selector={"type": "contour"})
+        figures["contours"].update_layout(height=800 if len(search.space) > 2 else 520)
+    if "levels" in figures:
+        levels = range(0, 1 + max(max(t.intermediate_values, default=0) for t in trials), 5)
+        ticks = {"tickvals": [*levels], "ticktext": [f"{100 * LEVEL**k:.3g}" for k in levels]}
+        figures["levels"].update_xaxes({"title": REMAINING} | ticks)
+        figures["levels"].update_yaxes(title=ACCURACY)
+    return figures
+
+
+def page_of(figures: dict[str, go.Figure]) -> str:
+    """A page of figures that needs no network and no other file.
+
+    MLflow shows a page by itself, so it could not load a script beside it.
+    """
+    parts = ['<!DOCTYPE html><meta charset="utf-8"><title>Search</title>', PAGE_STYLE]
+    for place, (name, figure) in enumerate(figures.items()):
+        look = {"full_html": False, "div_id": name, "default_height": "520px"}
+        parts.append(figure.to_html(include_plotlyjs=place == 0, **look))
+        parts.append(f"<p>{CAPTIONS[name]}</p>" if name in CAPTIONS else "")
+    return "\n".join(parts)

@@ -1,262 +1,330 @@
-"""Fronts: what does accuracy cost, and which method wants what?
+"""Fronts: the studies of all methods in one figure, as an image and as an interactive page.
 
-For objective=pareto: validation accuracy against epochs of training, of one study or of all of a
-search. For objective=accuracy, where all trials may cost the same: how far each study got, and
-where in each range its good trials lie. Tables are those of `Study.table`.
+With objective=pareto: validation accuracy against the epochs of training. With objective=accuracy,
+where trials may all cost the same: the best accuracy so far, and accuracy over each parameter.
+Accuracies are in percent, and parameters have the scale that they are searched on.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from textwrap import wrap
 from typing import Any
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.config.space import Choices, Range
+from experiments.config.space import Choices, Range, Value
+from experiments.figures.intervals import accuracy_limits
 from experiments.figures.style import INK, new_figure, report_style, styles
-from experiments.tuning.axes import (
-    ACCURACY,
-    DEFAULT,
-    EPOCHS,
-    NARROW,
-    RECOMMENDED,
-    WIDE,
-    as_word,
-    draw_points,
-    hover,
-    legend_entry,
-    limits_of,
-    new_page,
-    page_axis,
-    positions,
-    set_parameter_axis,
-)
-from experiments.tuning.choose import at_equal_cost, complete, front
-from experiments.tuning.choose import rule as rule_of
+from experiments.tuning.choose import at_equal_cost, complete, describe_rule, front
 from experiments.tuning.search import Search
 
-LETTERS = 56  # in a line of the legend
+ACCURACY = "validation accuracy (%)"
+EPOCHS = "epochs of training, all rounds together (log scale)"
+COST = "total_epochs"  # the column of a table
+RECOMMENDED: dict[str, Any] = {"marker": "*", "ls": "", "ms": 13, "mec": INK, "mew": 0.7}
+DEFAULT: dict[str, Any] = {"marker": "D", "ls": "", "ms": 8.5, "mfc": "none", "mew": 1.5}
+POINT: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.2, "alpha": 0.45, "mew": 0}
+BELOW: dict[str, Any] = {"marker": "v", "ls": "", "ms": 3.5, "alpha": 0.6, "mew": 0}
+NARROW, WIDE = 14, 40  # characters that fit below an axis, one of three or alone
+LEGEND_WIDTH = 56  # characters
+JITTER = 0.3  # of points that share a category
+GOLDEN = 0.618  # its multiples are spread evenly over the unit interval
+MARGIN = 0.05  # at both ends of an axis, as a share of it
+Rule = Range | Choices
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a picture shows of a study: rows of its table, with `accuracy` in percent."""
+class Trials:
+    """What a figure shows of a study: rows of its table, with `accuracy` in percent."""
 
     complete: pd.DataFrame
-    front: pd.DataFrame  # those that no other one beats without costing more, by cost
-    best: pd.Series  # accuracy of the best complete trial up to each, by number
-    chosen: pd.DataFrame  # one row
+    front: pd.DataFrame  # as `choose.front`
+    recommended: pd.DataFrame  # one row
     default: pd.DataFrame  # one row; none if the default trial is not complete
 
-    def wanted(self, search: Search) -> str:
-        """The recommended trial in words."""
-        row = self.chosen.iloc[0]
-        said = ", ".join(f"{name}={as_word(row[name])}" for name in search.space)
-        return f"trial {row['number']}, {said}"
+    def best_so_far(self) -> pd.Series:
+        """The best accuracy of the complete trials up to each, by number."""
+        return self.complete.set_index("number")["accuracy"].cummax()
+
+    def describe(self, search: Search) -> str:
+        """The recommended trial as a phrase."""
+        row = self.recommended.iloc[0]
+        values = ", ".join(f"{name}={as_text(row[name])}" for name in search.space)
+        return f"trial {row['number']}, {values}"
 
 
-def found_in(tables: Mapping[str, pd.DataFrame], chosen: Mapping[str, int]) -> dict[str, Found]:
-    """The numbers of a picture, by method.
+Studies = Mapping[str, Trials]  # by method
+
+
+def trials_of(tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int]) -> Studies:
+    """The numbers of a figure, by method.
 
     Args:
-        tables: Of the studies, by method.
-        chosen: Number of the trial that is recommended, by method.
+        tables: As `Study.table`, by method.
+        recommended: Number of the recommended trial, by method.
     """
-    found = {}
+    studies = {}
     for method, whole in tables.items():
         table = whole.assign(accuracy=100 * whole["valid_accuracy"].astype(float))
-        rows, equal = complete(table).sort_values("number"), at_equal_cost(table)
-        default = [equal[0]["number"]] if equal else []
-        found[method] = Found(
+        rows, pair = complete(table).sort_values("number"), at_equal_cost(table)
+        studies[method] = Trials(
             complete=rows,
             front=front(table),
-            best=rows.set_index("number")["accuracy"].cummax(),
-            chosen=rows[rows["number"] == chosen[method]],
-            default=rows[rows["number"].isin(default)],
+            recommended=rows[rows["number"] == recommended[method]],
+            default=rows[rows["number"].isin([pair[0]["number"]] if pair else [])],
         )
-    return found
+    return studies
 
 
-def tolerated(one: Found, search: Search) -> tuple[float, float]:
+def limits_of(studies: Studies) -> tuple[float, float]:
+    """The range of accuracies that is shown; a few bad trials do not flatten all others."""
+    accuracies = pd.concat([one.complete["accuracy"] for one in studies.values()])
+    return accuracy_limits(accuracies, accuracies, accuracies)
+
+
+def cost_range(studies: Studies) -> Range:
+    """The range of epochs that is shown."""
+    epochs = pd.concat([one.complete[COST] for one in studies.values()]).astype(float)
+    return Range(float(epochs.min()), max(float(epochs.max()), epochs.min() + 1), log=True)
+
+
+def tolerated(one: Trials, search: Search) -> tuple[float, float]:
     """The accuracies (%) among which the cheapest trial is recommended."""
     best = float(one.complete["accuracy"].max())
     return best - 100 * search.config.tolerance, best
 
 
-def title_of(found: Mapping[str, Found], search: Search) -> str:
-    """What a picture of fronts shows."""
-    whose = f"{next(iter(found))}: what" if len(found) == 1 else "What"
+def title_of(studies: Studies, search: Search) -> str:
+    """The title of a figure."""
+    only = f"{next(iter(studies))}: " if len(studies) == 1 else ""
     if search.config.objective == "pareto":
-        gone = f"{100 * search.config.target_sparsity:.4g}% of the weights gone"
-        return f"{whose} accuracy costs, to have {gone}"
-    return f"{whose} is wanted within {search.budget} epochs of retraining"
+        title = f"accuracy against cost at {100 * search.config.target_sparsity:.4g}% sparsity"
+    else:
+        title = f"accuracy within {search.budget} epochs of retraining"
+    return only + title if only else title.capitalize()
 
 
-def cost_rule(found: Mapping[str, Found]) -> Range:
-    """The axis of epochs."""
-    epochs = pd.concat([one.complete["total_epochs"] for one in found.values()]).astype(float)
-    return Range(float(epochs.min()), max(float(epochs.max()), epochs.min() + 1), log=True)
+# As an image
 
 
 def draw_fronts(
-    tables: Mapping[str, pd.DataFrame], chosen: Mapping[str, int], search: Search
+    tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search
 ) -> Figure:
-    """All studies of a search, or one, in a picture; arguments as of `found_in`."""
-    found = found_in(tables, chosen)
+    """One or all studies of a search; arguments as of `trials_of`."""
+    studies = trials_of(tables, recommended)
     if search.config.objective == "pareto":
-        return _draw_costs(found, search)
-    return _draw_ranges(found, search)
+        return _draw_costs(studies, search)
+    return _draw_parameters(studies, search)
 
 
 @report_style
-def _draw_costs(found: dict[str, Found], search: Search) -> Figure:
-    figure, (axes,) = new_figure(title_of(found, search), height=4.8)
-    cost = cost_rule(found)
-    axes.set_ylim(*limits_of(pd.concat([one.complete["accuracy"] for one in found.values()])))
-    set_parameter_axis(axes, cost, letters=WIDE)
-    for method, look in styles(list(found)).items():
-        epochs, accuracies = found[method].front["total_epochs"], found[method].front["accuracy"]
-        line = {"color": look.colour, "marker": look.marker, "ls": look.dashes}
-        stairs = ([*epochs, cost.high], [*accuracies, accuracies.iloc[-1]])
+def _draw_costs(studies: Studies, search: Search) -> Figure:
+    figure, (axes,) = new_figure(title_of(studies, search), height=4.8)
+    cost = cost_range(studies)
+    axes.set_ylim(*limits_of(studies))
+    set_axis(axes, cost, WIDE)
+    for method, style in styles(list(studies)).items():
+        epochs, accuracies = studies[method].front[COST], studies[method].front["accuracy"]
+        steps = ([*epochs, cost.high], [*accuracies, accuracies.iloc[-1]])
+        line = {"color": style.colour, "marker": style.marker, "ls": style.dashes}
         marked = [*range(len(epochs))]
-        axes.plot(*stairs, drawstyle="steps-post", lw=1.4, ms=4.5, markevery=marked, **line)
-        _draw_trials(axes, found[method], "total_epochs", cost, look.colour)
-    if len(found) == 1:
-        (only,) = found.values()
+        axes.plot(*steps, drawstyle="steps-post", lw=1.4, ms=4.5, markevery=marked, **line)
+        draw_trials(axes, studies[method], COST, cost, style.colour)
+    if len(studies) == 1:
+        (only,) = studies.values()
         axes.axhspan(*tolerated(only, search), color=INK, alpha=0.08, lw=0, zorder=0)
-    axes.set(xlabel=f"{EPOCHS} (log scale)", ylabel=ACCURACY)
-    _add_legend(figure, found, search, "the best for its cost")
+    axes.set(xlabel=EPOCHS, ylabel=ACCURACY)
+    _add_legend(figure, studies, search, "best for its cost")
     return figure
 
 
-def draw_marks(
-    axes: Axes, one: Found, name: str, rule: Range | Choices | None, colour: str
-) -> None:
-    """The default trial and the recommended one, where they are within the range that is shown."""
-    for row, look in ((one.default, DEFAULT), (one.chosen, RECOMMENDED)):
-        shown = row[row["accuracy"] >= axes.get_ylim()[0]]
-        if len(shown):
-            x = positions(shown, name, rule)
-            axes.plot(x, shown["accuracy"], color=colour, clip_on=False, zorder=4, **look)
-
-
-def _draw_trials(axes: Axes, one: Found, name: str, rule: Range | Choices, colour: str) -> None:
-    draw_points(axes, positions(one.complete, name, rule), one.complete["accuracy"], colour)
-    draw_marks(axes, one, name, rule, colour)
-
-
 @report_style
-def _draw_ranges(found: dict[str, Found], search: Search) -> Figure:
-    figure, panels = new_figure(title_of(found, search), 1 + len(search.space), 4.8, sharey=True)
-    panels[0].set_ylim(*limits_of(pd.concat([one.complete["accuracy"] for one in found.values()])))
-    for method, look in styles(list(found)).items():
-        best = found[method].best
-        line: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "lw": 1.4}
+def _draw_parameters(studies: Studies, search: Search) -> Figure:
+    title, space = title_of(studies, search), search.space
+    figure, panels = new_figure(title, 1 + len(space), 4.8, sharey=True)
+    panels[0].set_ylim(*limits_of(studies))
+    for axes, (name, rule) in zip(panels[1:], space.items(), strict=True):
+        set_axis(axes, rule)
+        axes.set_xlabel(name)
+    for method, style in styles(list(studies)).items():
+        line: dict[str, Any] = {"color": style.colour, "ls": style.dashes, "lw": 1.4}
+        best = studies[method].best_so_far()
         panels[0].plot(best.index, best, drawstyle="steps-post", **line)
+        for axes, (name, rule) in zip(panels[1:], space.items(), strict=True):
+            draw_trials(axes, studies[method], name, rule, style.colour)
     panels[0].set(xlabel="trial (best so far)")
     panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    for axes, (name, values) in zip(panels[1:], search.space.items(), strict=True):
-        set_parameter_axis(axes, values)
-        axes.set_xlabel(name)
-        for method, look in styles(list(found)).items():
-            _draw_trials(axes, found[method], name, values, look.colour)
     for axes in panels[::3]:
         axes.set_ylabel(ACCURACY)
-    _add_legend(figure, found, search, "best so far")
+    _add_legend(figure, studies, search, "best so far")
     return figure
 
 
-def _add_legend(figure: Figure, found: dict[str, Found], search: Search, line: str) -> None:
-    """Below: what each method wants on the left, what the marks mean on the right."""
+def draw_trials(axes: Axes, one: Trials, name: str, rule: Rule, colour: str) -> None:
+    """The trials of a study; those below the range that is shown are triangles at its edge."""
+    x, bottom = positions(one.complete, name, rule), axes.get_ylim()[0]
+    below = one.complete["accuracy"] < bottom
+    axes.plot(x[~below], one.complete["accuracy"][~below], color=colour, **POINT)
+    if below.any():  # an empty line that is not clipped would disturb the layout
+        edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.plot(x[below], [0.012] * int(below.sum()), color=colour, **(edge | BELOW))
+    for rows, look in ((one.default, DEFAULT), (one.recommended, RECOMMENDED)):
+        shown = rows[rows["accuracy"] >= bottom]
+        if len(shown):
+            at = positions(shown, name, rule), shown["accuracy"]
+            axes.plot(*at, color=colour, clip_on=False, zorder=4, **look)
+
+
+def positions(table: pd.DataFrame, name: str, rule: Rule) -> pd.Series:
+    """The places of trials on an axis; those of a category are spread a little."""
+    if not isinstance(rule, Choices):
+        return table[name].astype(float)
+    places = {as_text(value): place for place, value in enumerate(rule.values)}
+    offsets = (table["number"].astype(float) * GOLDEN) % 1 - 0.5
+    return table[name].map(as_text).map(places).astype(float) + JITTER * offsets
+
+
+def set_axis(axes: Axes, rule: Rule, characters: int = NARROW) -> None:
+    """Give the x axis the scale, limits and ticks of a parameter."""
+    if isinstance(rule, Choices):
+        names = [as_text(value) for value in rule.values]
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(names) > 2 else {}
+        axes.set_xticks(range(len(names)), names, **turned)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    elif rule.log:
+        margin, ticks = (rule.high / rule.low) ** MARGIN, log_ticks(rule, characters)
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.minorticks_off()
+        axes.set_xlim(rule.low / margin, rule.high * margin)
+    else:
+        margin = (rule.high - rule.low) * MARGIN
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=rule.is_integer))
+        axes.set_xlim(rule.low - margin, rule.high + margin)
+
+
+def log_ticks(rule: Range, characters: int) -> list[float]:
+    """Round numbers on a log scale, as many as fit side by side."""
+    powers = range(floor(log10(rule.low)), ceil(log10(rule.high)) + 1)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        all_ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        ticks = [tick for tick in all_ticks if rule.low * 0.999 <= tick <= rule.high * 1.001]
+        if sum(len(f"{tick:g}") for tick in ticks) <= characters:
+            break
+    return ticks if len(ticks) > 1 else sorted({rule.low, rule.high})
+
+
+def as_text(value: Value) -> str:
+    """A value as you would type it."""
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _entry(label: str, **look: Any) -> Line2D:
+    return Line2D([], [], label=label, **({"color": INK, "ls": ""} | look))
+
+
+def _add_legend(figure: Figure, studies: Studies, search: Search, line: str) -> None:
+    """Below: the recommended trials on the left, the meaning of the marks on the right."""
     pareto = search.config.objective == "pareto"
-    wants: list[Any] = []
-    for method, look in styles(list(found)).items():
-        text = "\n".join(wrap(f"{method}: {found[method].wanted(search)}", LETTERS))
-        style = {"color": look.colour, "marker": look.marker if pareto else ""}
-        wants.append(legend_entry(text, ls=look.dashes, ms=4.5, lw=1.4, **style))
+    trials: list[Any] = []
+    for method, style in styles(list(studies)).items():
+        text = "\n".join(wrap(f"{method}: {studies[method].describe(search)}", LEGEND_WIDTH))
+        look = {"color": style.colour, "marker": style.marker if pareto else ""}
+        trials.append(_entry(text, ls=style.dashes, ms=4.5, lw=1.4, **look))
     marks: list[Any] = [
-        legend_entry(line, ls="-", lw=1.4),
-        legend_entry("trial", marker="o", ms=3.2, alpha=0.45),
-        legend_entry("the default", **DEFAULT),
-        legend_entry("recommended", **RECOMMENDED),
+        _entry(line, ls="-", lw=1.4),
+        _entry("trial", **POINT),
+        _entry("default", **DEFAULT),
+        _entry("recommended", **RECOMMENDED),
     ]
-    if len(found) == 1 and pareto:
-        points = f"within {100 * search.config.tolerance:g} points of the best"
-        marks.append(Patch(color=INK, alpha=0.08, lw=0, label=points))
-    rows = max(len(wants), len(marks))
-    handles = [
-        each for side in (wants, marks) for each in side + [legend_entry("")] * (rows - len(side))
-    ]
-    title = "\n".join(wrap(f"Recommended is {rule_of(search)}.", 100))
+    if len(studies) == 1 and pareto:
+        label = f"within {100 * search.config.tolerance:g} points of the best"
+        marks.append(Patch(color=INK, alpha=0.08, lw=0, label=label))
+    rows = max(len(trials), len(marks))
+    handles = [entry for side in (trials, marks) for entry in _padded(side, rows)]
+    title = "\n".join(wrap(f"Recommended: {describe_rule(search)}.", 100))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, title=title)
 
 
+def _padded(entries: list[Any], rows: int) -> list[Any]:
+    return entries + [_entry("")] * (rows - len(entries))
+
+
+# As an interactive page
+
+
 def interactive_fronts(
-    tables: Mapping[str, pd.DataFrame], chosen: Mapping[str, int], search: Search
+    tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search
 ) -> go.Figure:
-    """The same, to point at; arguments as of `found_in`."""
-    found = found_in(tables, chosen)
-    pareto = search.config.objective == "pareto"
-    panels = {"total_epochs": cost_rule(found)} if pareto else search.space
-    return page_over(panels, found, search, title_of(found, search))
+    """The same as an interactive figure; arguments as of `trials_of`."""
+    studies = trials_of(tables, recommended)
+    colours = {method: style.colour for method, style in styles(list(studies)).items()}
+    points = pd.concat([_points(one, method, search) for method, one in studies.items()])
+    look: dict[str, Any] = {
+        "y": "accuracy",
+        "color": "method",
+        "symbol": "trial",
+        "color_discrete_map": colours,
+        "symbol_map": {"other": "circle", "default": "diamond-open", "recommended": "star"},
+        "hover_name": "hover",
+        "hover_data": {"method": False, "trial": False, "accuracy": False},
+        "labels": {"accuracy": ACCURACY, COST: EPOCHS},
+        "title": title_of(studies, search),
+        "template": "plotly_white",
+    }
+    if search.config.objective == "pareto":
+        figure = px.scatter(points, x=COST, log_x=True, **look)
+        for method, one in studies.items():
+            x, y = one.front[COST].tolist(), one.front["accuracy"].tolist()
+            line = {"shape": "hv", "color": colours[method]}
+            name = f"{method}, best for its cost"
+            figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip")
+    else:
+        kept = [name for name in points if name not in search.space]
+        figure = px.scatter(
+            points.melt(kept, list(search.space), "parameter"),
+            x="value",
+            facet_col="parameter",
+            facet_col_spacing=0.02,
+            **look,
+        )
+        for column, (name, rule) in enumerate(search.space.items(), 1):
+            scale = {"type": "log"} if isinstance(rule, Range) and rule.log else {}
+            figure.update_xaxes({"title": name, "matches": None} | scale, col=column)
+        figure.layout.annotations = ()
+    figure.update_traces(marker={"size": 9}, selector={"mode": "markers"})
+    return figure.update_yaxes(range=limits_of(studies))
 
 
-def page_over(
-    panels: Mapping[str, Range | Choices], found: Mapping[str, Found], search: Search, title: str
-) -> go.Figure:
-    """Accuracy over each of `panels`, which are parameters or `total_epochs`, to point at."""
-    figure = new_page(title, len(panels))
-    for column, (name, rule) in enumerate(panels.items(), 1):
-        label = f"{EPOCHS} (log scale)" if name == "total_epochs" else name
-        letters = WIDE if len(panels) == 1 else NARROW
-        figure.update_xaxes(page_axis(rule, label, letters), row=1, col=column)
-        for method, look in styles(list(found)).items():
-            for trace in traces(found[method], search, name, rule):
-                trace.update(marker={"color": look.colour}, line={"color": look.colour})
-                trace.update(name=f"{method}: {trace.name}", legendgroup=f"{method} {trace.name}")
-                figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
-    accuracies = pd.concat([one.complete["accuracy"] for one in found.values()])
-    figure.update_yaxes(range=limits_of(accuracies))
-    return figure.update_yaxes(title=ACCURACY, row=1, col=1)
-
-
-def traces(one: Found, search: Search, name: str, rule: Range | Choices) -> list[go.Scatter]:
-    """The trials of a study over a parameter or their cost, to point at."""
-    found = [_trace("trials", one.complete, search, name, rule, {"size": 6, "opacity": 0.45})]
-    if name == "total_epochs":
-        best = _trace("the best for its cost", one.front, search, name, rule, {"size": 8})
-        found.append(best.update(mode="lines+markers", line={"shape": "hv"}))
-    return found + marks(one, search, name, rule)
-
-
-def marks(one: Found, search: Search, name: str, rule: Range | Choices | None) -> list[go.Scatter]:
-    """The default trial and the recommended one, to point at."""
-    default, recommended = {"size": 12, "symbol": "diamond-open"}, {"size": 16, "symbol": "star"}
-    return [
-        _trace("the default", one.default, search, name, rule, default),
-        _trace("recommended", one.chosen, search, name, rule, recommended),
-    ]
-
-
-def _trace(
-    label: str,
-    rows: pd.DataFrame,
-    search: Search,
-    name: str,
-    rule: Range | Choices | None,
-    marker: dict[str, Any],
-) -> go.Scatter:
-    return go.Scatter(
-        x=positions(rows, name, rule).tolist(),
-        y=rows["accuracy"].tolist(),
-        name=label,
-        mode="markers",
-        marker=marker,
-        hovertext=hover(rows, list(search.space)),
-        hoverinfo="text",
+def _points(one: Trials, method: str, search: Search) -> pd.DataFrame:
+    """The complete trials of a study, with which one is recommended or the default."""
+    kinds = pd.Series("other", one.complete.index)
+    kinds[one.default.index] = "default"
+    kinds[one.recommended.index] = "recommended"
+    columns = [COST, "accuracy", *search.space]
+    return one.complete[columns].assign(
+        method=method, trial=kinds, hover=hover_texts(one.complete, search)
     )
+
+
+def hover_texts(table: pd.DataFrame, search: Search) -> list[str]:
+    """What the mouse shows of each trial."""
+    texts = []
+    for row in table.to_dict("records"):
+        lines = [f"<b>trial {row['number']}</b>, {row['state']}"]
+        lines += [f"{name} = {as_text(row[name])}" for name in search.space if pd.notna(row[name])]
+        if pd.notna(row["valid_accuracy"]):
+            lines.append(f"validation accuracy {100 * row['valid_accuracy']:.2f}%")
+            lines.append(f"{row[COST]:.0f} epochs, {row['sparsity']:.1%} pruned")
+        if row["reason"]:
+            lines.append(str(row["reason"]))
+        texts.append("<br>".join(lines))
+    return texts

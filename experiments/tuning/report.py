@@ -1,11 +1,12 @@
-"""Report: what a search found, in words, tables and pictures.
+"""Report: what a search found, as text, tables and figures.
 
-For each study, in its run and in `reports/<run id>/<method>/`: `trials.csv`, `recommended.json`,
-`command.txt`, `plots/` and `interactive.html`. For the search: `recommended.csv`, `tested.csv`, and
-all fronts in one picture, `fronts.png` and `fronts.html`.
+Each study gets in its run, and in `reports/<run id>/<method>/`: `trials.csv`, `recommended.json`,
+`command.txt`, `plots/` and `interactive.html`. The search gets `recommended.csv`, `tested.csv`, and
+all fronts in one figure, `fronts.png` and `fronts.html`.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,64 +15,79 @@ import pandas as pd
 from experiments.figures.intervals import mean_interval
 from experiments.processes.terminal import print_line
 from experiments.tuning import runs
-from experiments.tuning.choose import at_equal_cost, complete, rule
-from experiments.tuning.confirm import Chosen
-from experiments.tuning.pictures import save_search, save_study
+from experiments.tuning.choose import at_equal_cost, complete, describe_rule
+from experiments.tuning.confirm import Recommendation
+from experiments.tuning.figures import save_fronts, save_study
 from experiments.tuning.study import Study
 
 FOLDER = Path("reports")
-Found = tuple[Study, Chosen]
+Row = dict[str, Any]
 
 
-def make(run_id: str, found: list[Found], tested: pd.DataFrame) -> None:
+def report(
+    run_id: str,
+    studies: Mapping[str, Study],
+    recommended: list[Recommendation],
+    tested: pd.DataFrame,
+) -> None:
     """Write, log and print what was found.
 
     Args:
-        run_id: Of the search.
-        found: Studies, and what they recommend.
+        run_id: The run of the search.
+        studies: By method.
+        recommended: A trial of some of them.
         tested: As `confirm` returns.
     """
-    if not found:
+    if not recommended:
         return
     folder = FOLDER / run_id
-    rows = [make_study(*each, tested, folder / each[1].search.method) for each in found]
+    rows = [
+        _report_study(studies[each.search.method], each, tested, folder / each.search.method)
+        for each in recommended
+    ]
     summary = pd.DataFrame(rows)
     summary.to_csv(folder / "recommended.csv", index=False)
     tested.to_csv(folder / "tested.csv", index=False)
-    tables = {study.search.method: study.table() for study, _ in found}
-    numbers = {chosen.search.method: chosen.number for _, chosen in found}
-    pictures = save_search(tables, numbers, found[0][0].search, folder)
-    runs.log_search(run_id, [folder / "recommended.csv", folder / "tested.csv", *pictures])
-    print_line(text(found, summary, folder))
+    tables = {each.search.method: studies[each.search.method].table() for each in recommended}
+    numbers = {each.search.method: each.number for each in recommended}
+    figures = save_fronts(tables, numbers, recommended[0].search, folder)
+    runs.log_search(run_id, [folder / "recommended.csv", folder / "tested.csv", *figures])
+    print_line(summarize(recommended, rows, folder))
 
 
-def make_study(study: Study, chosen: Chosen, tested: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Write and log what one study found; its row of `recommended.csv`."""
+def _report_study(
+    study: Study, recommended: Recommendation, tested: pd.DataFrame, folder: Path
+) -> Row:
+    """Write and log the report of one study; its row of `recommended.csv`."""
     table = study.table()
     folder.mkdir(parents=True, exist_ok=True)
-    row = row_of(table, chosen, tested[tested["method"] == study.search.method])
+    row = row_of(table, recommended, tested[tested["method"] == study.search.method])
     table.to_csv(folder / "trials.csv", index=False)
-    known = {name: value for name, value in row.items() if value == value}  # no NaN
+    known = {name: value for name, value in row.items() if value == value}  # without NaN
     (folder / "recommended.json").write_text(json.dumps(known, indent=2) + "\n")
-    (folder / "command.txt").write_text(chosen.command + "\n")
-    save_study(study, chosen.number, folder)
-    runs.log_study(chosen.run, folder, numbers_of(row), words_of(study, chosen, row))
+    (folder / "command.txt").write_text(recommended.command + "\n")
+    save_study(study, recommended.number, folder)
+    metrics = {
+        f"recommended/{name}": float(value)
+        for name, value in known.items()
+        if isinstance(value, int | float)
+    }
+    runs.log_study(recommended.study_run, folder, metrics, _describe_study(recommended, row))
     return row
 
 
-def row_of(table: pd.DataFrame, chosen: Chosen, tested: pd.DataFrame) -> dict[str, Any]:
-    """What a study recommends, and how it did on test images: a row of `recommended.csv`."""
-    (trial,) = table[table["number"] == chosen.number].to_dict("records")
-    row: dict[str, Any] = {"method": chosen.search.method, "trial": chosen.number}
-    row |= chosen.params
+def row_of(table: pd.DataFrame, recommended: Recommendation, tested: pd.DataFrame) -> Row:
+    """A row of `recommended.csv`: the recommended trial, and its results on test images."""
+    (trial,) = table[table["number"] == recommended.number].to_dict("records")
+    row: Row = {"method": recommended.search.method, "trial": recommended.number}
+    row |= recommended.params
     for name in ("rounds", "retraining_epochs", "total_epochs"):
         row[name] = int(trial[name])
     row["sparsity"] = float(trial["sparsity"])
     row["valid_accuracy"] = float(trial["valid_accuracy"])
     row["best_valid_accuracy"] = float(complete(table)["valid_accuracy"].max())
-    equal = at_equal_cost(table)
-    if equal:
-        baseline, best = equal
+    if pair := at_equal_cost(table):
+        baseline, best = pair
         row["default_valid_accuracy"] = float(baseline["valid_accuracy"])
         row["default_total_epochs"] = int(baseline["total_epochs"])
         row["best_at_default_cost"] = float(best["valid_accuracy"])
@@ -80,37 +96,28 @@ def row_of(table: pd.DataFrame, chosen: Chosen, tested: pd.DataFrame) -> dict[st
         for name in ("valid_accuracy", "test_accuracy", "dense_test_accuracy"):
             values = mean_interval(tested, ["method"], name).iloc[0]
             row[f"fresh_{name}"] = float(values["mean"])
-            row[f"fresh_{name}_low"] = float(values["low"])
+            row[f"fresh_{name}_low"] = float(values["low"])  # NaN with one seed
             row[f"fresh_{name}_high"] = float(values["high"])
         row["fresh_seeds"] = len(tested)
     return row
 
 
-def numbers_of(row: dict[str, Any]) -> dict[str, float]:
-    """What of a row are numbers, as metrics."""
-    return {
-        f"recommended/{name}": float(value)
-        for name, value in row.items()
-        if isinstance(value, int | float) and value == value
-    }
-
-
-def words_of(study: Study, chosen: Chosen, row: dict[str, Any]) -> str:
+def _describe_study(recommended: Recommendation, row: Row) -> str:
     """A study in a few lines of Markdown."""
-    params = ", ".join(f"`{name}={value}`" for name, value in chosen.params.items())
+    params = ", ".join(f"`{name}={value}`" for name, value in recommended.params.items())
     lines = [
-        f"Recommended is trial {chosen.number}: {params}; {rule(study.search)}.",
+        f"Recommended: trial {recommended.number} with {params}, "
+        f"{describe_rule(recommended.search)}.",
         "",
         f"Validation accuracy {row['valid_accuracy']:.4f} (best {row['best_valid_accuracy']:.4f}) "
-        f"after {row['total_epochs']} epochs. {tested_words(row)}",
+        f"after {row['total_epochs']} epochs. {_describe_test(row)}",
         "",
-        f"    {chosen.command}",
+        f"    {recommended.command}",
     ]
     return "\n".join(lines)
 
 
-def tested_words(row: dict[str, Any]) -> str:
-    """How what is recommended did on test images."""
+def _describe_test(row: Row) -> str:
     if "fresh_seeds" not in row:
         return "Not tested."
     if row["fresh_seeds"] == 1:
@@ -118,41 +125,35 @@ def tested_words(row: dict[str, Any]) -> str:
     return (
         f"Test accuracy {row['fresh_test_accuracy']:.4f} "
         f"({row['fresh_test_accuracy_low']:.4f} to {row['fresh_test_accuracy_high']:.4f}, 95% "
-        f"interval of {row['fresh_seeds']} fresh seeds)."
+        f"interval over {row['fresh_seeds']} fresh seeds)."
     )
 
 
-def default_words(row: dict[str, Any]) -> str:
-    """How the best trial that costs no more than the default did beside it."""
+def _describe_default(row: Row) -> str:
     if "default_valid_accuracy" not in row:
         return ""
     default, best = row["default_valid_accuracy"], row["best_at_default_cost"]
     return (
-        f"Of trials that cost no more than the default ({row['default_total_epochs']} epochs), the "
-        f"best reached {best:.4f} on validation (being the best of many, a little too good), the "
-        f"default {default:.4f}."
+        f"Among trials that cost no more than the default ({row['default_total_epochs']} epochs), "
+        f"the best validation accuracy is {best:.4f} (slightly optimistic, as the best of many); "
+        f"the default has {default:.4f}."
     )
 
 
-def rows_of(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as `row_of` made them."""
-    return [{str(k): v for k, v in row.items()} for row in summary.to_dict("records")]
-
-
-def text(found: list[Found], summary: pd.DataFrame, folder: Path) -> str:
+def summarize(recommended: list[Recommendation], rows: list[Row], folder: Path) -> str:
     """What was found, for the terminal."""
-    first = found[0][0].search
-    names = ["method", *first.space, "rounds", "total_epochs", "valid_accuracy"]
-    shown = summary[names].copy()
+    search = recommended[0].search
+    names = ["method", *search.space, "rounds", "total_epochs", "valid_accuracy"]
+    shown = pd.DataFrame(rows)[names]
     shown["valid_accuracy"] = shown["valid_accuracy"].map("{:.4f}".format)
     lines = [
-        f"\nWhat each method wants, to have {first.config.target_sparsity:g} of the weights gone: "
-        f"{rule(first)}.\n",
+        f"\nRecommended for each method, at {search.config.target_sparsity:g} sparsity: "
+        f"{describe_rule(search)}.\n",
         shown.to_string(index=False),
         "",
     ]
-    for (study, chosen), row in zip(found, rows_of(summary), strict=True):
-        lines += [f"{study.search.method}: {tested_words(row)} {default_words(row)}".rstrip()]
-        lines += [f"  {chosen.command}"]
-    lines.append(f"\nTables and pictures: {folder}")
+    for each, row in zip(recommended, rows, strict=True):
+        lines += [f"{each.search.method}: {_describe_test(row)} {_describe_default(row)}".rstrip()]
+        lines += [f"  {each.command}"]
+    lines.append(f"\nTables and figures: {folder}")
     return "\n".join(lines)

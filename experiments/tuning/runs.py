@@ -1,7 +1,9 @@
-"""Runs: what a search leaves in MLflow.
+"""Runs: what a search logs to MLflow.
 
-A search is a run, with a run nested under it for each study, and one under that for each trial.
-Steps of a trial's metrics count rounds; several seeds are averaged.
+The run of a search has nested runs for its studies, and those have nested runs for their trials. A
+trial's run has no lock and no heartbeat: its trial in Optuna's storage has both, and tells how the
+run ends if its process dies. Steps of a trial's metrics are rounds; metrics are means over its
+seeds.
 """
 
 import time
@@ -9,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, RunTag
+import pandas as pd
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from experiments.config.parameters import as_text
@@ -29,50 +31,47 @@ from experiments.tracking.server import short_timeouts, without_login
 from experiments.tracking.session import PARENT, describe, tracked_run
 from experiments.tuning.search import Search
 
-SEARCH, STUDY, TRIAL = "search", "study", "trial"  # the tag `kind` of a run
-STATE = "trial_state"
-ENDS = {"complete": "FINISHED", "stopped early": "KILLED"}  # what MLflow calls it; else FAILED
-FLUSH_SECONDS = 1.0  # between writes of a trial whose rounds are faster than that
+SEARCH, STUDY, TRIAL = "search", "study", "trial"  # values of a run's tag `kind`
+NUMBER, STATE = "optuna.trial", "trial_state"  # tags of a trial's run
+STATUSES = {"complete": "FINISHED", "stopped early": "KILLED"}  # of runs, by state; else FAILED
+FLUSH_SECONDS = 1.0  # least time between writes of a trial's metrics
 REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
 
 
 class TrialRun:
-    """The run of a trial, while it is done."""
+    """The run of a trial, while the trial runs."""
 
     def __init__(self, run_id: str, patience: float, echo: Echo) -> None:
         self.run_id, self.client = run_id, mlflow.MlflowClient()
         self.patience, self.echo = patience, echo
-        self._waiting: list[Metric] = []
+        self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
 
     def log_round(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Keep the metrics of a round; they are in MLflow a second later, or at the end."""
+        """Log the metrics of a round, at the latest with the result."""
         now = int(1000 * time.time())
-        self._waiting += [Metric(name, value, now, number) for name, value in metrics.items()]
+        self._buffer += [Metric(name, value, now, number) for name, value in metrics.items()]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
     def log_result(self, result: Mapping[str, float]) -> None:
-        """Keep all that is to be known of the trial, before its storage is told how it ended."""
+        """Log all that is left; after this the trial may end in the storage."""
         self._flush()
-        metrics = [Metric(f"final/{name}", value, 0, 0) for name, value in result.items()]
-        self._log(metrics)
+        self._log([Metric(f"final/{name}", value, 0, 0) for name, value in result.items()])
 
     def end(self, state: str) -> None:
-        """Say how it ended; a trial that was stopped early is KILLED for MLflow."""
+        """Log how the trial ended; MLflow calls a trial that was stopped early KILLED."""
         with defer_signals():
             self.client.set_tag(self.run_id, STATE, state)
-            if ENDS[state] != "FINISHED":
-                mlflow.end_run(ENDS[state])
+            if STATUSES[state] != "FINISHED":
+                mlflow.end_run(STATUSES[state])
 
     def _flush(self) -> None:
-        for start in range(0, len(self._waiting), 1000):
-            self._log(self._waiting[start : start + 1000])
-        self._waiting, self._flushed = [], time.monotonic()
+        for start in range(0, len(self._buffer), 1000):
+            self._log(self._buffer[start : start + 1000])
+        self._buffer, self._flushed = [], time.monotonic()
 
     def _log(self, metrics: list[Metric]) -> None:
-        """Log at once, or when the tracking server answers again."""
-
         def log() -> None:
             with short_timeouts():
                 self.client.log_batch(self.run_id, metrics=metrics)
@@ -84,20 +83,15 @@ class TrialRun:
 def open_trial(
     search: Search, number: int, params: Mapping[str, Value], study_run: str, echo: Echo
 ) -> Iterator[TrialRun]:
-    """The run of a trial, nested under its study's; marked failed on the way out, if it did."""
-    said = " ".join(f"{name}={as_text(value)}" for name, value in params.items())
-    name = f"{search.method} trial {number:03d} {said}"
-    with tracked_run(name[:250], parent=study_run) as run_id:
+    """A new run for a trial, nested under its study's; marked FAILED or KILLED on an exception."""
+    values = " ".join(f"{name}={as_text(value)}" for name, value in params.items())
+    name = f"{search.method} trial {number:03d} {values}"
+    tags = {"kind": TRIAL, "optuna.study": search.name, NUMBER: str(number), STATE: "running"}
+    with tracked_run(name[:250], parent=study_run, tags=tags, locked=False) as run_id:
         run = TrialRun(run_id, search.config.patience, echo)
-        resolved = search.resolved(params)
-        told = params_of(search.config_of(params), resolved)
-        told["seeds_per_trial"] = str(search.config.seeds_per_trial)
-        tags = {"kind": TRIAL, "optuna.study": search.name, "optuna.trial": str(number)}
-        tags |= {"method": search.method, "dataset": search.dataset, "model": search.model}
-        tags |= {STATE: "running", "code": code_digest(resolved)} | _environment(resolved.device)
         try:
             with defer_signals():
-                describe(run_id, told, tags)
+                _describe_trial(run_id, search, params)
             yield run
         except BaseException as error:
             lost = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MlflowException))
@@ -106,72 +100,58 @@ def open_trial(
             raise
 
 
+def _describe_trial(run_id: str, search: Search, params: Mapping[str, Value]) -> None:
+    resolved = search.resolved(params)
+    logged = params_of(search.config_of(params), resolved)
+    logged["seeds_per_trial"] = str(search.config.seeds_per_trial)
+    tags = {"method": search.method, "dataset": search.dataset, "model": search.model}
+    describe(run_id, logged, tags | {"code": code_digest(resolved)} | _environment(resolved.device))
+
+
 @cache
 def _environment(device: str) -> dict[str, str]:
-    """As `environment`, which asks git, but once a process."""
+    """As `environment`, which calls git, but once per process."""
     return environment(device)
 
 
-def close_dead(study_run: str, states: Mapping[str, str]) -> None:
-    """Say of the trials' runs whose process has died how they ended.
+def close_dead(study_run: str, trials: pd.DataFrame) -> None:
+    """End the runs nested under a study's whose processes have died.
 
     Args:
-        states: Of trials, by the id of their run; a process may die after its trial has ended.
+        trials: The study's table; a trial's run ends as the trial has. A process may die between
+            the end of a trial and that of its run.
     """
+    states = dict(zip(trials["number"].astype(str), trials["state"], strict=True))
     client = mlflow.MlflowClient()
-    for run in nested(study_run, "attributes.status = 'RUNNING'"):
+    for run in _running(study_run):
         run_id, tags = run.info.run_id, run.data.tags
-        state = states.get(run_id, "lost")
-        begun = may_be_starting(tags, run.info.start_time / 1000)
-        if state == "running" or begun or is_alive(run_id, tags):
+        if tags.get("kind") == TRIAL:
+            state = states.get(tags[NUMBER], "waiting")  # newer than the table
+            if state in ("waiting", "running"):
+                continue
+        elif may_be_starting(tags, run.info.start_time / 1000) or is_alive(run_id, tags):
             continue
-        if state not in ENDS:
+        else:
+            state = "lost"
+        if state not in STATUSES:
             client.set_tag(run_id, "error", "its process died")
         client.set_tag(run_id, STATE, state)
-        client.set_terminated(run_id, ENDS.get(state, "FAILED"))
+        client.set_terminated(run_id, STATUSES.get(state, "FAILED"))
 
 
-def nested(run_id: str, more: str) -> list[Any]:
-    """The runs nested under another that fulfil a filter of MLflow's."""
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    found: list[Any] = mlflow.search_runs(
+def _running(study_run: str) -> list[Run]:
+    """The runs nested under a study's that have not ended."""
+    experiment = mlflow.get_run(study_run).info.experiment_id
+    runs: list[Run] = mlflow.search_runs(
         [experiment],
-        filter_string=f"tags.`{PARENT}` = '{run_id}' AND {more}",
+        filter_string=f"tags.`{PARENT}` = '{study_run}' AND attributes.status = 'RUNNING'",
         output_format="list",
     )
-    return found
-
-
-def reached(run_id: str) -> dict[str, float]:
-    """What the last network of a finished experiment reached, and the dense one: `REACHED`."""
-    metrics = mlflow.get_run(run_id).data.metrics
-    values = (metrics[f"final/{name}"] for name in REACHED[:2])
-    return dict(zip(REACHED, (*values, metrics["dense/test_accuracy"]), strict=True))
-
-
-def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
-    """Say what a search is: params, which `mlflow run` has logged some of, and tags."""
-    params = {name: as_text(value) for name, value in config.model_dump().items()}
-    params["storage"] = without_login(config.storage)
-    tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
-    describe(run_id, params, tags | _environment("cpu"))
-
-
-def new_study(search: Search, parent: str) -> str:
-    """The id of a new run for a study, below the run of its search."""
-    active, client = mlflow.get_run(parent), mlflow.MlflowClient()
-    tags = {"kind": STUDY, "optuna.study": search.name, "method": search.method, PARENT: parent}
-    tags |= {"dataset": search.dataset, "model": search.model, "objective": search.config.objective}
-    run_id = str(
-        client.create_run(active.info.experiment_id, run_name=search.name, tags=tags).info.run_id
-    )
-    client.update_run(run_id, status="SCHEDULED")  # until somebody holds it
-    describe(run_id, {name: str(value) for name, value in search.settings().items()}, {})
-    return run_id
+    return runs
 
 
 def close_dead_searches(run_id: str) -> None:
-    """Mark the runs of searches KILLED whose process has died; `run_id` is a living one's."""
+    """Mark the runs of searches KILLED whose process has died; `run_id` is this search's."""
     client = mlflow.MlflowClient()
     running = f"tags.kind = '{SEARCH}' AND attributes.status = 'RUNNING'"
     for run in mlflow.search_runs(
@@ -182,38 +162,64 @@ def close_dead_searches(run_id: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
+def results_of(run_id: str) -> dict[str, float]:
+    """The accuracies of a finished experiment's last network and of its dense one: `REACHED`."""
+    metrics = mlflow.get_run(run_id).data.metrics
+    values = (metrics[f"final/{name}"] for name in REACHED[:2])
+    return dict(zip(REACHED, (*values, metrics["dense/test_accuracy"]), strict=True))
+
+
+def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
+    """Log the params, some of which `mlflow run` has logged, and the tags of a search."""
+    params = {name: as_text(value) for name, value in config.model_dump().items()}
+    params["storage"] = without_login(config.storage)
+    tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
+    describe(run_id, params, tags | _environment("cpu"))
+
+
+def create_study_run(search: Search, parent: str) -> str:
+    """The id of a new run for a study, nested under its search's."""
+    client, experiment = mlflow.MlflowClient(), mlflow.get_run(parent).info.experiment_id
+    tags = {"kind": STUDY, "optuna.study": search.name, "method": search.method, PARENT: parent}
+    tags |= {"dataset": search.dataset, "model": search.model, "objective": search.config.objective}
+    run_id = str(client.create_run(experiment, run_name=search.name, tags=tags).info.run_id)
+    client.update_run(run_id, status="SCHEDULED")  # until a command claims it
+    describe(run_id, {name: str(value) for name, value in search.settings().items()}, {})
+    return run_id
+
+
 def experiment_of(run_id: str, search: Search) -> str:
-    """The experiment that the run of a study is in.
+    """The id of the experiment that a study's run is in.
 
     Raises:
-        ValueError: If there is no such run, or it was deleted.
+        ValueError: If the run does not exist, or was deleted.
     """
     with suppress(MlflowException):
         info = mlflow.get_run(run_id).info
         if info.lifecycle_stage == "active":
             return str(info.experiment_id)
     raise ValueError(
-        f"the study {search.name} is tracked in run {run_id}, which {mlflow.get_tracking_uri()} "
-        "does not have: set MLFLOW_TRACKING_URI to where it was begun, or choose another study="
+        f"the study {search.name} logs to run {run_id}, which {mlflow.get_tracking_uri()} does not "
+        "have: set MLFLOW_TRACKING_URI to the server it was begun with, or choose another name "
+        "with study="
     )
 
 
-def log_study(run_id: str, folder: Path, numbers: Mapping[str, float], words: str) -> None:
-    """Keep what came of a study: files, numbers, and what the UI shows of the run first."""
+def log_study(run_id: str, folder: Path, metrics: Mapping[str, float], description: str) -> None:
+    """Log the report of a study: files, metrics, and the description in the UI."""
     client = mlflow.MlflowClient()
     client.log_artifacts(run_id, str(folder))
     now = int(1000 * time.time())
     client.log_batch(
         run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in numbers.items()],
-        tags=[RunTag("mlflow.note.content", words)],
+        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+        tags=[RunTag("mlflow.note.content", description)],
     )
 
 
 def log_search(run_id: str, files: list[Path]) -> None:
-    """Keep what came of a search."""
+    """Log the report of a search."""
     client = mlflow.MlflowClient()
     for file in files:
-        client.log_artifact(
-            run_id, str(file), "plots" if file.suffix in (".png", ".html") else None
-        )
+        folder = "plots" if file.suffix in (".png", ".html") else None
+        client.log_artifact(run_id, str(file), folder)

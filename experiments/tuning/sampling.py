@@ -1,7 +1,8 @@
-"""Sampling: what is tried next, and what is given up.
+"""Sampling: the parameters of the next trial, and which trials stop early.
 
-Optuna's tree-structured Parzen estimator (Bergstra et al. 2011; multi-objective: Ozaki et al. 2022,
-Journal of Artificial Intelligence Research 73) draws; what a budget cannot pay is drawn again.
+Parameters come from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011;
+multi-objective: Ozaki et al. 2022, Journal of Artificial Intelligence Research 73); those over
+budget are resampled.
 """
 
 from math import floor, log
@@ -22,59 +23,59 @@ from experiments.config.space import Choices, Range, Space, Value
 from experiments.training.loop import derive_seed
 from experiments.tuning.search import Search
 
-DRAWS = 200  # at most, for one that the budget can pay
-ESTIMATED = 20  # of these by what was found, all further ones at random
-DIGITS = 3  # that a drawn number is rounded to, so that it can be read and typed
-STARTUP = 5  # complete trials, before any is stopped early
-DEEP = 0.5  # of the weights must be gone before any is stopped early
-LEVEL = 0.9
+ATTEMPTS = 200  # at most, to sample parameters that are within budget
+TPE_ATTEMPTS = 20  # of these, after which samples are random
+DIGITS = 3  # significant digits of a sampled number, so that it is easy to read and type
+STARTUP = 5  # complete trials before one may stop early
+DEEP = 0.5  # share of the weights that must be pruned before a trial may stop early
+LEVEL = 0.9  # share of the weights that remain from one level of sparsity to the next
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """A space in Optuna's terms."""
+    """A space as Optuna's distributions."""
     return {name: _distribution(rule) for name, rule in space.items()}
 
 
 def _distribution(rule: Range | Choices) -> BaseDistribution:
     if isinstance(rule, Choices):
         return CategoricalDistribution(rule.values)
-    if rule.whole:
+    if rule.is_integer:
         return IntDistribution(int(rule.low), int(rule.high), log=rule.log)
     return FloatDistribution(rule.low, rule.high, log=rule.log)
 
 
-def draw(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str, Value]:
-    """Parameters that are worth a try, possible and within the budget.
+def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str, Value]:
+    """Parameters for a trial that are possible and within budget.
 
-    The seed comes from the search's seed and the trial's number, and the first draws do not look
-    at results: every method of a search begins with the same ones.
+    The seed depends on the search's seed and the trial's number only, and the first samples do not
+    depend on results, so all methods of a search begin with the same trials.
 
     Raises:
-        ValueError: If nothing was found that is so.
+        ValueError: If no sample is possible and within budget.
     """
     seed = derive_seed(search.config.seed, "sampler", trial.number) % 2**32
     sampler: BaseSampler = TPESampler(seed=seed)
     known = distributions(search.space)
-    together = sampler.infer_relative_search_space(study, trial)
-    for attempt in range(DRAWS):
-        if attempt == ESTIMATED:  # what it believes in is beyond the budget
-            sampler, together = RandomSampler(seed=seed), {}
-        values = sampler.sample_relative(study, trial, together)
+    joint = sampler.infer_relative_search_space(study, trial)
+    for attempt in range(ATTEMPTS):
+        if attempt == TPE_ATTEMPTS:  # the estimator prefers parameters over budget
+            sampler, joint = RandomSampler(seed=seed), {}
+        values = sampler.sample_relative(study, trial, joint)
         for name in sorted(known.keys() - values.keys()):
             values[name] = sampler.sample_independent(study, trial, name, known[name])
-        values = {name: _short(search.space[name], values[name]) for name in search.space}
-        if search.affordable(values):
+        values = {name: _rounded(search.space[name], values[name]) for name in search.space}
+        if search.is_affordable(values):
             return values
     if search.budget is None:
-        raise ValueError(f"search: {DRAWS} draws found nothing that is possible: narrow the ranges")
+        raise ValueError(f"search: none of {ATTEMPTS} samples is possible: narrow the ranges")
     raise ValueError(
-        f"budget_epochs={search.budget} pays for nothing in {DRAWS} draws: raise it, or narrow "
-        "the ranges"
+        f"none of {ATTEMPTS} samples is within budget_epochs={search.budget}: increase it, or "
+        "narrow the ranges"
     )
 
 
-def _short(rule: Range | Choices, value: Value) -> Value:
-    if isinstance(rule, Choices) or rule.whole:
+def _rounded(rule: Range | Choices, value: Value) -> Value:
+    if isinstance(rule, Choices) or rule.is_integer:
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), rule.low), rule.high)
 
@@ -83,14 +84,14 @@ Point = tuple[float, float]  # sparsity and accuracy, both in [0, 1]
 
 
 def levels_between(before: Point | None, now: Point) -> dict[int, float]:
-    """Accuracies at the levels of sparsity that a round reaches; level k has `LEVEL`^k left.
+    """Accuracies at the levels of sparsity that a round reaches; level k keeps `LEVEL`^k.
 
-    Trials with different prune rates reach a level in different rounds, and jump over others. In
-    between, accuracy is taken to change in proportion to the logarithm of what is left.
+    Trials with different prune rates reach a level in different rounds, or skip it. Accuracies in
+    between are interpolated linearly in the logarithm of the remaining share.
 
     Args:
-        before: After the last round; None for the dense network.
-        now: After this one.
+        before: The point after the previous round; None for the dense network.
+        now: The point after this round.
     """
     if before is None:
         return {0: now[1]}
@@ -101,19 +102,19 @@ def levels_between(before: Point | None, now: Point) -> dict[int, float]:
 
 
 def _level(sparsity: float) -> float:
-    # A hair's breadth, lest a network that was pruned to just a level miss it.
+    # Rounding errors must not make a network miss the level that it is pruned to.
     return log(1 - sparsity) / log(LEVEL) + 1e-6
 
 
 class EqualSparsityPruner(BasePruner):
     """Stops a trial that is below the median of the complete ones at the same level of sparsity.
 
-    Optuna's own median pruner compares the best that a trial has reported so far, which for
-    accuracies that fall with sparsity is always the dense network's.
+    Optuna's own median pruner compares the best value of a trial so far, which is the dense
+    network's, since accuracy falls with sparsity.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to stop the trial now."""
+        """Whether the trial should stop now."""
         level = trial.last_step
         if level is None or LEVEL**level > DEEP:
             return False

@@ -1,7 +1,7 @@
-"""Search: what is asked for, what a trial of it is, and what it costs.
+"""Search: the question that a study answers, its trials' configs, and what they cost.
 
-Costs are counted in epochs of training. `retraining` is what `budget_epochs` limits: the epochs of
-all rounds after the dense one; `total` adds the dense network's own.
+Costs are counted in epochs. `retraining` is what `budget_epochs` limits: the epochs of all rounds
+after the dense one; `total` includes the dense network's.
 """
 
 from collections.abc import Mapping
@@ -12,22 +12,37 @@ from typing import Any
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import Execution
 from experiments.config.parameters import AUTO
-from experiments.config.space import Choices, Space, Value, containing, in_words, parse_space
+from experiments.config.space import Choices, Space, Value, format_space, parse_space, widened
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking.environment import release
 from experiments.tracking.fingerprint import VERSIONS, code_digest, pretrained_digest
 
+SCHEME = 2  # of `Search.settings`: increase it when a setting changes its meaning
 STUDY_FIELDS = {"objective", "seeds_per_trial", "seed", "criterion", "pruning"}  # and the space
 
 
 @dataclass(frozen=True)
+class Cost:
+    """The cost of a trial for one seed: rounds after the dense one, and epochs."""
+
+    rounds: int
+    retraining: int
+    dense: int
+
+    @property
+    def total(self) -> int:
+        """Epochs of the dense network and of all rounds."""
+        return self.dense + self.retraining
+
+
+@dataclass(frozen=True)
 class Search:
-    """The search for one method, which is one study; goes to workers as it is."""
+    """The search for one method, which has one study; workers get a copy."""
 
     config: TuneConfig
     method: str
-    dataset: str  # what "auto" came to
+    dataset: str  # never "auto"
     model: str
     image_shape: tuple[int, ...]
     classes: int
@@ -35,50 +50,49 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """The name of the study."""
         default = f"weight-loss/{self.dataset}/{self.model}"
         return f"{default if self.config.study == AUTO else self.config.study}/{self.method}"
 
     def config_of(self, params: Mapping[str, Value], seed: int | None = None) -> Config:
-        """The config of one network of a trial; that of its first seed, unless one is given."""
+        """The config of one network of a trial, by default that of the first seed."""
         seed = self.config.seed if seed is None else seed
         return self.config.config_of(self.method, params, seed)
 
     def resolved(self, params: Mapping[str, Value], seed: int | None = None) -> Resolved:
-        """The same with nothing "auto" in it; raises as `Config.resolved`."""
+        """The same with every "auto" resolved; raises as `Config.resolved`."""
         return self.config_of(params, seed).resolved(self.dataset)
 
     @cached_property
     def baseline(self) -> dict[str, Value]:
-        """The first trial: what is done by default, or as `prune_rate` and others say."""
-        resolved = self.resolved({})
-        said = self.config_of({})
+        """The parameters of the first trial: the defaults, or what the command sets."""
+        config, resolved = self.config_of({}), self.resolved({})
         values: dict[str, Value] = {}
         for name, rule in parse_space(self.config.search).items():
-            left_open = getattr(said, name) is None
-            takes_auto = isinstance(rule, Choices) and AUTO in rule.values
-            values[name] = AUTO if left_open and takes_auto else getattr(resolved, name)
+            is_auto = getattr(config, name) is None
+            may_be_auto = isinstance(rule, Choices) and AUTO in rule.values
+            values[name] = AUTO if is_auto and may_be_auto else getattr(resolved, name)
         return values
 
     @cached_property
     def space(self) -> Space:
-        """What is searched; the baseline is in it."""
-        return containing(parse_space(self.config.search), self.baseline)
+        """The space that is searched; it contains the baseline."""
+        return widened(parse_space(self.config.search), self.baseline)
 
     @cached_property
     def budget(self) -> int | None:
-        """Most epochs of retraining, if they are limited."""
+        """The most retraining epochs of a trial; None if they are not limited."""
         if self.config.objective != "accuracy":
             return None
         return self.config.budget_epochs or self.cost(self.baseline).retraining
 
-    def cost(self, params: Mapping[str, Value]) -> "Cost":
-        """What a trial takes; raises as `resolved` and `plan`."""
+    def cost(self, params: Mapping[str, Value]) -> Cost:
+        """The cost of a trial; raises as `resolved` and `plan_rounds`."""
         config = self.resolved(params)
         rounds = len(plan_rounds(config, self))
         return Cost(rounds, rounds * config.retrain_epochs, config.epochs)
 
-    def affordable(self, params: Mapping[str, Value]) -> bool:
+    def is_affordable(self, params: Mapping[str, Value]) -> bool:
         """Whether a trial is possible and within the budget."""
         try:
             cost = self.cost(params)
@@ -97,34 +111,21 @@ class Search:
         ]
 
     def settings(self) -> dict[str, Any]:
-        """What decides what a study finds; a study whose settings are others is another study."""
-        elsewhere = Tuning.model_fields.keys() - STUDY_FIELDS
-        elsewhere |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
+        """All that can change the results of a study; other settings need another study."""
+        excluded = Tuning.model_fields.keys() - STUDY_FIELDS
+        excluded |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
-        return self.config.model_dump(exclude=set(elsewhere)) | {
+        return self.config.model_dump(exclude=set(excluded)) | {
+            "scheme": SCHEME,
             "reinit": self.method,
             "dataset": self.dataset,
             "model": self.model,
             "device": resolved.device,
             "precision": resolved.precision,
-            "space": in_words(self.space),
+            "space": format_space(self.space),
             "budget": self.budget,
             "data": list(self.digests),
             "code": code_digest(*self._variants(resolved)),
             "versions": [release(name) for name in VERSIONS],
             "pretrained": pretrained_digest(resolved),
         }
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a trial takes, of one seed: rounds after the dense one, and epochs."""
-
-    rounds: int
-    retraining: int
-    dense: int
-
-    @property
-    def total(self) -> int:
-        """Epochs of the dense network and of all rounds."""
-        return self.dense + self.retraining

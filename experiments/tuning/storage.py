@@ -1,7 +1,7 @@
-"""Storage: the database that Optuna keeps its studies in, of one process or of many.
+"""Storage: the database of Optuna's studies, shared by any number of processes.
 
-The default is a file, which takes as many processes of this machine as one likes; several machines
-share a PostgreSQL server.
+The default is an SQLite file, for the processes of one machine; several machines share a PostgreSQL
+server.
 """
 
 import logging
@@ -28,19 +28,18 @@ from experiments.processes.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
 from experiments.processes.retry import retry
 from experiments.processes.terminal import Echo, describe_error
 
-# What a server that is gone, or a file that others keep busy, makes of a query.
-UNREACHABLE = (DBAPIError, StorageInternalError)
-RETRIES = 1
-FAILURE = "failure"  # why a trial failed, by its own fault
-HISTORY, ORIGINAL = "retry_history", "failed_trial"  # Optuna's own names for these
-ADVISORY_LOCK = 1803_03635  # the number of our lock among those of a PostgreSQL database
-BUSY_SECONDS = 60  # that a file may be busy
-CONNECT: dict[str, dict[str, int]] = {  # so that nothing hangs for ever
+UNREACHABLE = (DBAPIError, StorageInternalError)  # the server is down, or the file is locked
+RETRIES = 1  # of a trial whose process died
+FAILURE = "failure"  # attribute of a trial: why it failed, if its parameters are to blame
+HISTORY, ORIGINAL = "retry_history", "failed_trial"  # Optuna's own names
+ADVISORY_LOCK = 1803_03635  # our key among the advisory locks of a PostgreSQL database
+BUSY_SECONDS = 60  # that SQLite waits for a locked file
+CONNECT: dict[str, dict[str, int]] = {  # timeouts, so that no connection hangs forever
     "sqlite": {"timeout": BUSY_SECONDS},
     "postgresql+psycopg": {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 60000},
     "postgresql+psycopg2": {"connect_timeout": 10, "keepalives_idle": 30},
 }
-# What waiting does not mend, in the words of SQLite and PostgreSQL.
+# Errors that retrying cannot fix, in the words of SQLite and PostgreSQL.
 PERMANENT_ERRORS = (
     "authentication failed",
     "does not exist",
@@ -52,45 +51,44 @@ Result = TypeVar("Result")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
-# We keep the heartbeat of a trial ourselves, since trials are not done by `Study.optimize`.
+# Heartbeats, names of objectives and plots with matplotlib are experimental.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """An open storage, and how long to wait for it when it is gone."""
+    """An open storage, and how long to wait for it when it does not answer."""
 
     rdb: RDBStorage
     url: str
     patience: float
     echo: Echo
-    back: list[float] = field(default_factory=list)  # when it answered again, after long silence
+    recoveries: list[float] = field(default_factory=list)  # when long outages ended, monotonic
 
-    def patiently(self, do: Callable[[], Result]) -> Result:
-        """What `do` gives, once the storage answers; `do` may be begun several times.
+    def retry(self, do: Callable[[], Result]) -> Result:
+        """The result of `do`, which is repeated until the storage answers.
 
         Raises:
             ConnectionError: If it does not answer in time.
         """
-
         began = time.monotonic()
         what = f"the storage {redacted(self.url)}"
         result = retry(what, do, UNREACHABLE, self.patience, self.echo)
         if time.monotonic() - began > HEARTBEAT_SECONDS:
-            self.back.append(time.monotonic())
+            self.recoveries.append(time.monotonic())
         return result
 
-    def was_away(self, within: float) -> bool:
-        """Whether it began to answer again only some seconds ago, after it was long silent."""
-        return bool(self.back) and time.monotonic() - self.back[-1] < within
+    def recovered_within(self, seconds: float) -> bool:
+        """Whether a long outage ended at most this long ago."""
+        return bool(self.recoveries) and time.monotonic() - self.recoveries[-1] < seconds
 
-    def sole(self) -> AbstractContextManager[object]:
-        """Nobody else on any machine is in here meanwhile; for what must be made once."""
+    def lock(self) -> AbstractContextManager[object]:
+        """A lock that one process on any machine holds at a time."""
         return exclusive_lock(make_url(self.url))
 
 
 def open_storage(url: str, patience: float, echo: Echo) -> Storage:
-    """The storage at `url`, whose connections a process opens once.
+    """The storage at `url`; a process opens its connections once.
 
     Raises:
         ValueError: If it cannot be opened, or is not one of Optuna's.
@@ -107,15 +105,14 @@ def _open(url: str) -> RDBStorage:
     parsed = make_url(url)
     more = {"connect_args": CONNECT[driver]} if (driver := parsed.drivername) in CONNECT else {}
     try:
-        _refuse_others(parsed)
-        # Only one process at a time may make the tables.
-        with exclusive_lock(parsed):
+        _refuse_mlflow(parsed)
+        with exclusive_lock(parsed):  # only one process at a time may create the tables
             return RDBStorage(
                 url,
                 engine_kwargs={"pool_pre_ping": True, **more},
                 heartbeat_interval=int(HEARTBEAT_SECONDS),
                 grace_period=int(DEAD_AFTER_SECONDS),
-                heartbeat_stale_trial_callback=retry_lost,
+                heartbeat_stale_trial_callback=enqueue_again,
             )
     except ImportError:
         raise ValueError(
@@ -129,20 +126,20 @@ def _open(url: str) -> RDBStorage:
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"storage {redacted(url)} is none of this version of Optuna ({describe_error(error)}); "
-            "it must be a database of its own, not MLflow's"
+            f"storage {redacted(url)} was not created by this Optuna version "
+            f"({describe_error(error)}); Optuna needs a database of its own"
         ) from None
 
 
-def _refuse_others(url: URL) -> None:
-    """See that a database is not MLflow's, before Optuna makes its tables there."""
+def _refuse_mlflow(url: URL) -> None:
+    """Refuse MLflow's database before Optuna creates its tables there."""
     engine = create_engine(url, poolclass=NullPool, connect_args=CONNECT.get(url.drivername, {}))
     if inspect(engine).has_table("experiments"):
-        raise ValueError(f"storage {url} is MLflow's: give Optuna a database of its own")
+        raise ValueError(f"storage {url} belongs to MLflow: give Optuna a database of its own")
 
 
-def retry_lost(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None:
-    """Put a lost trial's parameters to the end of the queue, unless they were lost before.
+def enqueue_again(study: optuna.Study, trial: FrozenTrial, counted: bool = True) -> None:
+    """Append a lost trial's parameters to the queue, unless it has been retried before.
 
     Args:
         counted: Whether this is one of its `RETRIES`.
@@ -161,44 +158,44 @@ def retry_lost(study: optuna.Study, trial: FrozenTrial, counted: bool = True) ->
 
 
 def original_number(trial: FrozenTrial) -> int:
-    """The number of the trial that this one is another try of; else its own."""
+    """The number of the trial that this one retries; else its own."""
     return int(trial.system_attrs.get(ORIGINAL, trial.number))
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether the process that did a trial died or was stopped."""
+    """Whether the process that ran a trial died or was stopped."""
     return trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
 
 
 def parse_url(url: str) -> URL:
-    """The parts of a storage's address.
+    """The parts of a storage's URL.
 
     Raises:
-        ValueError: If it is none, or one that several processes cannot share.
+        ValueError: If it is not a URL, or the database cannot be shared by several processes.
     """
     try:
         parsed = make_url(url)
         parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError):
         raise ValueError(
-            "storage must be an address such as sqlite:///optuna.db or "
+            "storage must be a URL such as sqlite:///optuna.db or "
             f"postgresql+psycopg://user@host/optuna, got {url}"
         ) from None
     except ImportError:
-        return parsed  # told when it is opened
+        return parsed  # reported when it is opened
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise ValueError(f"storage must be SQLite or PostgreSQL, got {redacted(url)}")
     if is_file(parsed):
         if parsed.database in (None, "", ":memory:"):
-            raise ValueError(f"storage must be a file or a server, which can be shared, got {url}")
+            raise ValueError(f"storage must be a file or a server, not in memory, got {url}")
         folder = Path(str(parsed.database)).absolute().parent
         if not folder.is_dir():
-            raise ValueError(f"storage: there is no folder {folder}")
+            raise ValueError(f"storage: the folder {folder} does not exist")
     return parsed
 
 
 def absolute_url(url: str) -> str:
-    """The same storage from whatever folder one looks at it; raises as `check_url`."""
+    """The same storage as a URL that holds in every folder; raises as `parse_url`."""
     parsed = parse_url(url)
     if parsed.drivername == "postgresql":  # the driver of requirements-cluster.txt
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -210,14 +207,14 @@ def absolute_url(url: str) -> str:
 
 @contextmanager
 def exclusive_lock(url: URL) -> Iterator[None]:
-    """Hold a storage's lock: of SQLite a file beside it, of PostgreSQL one in a transaction."""
+    """Hold a storage's lock: a file beside SQLite's, an advisory lock of PostgreSQL."""
     if is_file(url):
         with FileLock(f"{url.database}.lock"):
             yield
     else:
         arguments = CONNECT.get(url.drivername, {})
         with create_engine(url, poolclass=NullPool, connect_args=arguments).begin() as connection:
-            # A machine that is cut off while it is in here must not keep all others out.
+            # A machine that loses its network while it holds the lock must not block the others.
             connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '120s'"))
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
@@ -225,10 +222,10 @@ def exclusive_lock(url: URL) -> Iterator[None]:
 
 
 def is_file(url: URL) -> bool:
-    """Whether a storage is a file of SQLite's."""
+    """Whether a storage is an SQLite file."""
     return url.get_backend_name() == "sqlite"
 
 
 def redacted(url: str) -> str:
-    """An address without its password."""
+    """A URL without its password."""
     return make_url(url).render_as_string(hide_password=True)

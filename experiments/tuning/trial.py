@@ -1,8 +1,8 @@
-"""Trial: one choice of parameters, pruned and retrained round by round, and judged.
+"""Trial: one choice of parameters, pruned and retrained round by round.
 
-The seeds of a trial go round by round side by side, so that it can be stopped early by their mean.
-They never see a test image: the data they are given have none. The dense network of a seed depends
-on nothing that is searched by default, and is trained once a process.
+The seeds of a trial advance together, round by round, so that their mean can stop it early. They
+never see a test image: their data have none. By default a search does not vary what the dense
+network of a seed depends on, so each process trains it once.
 """
 
 import json
@@ -24,19 +24,19 @@ from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
 from experiments.tracking import server
 from experiments.tracking.session import TRACKING_ERRORS
 from experiments.training.loop import Evaluation
+from experiments.tuning.choose import RESULT, RUN
 from experiments.tuning.runs import TrialRun, open_trial
 from experiments.tuning.sampling import levels_between
 from experiments.tuning.search import Search
 from experiments.tuning.storage import open_storage
 from experiments.tuning.study import Claim, Study, TakenError
-from experiments.tuning.table import RESULT, RUN
 
-DENSE_KEPT = 4  # dense networks of each seed that a process remembers
+DENSE_KEPT = 4  # dense networks of each seed that a process keeps
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker, on whatever machine, must know to do the trials of a study."""
+    """All that a worker on any machine needs to run the trials of a study."""
 
     search: Search
     study_run: str  # id of the study's run in MLflow
@@ -46,71 +46,69 @@ class Job:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial came to, or how far it got."""
+    """The result of a trial, or how far it got."""
 
     complete: bool  # else stopped early
-    result: dict[str, float]  # `valid_accuracy`, what it cost, and how far it went
+    values: dict[str, float]  # `choose.RESULTS`
 
 
 def claim_and_run(job: Job, echo: Echo) -> str:
-    """Do a trial of a study that waits to be done; the id of its run, or "" if none waits.
+    """Run a waiting trial of a study; the id of its run, or "" if none waits.
 
     Raises:
-        ValueError: If this machine has other data than those that the study began with.
-        ConnectionError: If the storage is gone.
+        ValueError: If the data of this machine are not those of the search.
+        ConnectionError: If the storage does not answer.
     """
     with server.tracking_to(job.tracking_uri, job.experiment_id):
-        return _claim_and_do(job, echo)
+        search = job.search
+        data = [data_of(search, seed) for seed in search.config.seeds()]
+        study = Study(search, open_storage(search.config.storage, search.config.patience, echo))
+        with study.claim() as claim:
+            return _run_claimed(job, study, claim, data, echo) if claim else ""
 
 
-def _claim_and_do(job: Job, echo: Echo) -> str:
-    search = job.search
-    data = [data_of(search, seed) for seed in search.config.seeds()]
-    storage = open_storage(search.config.storage, search.config.patience, echo)
-    study = Study(search, storage)
-    with study.claim() as claim:
-        if claim is None:
-            return ""
-        try:
-            return _do(job, study, claim, data, echo)
-        except TakenError:
-            echo(f"trial {claim.number}: taken away, since it gave no sign of life for too long")
-            return ""
-        except ValueError as error:
-            failure = describe_error(error)
-        except (KeyboardInterrupt, SystemExit, *TRACKING_ERRORS):  # not the parameters' fault
-            study.lose(claim.id, counted=False)
-            raise
-        except BaseException as error:
-            failure = describe_error(error)
-            if "memory" not in failure:  # a mistake of ours, to be seen in full
-                traceback.print_exc()
-                failure = f"{type(error).__name__}: {failure}"
-        study.end(claim, None, failure)
-        echo(f"trial {claim.number}: failed: {failure}")
-        return "failed"
+def _run_claimed(job: Job, study: Study, claim: Claim, data: list[Splits], echo: Echo) -> str:
+    """Run a trial, and store in its study how it ends."""
+    try:
+        return _run_tracked(job, study, claim, data, echo)
+    except TakenError:
+        echo(f"trial {claim.number}: taken over, since its heartbeat had stopped for too long")
+        return ""
+    except ValueError as error:
+        failure = describe_error(error)
+    except (KeyboardInterrupt, SystemExit, *TRACKING_ERRORS):  # not the parameters' fault
+        study.requeue(claim.id, counted=False)
+        raise
+    except BaseException as error:
+        failure = describe_error(error)
+        if "memory" not in failure:  # a bug: show all of it
+            traceback.print_exc()
+            failure = f"{type(error).__name__}: {failure}"
+    study.end(claim, None, failure)
+    echo(f"trial {claim.number}: failed: {failure}")
+    return "failed"
 
 
-def _do(job: Job, study: Study, claim: Claim, data: list[Splits], echo: Echo) -> str:
+def _run_tracked(job: Job, study: Study, claim: Claim, data: list[Splits], echo: Echo) -> str:
     search = job.search
     params = study.params(claim)
-    said = " ".join(f"{name}={value}" for name, value in params.items())
-    echo(f"trial {claim.number}: {said}")
+    echo(f"trial {claim.number}: {' '.join(f'{name}={params[name]}' for name in params)}")
     with open_trial(search, claim.number, params, job.study_run, echo) as run:
-        study.write(claim, RUN, run.run_id)
-        judged = run_trial(search, params, data, run, study, claim)
-        run.log_result(judged.result)
-        study.write(claim, RESULT, judged.result)
-        values = [judged.result["valid_accuracy"], judged.result["total_epochs"]]
-        single = search.config.objective == "accuracy"
-        told = (values[:1] if single else values) if judged.complete else None
-        if not study.end(claim, told):
+        study.set_attr(claim, RUN, run.run_id)
+        result = run_trial(search, params, data, run, study, claim)
+        values = result.values
+        run.log_result(values)
+        study.set_attr(claim, RESULT, values)
+        objectives = [values["valid_accuracy"], values["total_epochs"]]
+        if search.config.objective == "accuracy":
+            objectives = objectives[:1]
+        if not study.end(claim, objectives if result.complete else None):
             raise TakenError
-        run.end("complete" if judged.complete else "stopped early")
-    how = "" if judged.complete else f"stopped early at {judged.result['sparsity']:.0%} pruned, "
+        run.end("complete" if result.complete else "stopped early")
+    stopped = "" if result.complete else f"stopped early at {values['sparsity']:.0%} pruned, "
     echo(
-        f"trial {claim.number}: {how}valid {judged.result['valid_accuracy']:.4f}, "
-        f"{judged.result['total_epochs']} epochs"
+        f"trial {claim.number}: {stopped}valid {values['valid_accuracy']:.4f}, "
+        f"{values['total_epochs']} epochs"
     )
     return run.run_id
 
@@ -123,26 +121,29 @@ def run_trial(
     study: Study,
     claim: Claim,
 ) -> TrialResult:
-    """Prune and retrain with each of the seeds; raises as `prune_rounds`."""
+    """Prune and retrain with each seed, until the end or until the trial is stopped early.
+
+    Raises as `prune_rounds`.
+    """
     began, config = perf_counter(), search.resolved(params)
-    networks = [
+    seeds = [
         _rounds(search.resolved(params, seed), splits, len(data))
         for seed, splits in zip(search.config.seeds(), data, strict=True)
     ]
-    before, hopeless, number = None, False, -1
-    for number, results in enumerate(zip(*networks, strict=True)):
+    before, number = None, -1
+    for number, results in enumerate(zip(*seeds, strict=True)):
         means = {name: fmean(each.metrics[name] for each in results) for name in AVERAGED}
         run.log_round(number, means | _by_seed(search, results))
         now = (means["sparsity"], means["valid_accuracy"])
-        if search.config.objective == "accuracy":
-            hopeless = study.report(claim, levels_between(before, now))
+        should_stop = search.config.objective == "accuracy" and study.record_levels(
+            claim, levels_between(before, now)
+        )
         before = now
-        if hopeless:
+        if should_stop:
             break
-    cost = search.cost(params)
     assert before
     retraining = number * config.retrain_epochs
-    result = {
+    values = {
         "valid_accuracy": before[1],
         "total_epochs": config.epochs + retraining,
         "retraining_epochs": retraining,
@@ -150,7 +151,7 @@ def run_trial(
         "sparsity": before[0],
         "seconds": round(perf_counter() - began, 3),
     }
-    return TrialResult(complete=number == cost.rounds, result=result)
+    return TrialResult(complete=number == search.cost(params).rounds, values=values)
 
 
 def _by_seed(search: Search, results: tuple[RoundResult, ...]) -> dict[str, float]:
@@ -166,13 +167,13 @@ def data_of(search: Search, seed: int) -> Splits:
     """The data of a seed, without the test images.
 
     Raises:
-        ValueError: If they are not those that the search began with.
+        ValueError: If they are not those of the search.
     """
     config = search.config_of({}, seed)
     data = _load(config.model_copy(update={"dataset": search.dataset, "reinit": "lottery"}))
     if data.digest != search.digests[seed - search.config.seed]:
         raise ValueError(
-            f"data_root: {config.data_root} on this machine has other data than those that the "
+            f"data_root: the data in {config.data_root} on this machine differ from those that the "
             "search began with"
         )
     return data.to(search.resolved({}).device)
@@ -183,21 +184,22 @@ def _load(config: Config) -> Splits:
     return load_data(config)[0].without_test()
 
 
+_dense: dict[str, RoundResult] = {}
+
+
 def _rounds(config: Resolved, data: Splits, seeds: int) -> Iterator[RoundResult]:
+    """As `prune_rounds`, with a dense network that may come from an earlier trial."""
     key = json.dumps(config.dense_settings() | {"data": data.digest}, sort_keys=True)
     if key not in _dense:
-        _dense[key] = next(_ended(prune_rounds(config, data)))
+        _dense[key] = next(_results(prune_rounds(config, data)))
         if len(_dense) > DENSE_KEPT * seeds:
             del _dense[next(iter(_dense))]
     base = BaseRun(_dense[key], network=lambda number: _dense[key].network)
-    yield from _ended(prune_rounds(config, data, base=base))
+    yield from _results(prune_rounds(config, data, base=base))
 
 
-def _ended(events: Iterator[Evaluation | RoundResult]) -> Iterator[RoundResult]:
+def _results(events: Iterator[Evaluation | RoundResult]) -> Iterator[RoundResult]:
     for event in events:
         raise_if_interrupted()
         if isinstance(event, RoundResult):
             yield event
-
-
-_dense: dict[str, RoundResult] = {}
