@@ -22,10 +22,11 @@ assert anywhere  # a fixture
 def mlflow_run(entry_point="main", **params):
     argv = [word for name, value in params.items() for word in ("-P", f"{name}={value}")]
     bin_folder = str(Path(sys.executable).parent)
+    env = {k: value for k, value in os.environ.items() if k != "MLFLOW_EXPERIMENT_ID"}
     where = ["--entry-point", entry_point, "--experiment-name=weight-loss"]
     return subprocess.run(
         ["mlflow", "run", str(ROOT), "--env-manager=local", *where, *argv],
-        env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
+        env=env | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
