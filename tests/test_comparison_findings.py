@@ -128,8 +128,8 @@ def test_the_headline_names_the_best_method_its_differences_and_the_smallest_tic
         "to 95.00%).",
         "Compared seed by seed, lottery is more accurate than random, and shows no difference from "
         "keep or the dense network.",
-        "The smallest networks that match the dense one (mean validation accuracy at least as "
-        "high): lottery with 50% of the weights, none of random and none of keep.",
+        "Weights left in the smallest network that matches the dense one (mean validation accuracy "
+        "at least as high): lottery 50%, random none and keep none.",
     ]
 
 

@@ -99,13 +99,13 @@ def _claims(comparison: Comparison, best: str, others: list[str]) -> str:
 def _smallest(tickets: pd.DataFrame) -> str:
     found = tickets.sort_values("remaining", kind="stable")
     shares = [
-        f"{row['method']} with {weights(row['remaining'])} of the weights"
+        f"{row['method']} {weights(row['remaining'])}"
         for _, row in found.dropna(subset="remaining").iterrows()
     ]
     none = methods_of(found[found["remaining"].isna()])
     return (
-        "The smallest networks that match the dense one (mean validation accuracy at least as "
-        f"high): {listed([*shares, *(f'none of {name}' for name in none)])}."
+        "Weights left in the smallest network that matches the dense one (mean validation accuracy "
+        f"at least as high): {listed([*shares, *(f'{name} none' for name in none)])}."
     )
 
 

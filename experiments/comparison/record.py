@@ -20,7 +20,6 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.comparison import Arm, CompareConfig, arms_of
 from experiments.config.experiment import Resolved
-from experiments.config.parameters import as_text
 from experiments.processes.executors import Outcome
 from experiments.rounds.metrics import COMPARED
 from experiments.tracking import session, summary
@@ -51,9 +50,8 @@ class Record:
 
 def describe(run_id: str, config: CompareConfig, resolved: Resolved) -> None:
     """Log the parameters and the tags of a comparison's run."""
-    params = {name: as_text(value) for name, value in config.model_dump().items()}
     tags = {"dataset": resolved.dataset, "model": resolved.model, "kind": COMPARISON}
-    session.describe(run_id, params, tags)
+    session.describe(run_id, config.model_dump(), tags)
 
 
 def adopt(run: MlflowRun, parent: str) -> None:

@@ -21,13 +21,12 @@ from experiments.rounds.data import load_data
 from experiments.run import run_experiment
 from experiments.tracking import server
 from experiments.tracking.resume import (
-    FoundRun,
     find_experiment,
+    find_or_resume,
     is_finished,
     other_versions_note,
-    resume_config,
 )
-from experiments.tracking.session import close_dead_runs, is_running
+from experiments.tracking.session import close_dead_runs
 
 Outcomes = dict[Arm, Outcome]
 POLL_SECONDS = 2.0  # between checks whether another process has finished
@@ -104,23 +103,22 @@ class Schedule:
             reason = self.outcomes[self.base_arms[arm.seed]].reason
             self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
-        found = self._find(arm, config)
-        if found and is_running(found):
+        earlier = find_or_resume(config, self.inputs.dataset, self.inputs.digests[arm.seed])
+        if earlier.is_running:
             if arm not in self.in_other_processes:
                 self.echo(f"{arm.name}: waiting for another process that is running it")
             self.in_other_processes.add(arm)
             return
         self.waiting.remove(arm)
-        if found:
-            record.adopt(found, self.parent)
-        if found and is_finished(found):
-            self.finish(arm, Outcome(found.info.run_id), "already done")
+        if earlier.run:
+            record.adopt(earlier.run, self.parent)
+        if earlier.run and earlier.is_finished:
+            self.finish(arm, Outcome(earlier.run.info.run_id), "already done")
             return
-        if found:
-            config = self._resumed(arm, config, found.info.run_id)
-        digest = self.inputs.digests[arm.seed]
-        remote = self.config.executor == "ray"
-        self.executor.submit(arm.name, run_arm, config, self.parent, digest if remote else None)
+        if earlier.problem:
+            self.echo(f"{arm.name}: rerun: the earlier run cannot be resumed ({earlier.problem})")
+        digest = self.inputs.digests[arm.seed] if self.config.executor == "ray" else None
+        self.executor.submit(arm.name, run_arm, earlier.config, self.parent, digest)
 
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an arm, which branches off its base arm; None if it lacks a trunk."""
@@ -136,21 +134,11 @@ class Schedule:
 
     def _is_finished(self, arm: Arm) -> bool:
         config = self._config_of(arm)
-        found = config and self._find(arm, config)
-        return bool(found and is_finished(found))
-
-    def _find(self, arm: Arm, config: Config) -> FoundRun | None:
-        """The run of the same experiment, if there is one."""
+        if config is None:
+            return False
         resolved = config.resolved(self.inputs.dataset)
-        return find_experiment(resolved, self.inputs.digests[arm.seed])
-
-    def _resumed(self, arm: Arm, config: Config, run_id: str) -> Config:
-        """The config that resumes a run, or the one that starts again if it cannot be resumed."""
-        try:
-            return resume_config(run_id, config.data_root)
-        except ValueError as error:
-            self.echo(f"{arm.name}: rerun: the earlier run cannot be resumed ({error})")
-            return config
+        found = find_experiment(resolved, self.inputs.digests[arm.seed])
+        return found is not None and is_finished(found)
 
 
 def run_arm(config: Config, parent: str, digest: str | None, echo: Echo) -> str:

@@ -233,15 +233,12 @@ def network_of(run_id: str, config: Resolved, parameter: str, folder: str, numbe
     )
 
 
-FoundRun = MlflowRun  # for callers that do not import MLflow
-
-
 @dataclass(frozen=True)
 class Earlier:
     """An earlier run of an experiment, if there is one, and the config that completes it."""
 
     config: Config  # resumes the run, or starts a new one
-    run: FoundRun | None = None
+    run: MlflowRun | None = None
     problem: str = ""  # why the run cannot be resumed
 
     @property
@@ -272,7 +269,7 @@ def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
         return Earlier(config, run, str(error))
 
 
-def find_experiment(config: Resolved, data_digest: str) -> FoundRun | None:
+def find_experiment(config: Resolved, data_digest: str) -> MlflowRun | None:
     """The run of the same experiment, if there is one; finished runs before others."""
     key = fingerprint(config, data_digest, THREADS_PER_WORKER)
     found = _search(f"tags.{FINGERPRINT} = '{key}'")
