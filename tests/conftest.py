@@ -45,6 +45,14 @@ def offline(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolve_local)
 
 
+# The modules with the longest tests: they start first, so that no worker waits for another.
+LONGEST = ("test_tuning_kills", "test_tune_stops", "test_compare", "test_project", "test_servers")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An empty MLflow database to copy: creating one takes seconds, so all workers share it."""

@@ -178,5 +178,5 @@ def test_a_tracking_server_that_does_not_answer_is_an_error_of_one_line(store, m
     assert "waiting up to 0.5 s" in out
     error = err.splitlines()[-1]
     assert error.startswith("error: the tracking server has not answered for 0.5 s")
-    assert error.endswith("the same command goes on from here")
+    assert error.endswith("the same command continues from here")
     assert not (store / "optuna.db").exists()
