@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, ExitStack
 from tqdm import tqdm
 
 from experiments.config.tune import TuneConfig, methods_of
-from experiments.processes.executors import EXECUTORS, Executor, Needs
+from experiments.processes.executors import EXECUTORS, Needs
 from experiments.processes.retry import retry
+from experiments.processes.tasks import Executor
 from experiments.processes.terminal import print_line
 from experiments.rounds.data import load_data
 from experiments.tracking import server

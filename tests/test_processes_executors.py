@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from experiments.config.experiment import config_from
-from experiments.processes.executors import EXECUTORS, Needs, open_inline, run_task
+from experiments.processes.executors import EXECUTORS, Needs, open_inline
+from experiments.processes.tasks import run_task
 from experiments.run import run_experiment
 from experiments.tracking.session import close_dead_runs, tracked_run
 from tests.conftest import QUICK

@@ -15,8 +15,8 @@ import pytest
 
 from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
-from experiments.processes.executors import THREADS_PER_WORKER
 from experiments.processes.locks import run_lock
+from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.run import resume_warnings
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
 from experiments.tracking.resume import find_or_resume, load_run

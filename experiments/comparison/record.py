@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.comparison import Arm, CompareConfig, arms_of
 from experiments.config.experiment import Resolved
-from experiments.processes.executors import Outcome
+from experiments.processes.tasks import Outcome
 from experiments.rounds.metrics import COMPARED
 from experiments.tracking import session, summary
 from experiments.tracking.environment import environment

@@ -13,9 +13,10 @@ from experiments.comparison import record
 from experiments.config.comparison import Arm, CompareConfig, arms_of, trunk_of
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
-from experiments.processes.executors import EXECUTORS, Executor, Needs, Outcome
+from experiments.processes.executors import EXECUTORS, Needs
 from experiments.processes.locks import HEARTBEAT_SECONDS
 from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.tasks import Executor, Outcome
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment

@@ -19,7 +19,7 @@ import torch
 from pebble import CONSTS, ProcessExpired, ProcessPool
 from tqdm import tqdm
 
-from experiments.processes.executors import (
+from experiments.processes.tasks import (
     THREADS_PER_WORKER,
     Executor,
     Message,

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import torch
 
-from experiments.processes.executors import (
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.tasks import (
     THREADS_PER_WORKER,
     Executor,
     Message,
@@ -27,7 +28,6 @@ from experiments.processes.executors import (
     Work,
     run_task,
 )
-from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import describe_error
 
 try:

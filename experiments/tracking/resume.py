@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import as_text, default_text
-from experiments.processes.executors import THREADS_PER_WORKER
+from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH
 from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint

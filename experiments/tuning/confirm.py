@@ -12,7 +12,7 @@ import pandas as pd
 from experiments.config.experiment import Config
 from experiments.config.parameters import as_text, default_text
 from experiments.config.space import Value
-from experiments.processes.executors import Executor
+from experiments.processes.tasks import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment

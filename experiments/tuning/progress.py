@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import ClassVar
 
-from experiments.processes.executors import Executor, Outcome, Work
 from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.tasks import Executor, Outcome, Work
 from experiments.processes.terminal import Echo
 from experiments.tuning import runs
 from experiments.tuning.choose import latest_failures
