@@ -1,7 +1,7 @@
 """Ray: tasks on the machines of a Ray cluster, which may join and leave at any time.
 
 The code of this machine is sent to the others, so all run the same; packages and data must be there
-already. Ray retries nothing: whoever submits a task decides what happens when its process dies.
+already. Ray retries nothing: the code that submits a task handles the death of its process.
 """
 
 import logging
