@@ -7,7 +7,7 @@ import torch
 from datasets import Images, load_splits, split_images
 from experiments.config.experiment import config_from
 from experiments.config.fields import PRUNINGS
-from experiments.rounds.metrics import METRICS, Metric
+from experiments.rounds.metrics import METRICS, UNITS, Metric
 from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
 from experiments.training.engine import ENGINES
@@ -376,3 +376,7 @@ def test_the_looks_tell_the_test_accuracy_where_an_epoch_ends(data):
     ]
     assert inner
     assert all(value != value for value in inner)
+
+
+def test_every_metric_has_a_unit_that_is_explained():
+    assert {metric.unit for metric in METRICS.values()} == UNITS.keys()

@@ -118,7 +118,7 @@ class CompareConfig(Common, Execution, Arms):
     """All parameters of a comparison."""
 
     @model_validator(mode="after")
-    def _sound_together(self) -> "CompareConfig":
+    def _check_together(self) -> "CompareConfig":
         if self.masks == "shared" and ("," in self.criterion or self.pruning != "iterative"):
             raise ValueError(
                 "masks=shared retrains the masks of one trunk: it needs one criterion and "
