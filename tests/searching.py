@@ -23,7 +23,7 @@ SMALL = {
     "train_limit": 200,
     "device": "cpu",
     "confirm_seeds": 0,
-    "workers": 1,
+    "executor": "inline",
     "trials": 4,
     "search": "prune_rate=0.4..0.6,retrain_epochs=1..2",
 }

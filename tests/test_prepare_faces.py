@@ -15,10 +15,11 @@ from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
 from tests.conftest import ROOT, TIMEOUT
 from tests.portraits import flower, folder
-from tests.test_project import mlflow_run, runs
+from tests.test_project import path, run_project, runs
 from tests.test_tracking_resume import anywhere
 
-assert anywhere  # a fixture
+assert anywhere  # fixtures
+assert path
 
 TINY = {"epochs": 1, "retrain_epochs": 1, "rounds": 1, "device": "cpu"}
 
@@ -35,10 +36,9 @@ def flags(**settings):
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def test_mlflow_run_prepares_photographs_and_logs_the_outcomes(anywhere, photographs):
+def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photographs, path, capfd):
     out = anywhere / "faces"
-    done = mlflow_run(entry_point="prepare_faces", source=photographs, out=out)
-    assert done.returncode == 0, done.stderr
+    run_project("prepare_faces", source=photographs, out=out)
     (run,) = runs()
     assert run.info.status == "FINISHED"
     assert run.data.params["which_face"] == "largest"
@@ -57,8 +57,9 @@ def test_mlflow_run_prepares_photographs_and_logs_the_outcomes(anywhere, photogr
         "contact_sheets/ada.1.jpg",
         "contact_sheets/grace.1.jpg",
     }
-    assert "11 photographs of 2 classes: 10 kept, 1 no_face" in done.stdout
-    assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in done.stdout
+    output = capfd.readouterr().out
+    assert "11 photographs of 2 classes: 10 kept, 1 no_face" in output
+    assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in output
 
 
 def test_an_interrupted_command_continues(anywhere, photographs):

@@ -12,12 +12,11 @@ import mlflow
 import pytest
 import torch
 
-from experiments.config.experiment import config_from
 from experiments.processes.executors import EXECUTORS, Needs, open_inline
 from experiments.processes.tasks import run_task
-from experiments.run import run_experiment
+from experiments.tracking import server
 from experiments.tracking.session import close_dead_runs, tracked_run
-from tests.conftest import QUICK
+from tests.conftest import TIMEOUT
 
 
 def count_threads(seconds, echo):
@@ -33,8 +32,10 @@ def fail(error, echo):
 
 @pytest.fixture(scope="module", params=["inline", "processes"])
 def executor(request):
+    before = worker_processes()
     with EXECUTORS[request.param](Needs(workers=1, device="cpu", tracking_uri="")) as executor:
         yield executor
+    assert worker_processes() == before
 
 
 def ended(executor, echo=print):
@@ -87,31 +88,32 @@ def test_inline_leaves_the_thread_count_as_it_was():
         torch.set_num_threads(before)
 
 
-def test_a_process_that_dies_costs_its_own_experiment_only(store):
-    lines, others = [], worker_processes()
-    long = config_from(QUICK | {"rounds": 40, "prune_rate": 0.01})
-    needs = Needs(workers=1, device="cpu", tracking_uri="")
-    with tracked_run("parent") as parent, EXECUTORS["processes"](needs) as executor:
-        executor.submit("a", run_experiment, long, parent)
-        while not any(line.startswith("a: round  1/") for line in lines):
-            executor.wait(lines.append, at_most=0.05)
-        (worker,) = worker_processes() - others
-        os.kill(worker, signal.SIGKILL)
+def stay_in_a_run(uri, experiment, parent, echo):
+    with server.tracking_to(uri, experiment), tracked_run("child", parent=parent) as run_id:
+        echo(f"{os.getpid()} {run_id}")
+        time.sleep(TIMEOUT)
+
+
+@pytest.mark.parametrize("executor", ["processes"], indirect=True)
+def test_a_process_that_dies_costs_its_own_task_only(executor, store):
+    lines = []
+    with tracked_run("parent") as parent:
+        experiment = mlflow.get_run(parent).info.experiment_id
+        executor.submit("a", stay_in_a_run, mlflow.get_tracking_uri(), experiment, parent)
+        while not lines:
+            assert executor.wait(lines.append, at_most=0.05) == {}
+        process, run_id = lines[0].split()[1:]
+        os.kill(int(process), signal.SIGKILL)
         outcomes = ended(executor, lines.append)
         close_dead_runs(parent, outcomes["a"].reason)
-        executor.submit("b", run_experiment, config_from(QUICK), parent)
+        executor.submit("b", count_threads, 0)
         outcomes |= ended(executor, lines.append)
     assert outcomes["a"].run_id is None
     assert outcomes["a"].died
-    assert outcomes["a"].reason.startswith("its process died")
-    assert mlflow.get_run(outcomes["b"].run_id).info.status == "FINISHED"
-    (dead,) = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string="attributes.status = 'FAILED'",
-        output_format="list",
-    )
-    assert dead.data.tags["error"] == outcomes["a"].reason
-    assert worker_processes() == others
+    assert outcomes["a"].reason == "its process died (exit code -9)"
+    assert outcomes["b"].run_id == "1"
+    dead = mlflow.get_run(run_id)
+    assert (dead.info.status, dead.data.tags["error"]) == ("FAILED", outcomes["a"].reason)
 
 
 def worker_processes():

@@ -16,6 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
+from experiments.__main__ import run_command
 from experiments.config.tune import TuneConfig
 from experiments.tune import connect
 from experiments.tuning.storage import open_storage
@@ -296,20 +297,15 @@ def test_a_database_that_does_not_answer_is_told_in_one_line():
     assert len(said) == 1
 
 
-def refused(env, *words):
-    """What a search on a cluster is refused with."""
-    argv = [sys.executable, "-m", "experiments", "tune", "--executor=ray", *words]
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    return done.stderr.splitlines()
-
-
-def test_a_cluster_that_is_not_there_is_told_in_one_line():
-    env = os.environ | ENV | QUIET | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+def test_a_cluster_that_is_not_there_is_an_error_of_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     storage, port = "--storage=postgresql+psycopg://a@127.0.0.1/optuna", free_port()
-    (told,) = refused(env, storage, f"--ray_address=127.0.0.1:{port}")
-    assert told.startswith(f"error: there is no Ray cluster at 127.0.0.1:{port}")
-    assert "ray start --head" in told
+    with pytest.raises(SystemExit) as stop:
+        run_command("tune", ["--executor=ray", storage, f"--ray_address=127.0.0.1:{port}"])
+    assert stop.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: there is no Ray cluster at 127.0.0.1:{port}")
+    assert "ray start --head" in error
 
 
 @pytest.mark.parametrize(

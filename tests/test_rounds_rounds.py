@@ -235,7 +235,7 @@ def test_continuing_from_any_round_changes_nothing(reinit, pruning, data):
             assert same(straight.network.masks, continued.network.masks)
 
 
-@pytest.mark.parametrize("reinit", REINITS)
+@pytest.mark.parametrize("reinit", ["keep", "random", "rewind", "shuffle"])
 def test_a_lightcnn_goes_on_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
     """Whatever the memory format of a convolution's weights, and with crops and mirror images."""
     pixels = torch.randint(256, (40, 20, 20), generator=torch.Generator().manual_seed(0))

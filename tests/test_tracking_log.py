@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +17,7 @@ from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import QUICK, ROOT, command, working_in
+from tests.conftest import QUICK, command, working_in
 
 ROUND_METRICS = {
     "train_loss",
@@ -208,18 +206,15 @@ def test_a_run_that_mlflow_opened_is_marked_when_a_parameter_is_invalid(store, m
     assert "error: epochs must" in capsys.readouterr().err
 
 
-def test_an_unreachable_server_is_one_line(store, monkeypatch):
+def test_an_unreachable_server_is_one_line(store, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments", "run", *command()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    with pytest.raises(SystemExit) as stop:
+        run_command("run", command())
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    last = errors.splitlines()[-1]
     assert last.startswith("error: the tracking server http://127.0.0.1:9 does not answer")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
 
 
 def test_runs_that_begin_together_may_log_the_same_data(store):

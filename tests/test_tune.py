@@ -14,7 +14,7 @@ from experiments.__main__ import run_command
 from tests.conftest import working_in
 from tests.searching import SMALL
 
-BOTH = {"reinit": "keep,lottery", "workers": 2, "confirm_seeds": 1}
+BOTH = {"reinit": "keep,lottery", "confirm_seeds": 1}
 NAME = "weight-loss/digits/lenet_30_20/"
 
 

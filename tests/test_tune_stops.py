@@ -22,8 +22,8 @@ assert one_thread  # a fixture
 # Trials of about a second, so that there is time to interrupt one.
 LONG = {
     "trials": 3,
-    "retrain_epochs": 200,
-    "search": "prune_rate=0.4..0.6,retrain_epochs=200..250",
+    "retrain_epochs": 120,
+    "search": "prune_rate=0.4..0.6,retrain_epochs=120..150",
 }
 
 
@@ -94,7 +94,7 @@ def test_a_killed_search_continues_with_the_same_results(uninterrupted, store):
 
 
 def test_an_interrupted_search_enqueues_its_trial_again_and_can_continue(uninterrupted, store):
-    process = begin(**LONG)
+    process = begin(**LONG, executor="processes", workers=1)
     errors = stop(process, signal.SIGINT)
     assert process.returncode == 128 + signal.SIGINT
     assert errors.splitlines()[-1] == "stopped; the same command continues from here"

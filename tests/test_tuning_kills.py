@@ -16,12 +16,12 @@ from optuna.trial import TrialState
 
 from tests.conftest import QUICK, ROOT
 
-TRIALS, KILLS, ALL_AT_ONCE = 10, 10, 4  # every fourth kill hits all processes
+TRIALS, KILLS, ALL_AT_ONCE = 6, 4, 3  # every third kill hits all processes
 SEARCH = {
     "train_limit": 300,
     "epochs": 1,
     "trials": TRIALS,
-    "workers": 3,
+    "workers": 2,
     "confirm_seeds": 0,
     "search": "prune_rate=0.3..0.6,retrain_epochs=40..80",
 }

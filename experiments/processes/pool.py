@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from multiprocessing.queues import Queue
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ STOP_SECONDS = 30.0  # for a process that is stopped to mark its run
 class Pool(Executor):
     """Processes of this machine."""
 
-    def __init__(self, pool: ProcessPool, queue: "Queue[Message]", count: int) -> None:
+    def __init__(self, pool: ProcessPool, queue: "SimpleQueue[Message]", count: int) -> None:
         super().__init__()
         self.pool, self.queue, self._count = pool, queue, count
 
@@ -65,7 +65,8 @@ def worker_count(asked: int | None, device: str) -> int:
 def open_pool(count: int) -> Iterator[Pool]:
     """`count` processes, which are stopped on exit."""
     context = get_context("spawn")  # torch's threads do not survive a fork
-    queue: Queue[Message] = context.Queue()
+    # With a Queue, which sends from a thread, a task could end before its last line arrives.
+    queue: SimpleQueue[Message] = context.SimpleQueue()
     CONSTS.term_timeout = STOP_SECONDS
     pool = ProcessPool(
         max_workers=count, context=context, initializer=_start_worker, initargs=(queue,)
@@ -81,7 +82,7 @@ def open_pool(count: int) -> Iterator[Pool]:
 _worker: dict[str, Any] = {}  # of a worker process: the queue for its messages
 
 
-def _start_worker(queue: "Queue[Message]") -> None:
+def _start_worker(queue: "SimpleQueue[Message]") -> None:
     torch.set_num_threads(THREADS_PER_WORKER)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
     _worker["queue"] = queue

@@ -11,7 +11,6 @@ from concurrent.futures import wait as wait_for
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf
-from queue import Empty
 from typing import Any
 
 from experiments.processes.signals import handle_signals, raise_if_interrupted
@@ -106,9 +105,6 @@ def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:
 
 
 def drain(queue: Any) -> Iterator[Message]:
-    """Take all messages out of a queue."""
-    while True:
-        try:
-            yield queue.get_nowait()
-        except Empty:
-            return
+    """Take all messages out of a queue that only the caller reads."""
+    while not queue.empty():
+        yield queue.get()
