@@ -112,7 +112,7 @@ def test_rewinding_past_the_end_of_training_is_rejected():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_rejected():
-    with pytest.raises(ValueError, match="device=cuda requires a CUDA GPU"):
+    with pytest.raises(ValueError, match="device must be cpu or auto on this machine: "):
         parse(Config, "run", ["--device", "cuda"])
 
 

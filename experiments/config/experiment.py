@@ -62,10 +62,6 @@ class Config(Common, Method):
             )
         if self.masks == "shared":
             self._check_shared()
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                "device=cuda requires a CUDA GPU that PyTorch can use, and there is none"
-            )
         return self
 
     def _check_shared(self) -> None:

@@ -1,13 +1,11 @@
 """The parameters of prepare_faces."""
 
-from typing import Annotated
-
-import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from datasets.photographs.options import FaceOptions
 from experiments.config import parameters
-from experiments.config.parameters import AUTO, Parameters, one_of
+from experiments.config.fields import Device
+from experiments.config.parameters import AUTO, Parameters
 
 
 class FacesConfig(FaceOptions, Parameters):
@@ -15,17 +13,7 @@ class FacesConfig(FaceOptions, Parameters):
 
     source: parameters.Path = Field(description="folder with one folder of photographs per class")
     out: parameters.Path = Field(description="folder to write the data set to")
-    device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
-        AUTO, description="cpu or cuda; auto is cuda if available"
-    )
-
-    @model_validator(mode="after")
-    def _check_device(self) -> "FacesConfig":
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                "device=cuda requires a CUDA GPU that PyTorch can use, and there is none"
-            )
-        return self
+    device: Device = AUTO
 
     def options(self) -> FaceOptions:
         """The settings that decide the crops and the splits."""

@@ -55,6 +55,18 @@ def run_id(text: str) -> str:
     return text
 
 
+def _usable(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("must be cpu or auto on this machine: PyTorch finds no CUDA GPU")
+    return device
+
+
+Device = Annotated[
+    str,
+    one_of(AUTO, "cpu", "cuda"),
+    AfterValidator(_usable),
+    Field(description="cpu or cuda; auto is cuda if available"),
+]
 _unit = Field(gt=0, lt=1)
 _rates = ", ".join(f"{made.default_lr:g} for {name}" for name, made in OPTIMIZERS.items())
 
@@ -166,9 +178,7 @@ class Common(Parameters):
     eval_every: Annotated[int, Field(ge=0)] = Field(
         0, description="iterations between evaluations for early stopping; 0 is once per epoch"
     )
-    device: Annotated[str, one_of(AUTO, "cpu", "cuda")] = Field(
-        AUTO, description="cpu or cuda; auto is cuda if available"
-    )
+    device: Device = AUTO
     data_root: Path = Field(
         "data", description="folder of downloaded data sets; for dataset=faces, of the photographs"
     )
