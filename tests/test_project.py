@@ -94,7 +94,7 @@ def test_a_project_with_an_invalid_parameter_fails_in_one_line(anywhere, path, c
 @pytest.mark.real_data
 @pytest.mark.skipif(mnist_root() is None, reason="real MNIST is not on this machine")
 def test_the_lottery_on_mnist_keeps_its_accuracy(anywhere, path):
-    """Dense at least 0.975, and 90% sparse within a point of it with half the default retraining."""
+    """Dense at least 0.975, and 90% sparse within a point of it; half the default retraining."""
     done = mlflow_run(data_root=mnist_root(), retrain_epochs=5)
     assert done.returncode == 0, done.stderr
     metrics = runs()[0].data.metrics
