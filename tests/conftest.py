@@ -5,6 +5,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,6 +100,29 @@ def working_in(folder: Path, empty_store: Path):
         use_store(folder, empty_store, patch)
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+def wait_until(condition) -> None:
+    give_up = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
+@contextmanager
+def sent_when(number: int, condition):
+    """Send this process a signal as soon as a condition holds."""
+
+    def send() -> None:
+        wait_until(condition)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 # A small experiment with two pruning rounds; it takes about a second.

@@ -16,7 +16,7 @@ import pytest
 
 from experiments.__main__ import run_command
 from experiments.processes.locks import run_lock
-from tests.conftest import QUICK, ROOT, TIMEOUT, working_in
+from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
 TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
@@ -186,13 +186,6 @@ def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, ca
     assert {arm.info.status for arm in arms(run).values()} == {"FINISHED"}
 
 
-def wait_until(condition):
-    give_up = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.2)
-
-
 def other_processes():
     """Processes that still work in this folder's store."""
     found = []
@@ -206,15 +199,11 @@ def other_processes():
 
 
 def test_sigterm_stops_a_comparison_and_marks_its_runs(store, capfd):
-    def stop_after_an_arm():
-        wait_until(lambda: "FINISHED" in statuses())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop_after_an_arm)
-    thread.start()
-    with pytest.raises(SystemExit) as stop:
+    with (
+        pytest.raises(SystemExit) as stop,
+        sent_when(signal.SIGTERM, lambda: "FINISHED" in statuses()),
+    ):
         run_command("compare", command())
-    thread.join()
     assert stop.value.code == 128 + signal.SIGTERM
     assert "stopped; the same command continues from here" in capfd.readouterr().err
     (killed,) = runs("kind", "comparison")

@@ -1,9 +1,6 @@
 """The command prepare_faces: photographs in, outcomes in MLflow, and a network trained on them."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -13,7 +10,7 @@ import torch
 from datasets.photographs.manifest import read_manifest
 from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
-from tests.conftest import ROOT, TIMEOUT
+from tests.conftest import sent_when
 from tests.portraits import flower, folder
 from tests.test_project import path, run_project, runs
 from tests.test_tracking_resume import anywhere
@@ -62,22 +59,16 @@ def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photogra
     assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in output
 
 
-def test_an_interrupted_command_continues(anywhere, photographs):
+def test_an_interrupted_command_continues(anywhere, photographs, capsys):
     argv = flags(source=photographs, out=anywhere / "faces")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "prepare_faces", *argv],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (anywhere / "faces/options.json").exists():  # it has started
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines()[-1] == "stopped; the same command continues from here"
+    with (
+        pytest.raises(SystemExit) as stop,
+        sent_when(signal.SIGTERM, (anywhere / "faces/options.json").exists),
+    ):
+        run_command("prepare_faces", argv)
+    assert stop.value.code == 128 + signal.SIGTERM
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "stopped; the same command continues from here"
     (run,) = runs()
     assert run.info.status == "KILLED"
     run_command("prepare_faces", argv)

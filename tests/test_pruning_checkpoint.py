@@ -85,8 +85,8 @@ def test_the_same_network_gives_the_same_bytes_in_another_process(tmp_path):
         "import sys; from tests.test_pruning_checkpoint import *\n"
         "save_checkpoint(sys.argv[1], *network(0.2), {'b': 1, 'a': {'d': 2, 'c': 3}})"
     )
-    for name in "ab":
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], cwd=ROOT, check=True)
+    save_checkpoint(tmp_path / "b", *network(0.2), {"b": 1, "a": {"d": 2, "c": 3}})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -21,7 +21,7 @@ from experiments.processes.signals import (
 )
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
-from tests.conftest import QUICK, ROOT, TIMEOUT, command
+from tests.conftest import QUICK, ROOT, TIMEOUT, command, sent_when
 
 TIMES = ("round_seconds", "train_seconds")
 LONG = {"retrain_epochs": 20, "rounds": 3, "reinit": "rewind", "criterion": "random"}
@@ -92,12 +92,16 @@ def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(anywhere):
     assert len(mlflow.search_logged_models(output_format="list", experiment_ids=["1"])) == 2
 
 
-def test_a_terminated_run_is_marked_killed_and_shows_how_to_resume(anywhere):
-    process = start(*command(**LONG))
-    run, lines = stop_after_round(process, 0, signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
+def test_a_terminated_run_is_marked_killed_and_shows_how_to_resume(anywhere, capsys):
+    with (
+        pytest.raises(SystemExit) as stop,
+        sent_when(signal.SIGTERM, lambda: list((anywhere / "artifacts").rglob("rounds.csv"))),
+    ):
+        run_command("run", command(**LONG))
+    assert stop.value.code == 128 + signal.SIGTERM
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert run.info.status == "KILLED"
-    assert f"stopped; -P resume={run.info.run_id} continues" in "".join(lines)
+    assert f"stopped; -P resume={run.info.run_id} continues" in capsys.readouterr().out
     assert run.data.tags["interrupted"] == "SIGTERM"
 
 

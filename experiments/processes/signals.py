@@ -68,9 +68,9 @@ def handle_signals() -> Iterator[None]:
             raise Interrupted(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    _received.clear()
     try:
         yield
     finally:
+        _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
