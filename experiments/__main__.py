@@ -4,16 +4,29 @@ A command checks its parameters, and prints its help, before it imports anything
 add a record to `COMMANDS`; its names are imported when it runs.
 """
 
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pkgutil import resolve_name
+from typing import Any
 
 from experiments.processes.signals import Interrupted, handle_signals
 from experiments.processes.terminal import describe_error, is_user_error
 
 EXIT_USER_ERROR = 2
+
+
+@contextmanager
+def fast_imports() -> Iterator[None]:
+    """Without garbage collection, which takes a seventh of the time and finds nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass(frozen=True)
@@ -29,13 +42,14 @@ class Command:
 
     def run(self, name: str, argv: Sequence[str]) -> None:
         """Run the command."""
-        if not self.parameters:
-            resolve_name(self.function)(argv)
-            return
-        from experiments.config.parameters import parse
+        with fast_imports():
+            given: Any = argv
+            if self.parameters:
+                from experiments.config.parameters import parse
 
-        config = parse(resolve_name(self.parameters), name, argv)
-        resolve_name(self.function)(config)
+                given = parse(resolve_name(self.parameters), name, argv)
+            function = resolve_name(self.function)
+        function(given)
 
 
 COMMANDS = {

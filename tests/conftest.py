@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import gc
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+gc.disable()  # until all is imported: searching modules for garbage takes time
 ROOT = Path(__file__).parent.parent
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 os.environ["PYTHONPATH"] = str(ROOT)  # worker processes import our packages from any folder
@@ -49,6 +51,15 @@ def offline(monkeypatch):
 
 # The modules with the longest tests: they start first, so that no worker waits for another.
 LONGEST = ("test_tuning_kills", "test_tune_stops", "test_compare", "test_project", "test_servers")
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items):
