@@ -8,7 +8,7 @@ by their accuracy on validation images; the recommended ones are retrained with 
 only then tested.
 """
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 from tqdm import tqdm
 
@@ -55,14 +55,15 @@ def run_search(asked: TuneConfig) -> str:
         runs.close_dead_searches(run_id)
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
         ours = {m for m in jobs if claim_study(studies[m], jobs[m], claims)}
-        with open_executor(config, searches) as workers:
+        needs = Needs(config.workers, searches[0].resolved({}).device, server.tracking_uri())
+        with EXECUTORS[config.executor](needs) as workers:
             run_trials(studies, jobs, workers)
             for method in jobs.keys() - ours:  # the command that had claimed it may be gone
                 if claim_study(studies[method], jobs[method], claims):
                     ours.add(method)
             recommended = recommend_all(studies, jobs, ours)
             tested = confirm(recommended, workers, print_message)
-        report(run_id, studies, recommended, tested)
+        report(run_id, recommended, tested)
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command reports them")
     print_line(f"\nTo see the runs: {server.ui_command()}")
@@ -140,17 +141,18 @@ def recommend_all(
         ValueError: If no study recommends a trial.
     """
     recommended: list[Recommendation] = []
-    for method in (method for method in jobs if method in ours):
-        search = studies[method].search
+    for method, study in studies.items():
+        if method not in ours:
+            continue
         try:
-            number = int(recommend(studies[method].table(), search)["number"])
+            number = int(recommend(study.table(), study.search)["number"])
         except ValueError as error:
             if len(ours) == 1:
                 raise
             print_line(f"WARNING: {error}")
             continue
-        params = studies[method].params_of(number)
-        recommended.append(Recommendation(search, number, params, jobs[method].study_run))
+        params = study.params_of(number)
+        recommended.append(Recommendation(study, number, params, jobs[method].study_run))
     if ours and not recommended:
         raise ValueError("no trial of any study is complete, so none can be recommended")
     return recommended
@@ -177,9 +179,3 @@ def connect(config: TuneConfig) -> None:
             f"postgresql+psycopg://user@host/optuna, got storage={config.storage}"
         )
     ray.connect(config.ray_address, server.tracking_uri(), redacted(config.storage))
-
-
-def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContextManager[Executor]:
-    """Where the trials run."""
-    device = searches[0].resolved({}).device
-    return EXECUTORS[config.executor](Needs(config.workers, device, server.tracking_uri()))

@@ -1,8 +1,8 @@
 """Progress: start trials and wait for them, here or in other commands, until none is left."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count
 from typing import ClassVar
 
 from experiments.processes.signals import raise_if_interrupted
@@ -28,8 +28,7 @@ class Progress:
     echo: Echo
     ended_before: dict[str, set[int]] = field(default_factory=dict)  # numbers of trials
     reclaimed: float = 0.0  # when, monotonic
-    submitted: dict[str, int] = field(default_factory=dict)  # tasks, by method
-    numbers: "count[int]" = field(default_factory=count)
+    submitted: Counter[str] = field(default_factory=Counter)  # tasks, by method
     work: ClassVar[Work] = staticmethod(claim_and_run)
 
     def __post_init__(self) -> None:
@@ -57,17 +56,16 @@ class Progress:
         waiting = {method: study.waiting() for method, study in self.studies.items()}
         while self.workers.has_room and any(waiting.values()):
             # All methods advance at the same pace.
-            method = min((m for m in waiting if waiting[m]), key=lambda m: self.submitted.get(m, 0))
+            method = min((m for m in waiting if waiting[m]), key=lambda m: self.submitted[m])
             waiting[method] -= 1
-            self.submitted[method] = self.submitted.get(method, 0) + 1
-            self.workers.submit(f"{method}#{next(self.numbers)}", self.work, self.jobs[method])
+            self.submitted[method] += 1
+            name = f"{method}#{self.submitted[method]}"
+            self.workers.submit(name, self.work, self.jobs[method])
 
     def _handle(self, method: str, outcome: Outcome) -> None:
-        if outcome.died:
-            self.echo(f"{method}: a worker died ({outcome.reason}); its trial is retried once")
-            self.reclaim_dead()
-        elif outcome.reason == "it was stopped":
-            self.echo(f"{method}: a worker was stopped; its trial is retried")
+        if outcome.died or outcome.reason == "it was stopped":
+            end = f"died ({outcome.reason})" if outcome.died else "was stopped"
+            self.echo(f"{method}: a worker {end}; its trial is retried{' once' * outcome.died}")
             self.reclaim_dead()
         elif outcome.reason:
             raise ValueError(f"{outcome.reason}; run the same command again to continue")

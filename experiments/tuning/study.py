@@ -32,6 +32,7 @@ from experiments.tuning.storage import (
     FAILURE,
     ORIGINAL,
     UNREACHABLE,
+    Result,
     Storage,
     enqueue_again,
     is_lost,
@@ -54,14 +55,6 @@ class TakenError(Exception):
     """The trial was taken from this process, whose heartbeat had stopped for too long."""
 
 
-@contextmanager
-def _raise_if_taken() -> Iterator[None]:
-    try:
-        yield
-    except UpdateFinishedTrialError:
-        raise TakenError from None
-
-
 class Study:
     """A study in an open storage."""
 
@@ -71,13 +64,12 @@ class Study:
         self._id = storage.retry(lambda: self.rdb.get_study_id_from_name(search.name))
 
     def _load(self) -> optuna.Study:
-        single = self.search.config.objective == "accuracy"
-        directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 if single else 2]
-        name, storage = self.search.name, self.rdb
+        objectives, name, storage = self.search.objectives, self.search.name, self.rdb
+        directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: len(objectives)]
         with suppress(DuplicatedStudyError):
             made = optuna.create_study(study_name=name, storage=storage, directions=directions)
-            if not single:
-                made.set_metric_names(["valid_accuracy", "total_epochs"])
+            if len(objectives) > 1:
+                made.set_metric_names(list(objectives))
             return made
         return optuna.load_study(study_name=name, storage=storage)
 
@@ -239,6 +231,12 @@ class Study:
 
     # A claimed trial. These raise `TakenError` if it is no longer ours.
 
+    def _retry(self, do: Callable[[], Result]) -> Result:
+        try:
+            return self.storage.retry(do)
+        except UpdateFinishedTrialError:
+            raise TakenError from None
+
     def params(self, claim: Claim) -> dict[str, Value]:
         """Its parameters: the baseline, those of the lost trial it retries, or new ones."""
 
@@ -255,13 +253,11 @@ class Study:
                     self.rdb.set_trial_param(claim.id, name, value, rule)
             return dict(params)
 
-        with _raise_if_taken():
-            return self.storage.retry(choose)
+        return self._retry(choose)
 
     def set_attr(self, claim: Claim, name: str, value: Any) -> None:
         """Set an attribute of the trial."""
-        with _raise_if_taken():
-            self.storage.retry(lambda: self.rdb.set_trial_user_attr(claim.id, name, value))
+        self._retry(lambda: self.rdb.set_trial_user_attr(claim.id, name, value))
 
     def record_levels(self, claim: Claim, values: Mapping[int, float]) -> bool:
         """Store accuracies by level of sparsity; returns whether the trial should stop early."""
@@ -273,8 +269,7 @@ class Study:
                 return False  # the baseline is what the other trials are compared with
             return EqualSparsityPruner().prune(self.optuna, trial)
 
-        with _raise_if_taken():
-            return self.storage.retry(record)
+        return self._retry(record)
 
     def end(self, claim: Claim, values: Sequence[float] | None, failure: str = "") -> bool:
         """Store how the trial ended; returns False if it was no longer ours, and raises nothing.
