@@ -15,6 +15,7 @@ from PIL import Image
 from datasets.photographs import SIDE
 from datasets.photographs.detection import Face
 from datasets.photographs.files import write_atomically
+from datasets.splits import DataUnavailableError
 
 EYES_Y = 48  # pixels from the crop's top edge to the eyes
 EYES_TO_MOUTH = 48  # pixels between the two midpoints
@@ -89,24 +90,15 @@ def read_crop(path: Path) -> np.ndarray:
     """A crop that `write_crop` has written: [SIDE, SIDE] uint8.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        DataUnavailableError: If it is missing or damaged.
     """
+    reason = "damaged"
     try:
         with Image.open(path) as crop:
             if (crop.mode, crop.size) == ("L", (SIDE, SIDE)):
                 return np.asarray(crop)
     except FileNotFoundError:
-        raise
+        reason = "missing"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
         pass
-    raise ValueError(f"{path} is damaged")
-
-
-def is_crop(path: Path) -> bool:
-    """Whether the file is there and undamaged."""
-    try:
-        read_crop(path)
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+    raise DataUnavailableError(f"{path} is {reason}: run prepare_faces again")
