@@ -183,8 +183,7 @@ def test_a_copy_in_percent_clips_low_accuracies_and_leaves_the_study_alone(singl
 
 def plots_of(study):
     """Optuna's interactive plots of a study, by name."""
-    limits = (80.0, 95.0)
-    return figures.interactive_plots(study.trials(), study.search, limits, study.table())
+    return figures.interactive_plots(study, (80.0, 95.0))
 
 
 def test_importances_find_the_parameter_that_decides(folder):

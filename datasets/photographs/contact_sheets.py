@@ -7,7 +7,6 @@ border and the reason. To exclude one, add the name below it to exclude.txt.
 import math
 from collections.abc import Hashable, Mapping
 from functools import cache
-from io import BytesIO
 from itertools import count, takewhile
 from pathlib import Path
 from textwrap import wrap
@@ -18,7 +17,8 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.photographs import CONTACT_SHEETS, SIDE
-from datasets.photographs.files import short_name, write_atomically
+from datasets.photographs.crops import write_image
+from datasets.photographs.files import short_name
 from datasets.photographs.manifest import BOX, KEPT
 from datasets.photographs.pictures import UnreadableError, read_picture
 
@@ -70,9 +70,7 @@ def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:
     for number in range(1, pages + 1):
         shown = rows[(number - 1) * on_page : number * on_page]
         page = _draw_page(shown, f"{title}  (page {number} of {pages})", paths, out)
-        content = BytesIO()
-        page.save(content, "JPEG", quality=88)
-        write_atomically(out / CONTACT_SHEETS / page_name(label, number), content.getvalue())
+        write_image(page, out / CONTACT_SHEETS / page_name(label, number), quality=88)
 
 
 def _draw_page(rows: pd.DataFrame, title: str, paths: Paths, out: Path) -> Image.Image:

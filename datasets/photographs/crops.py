@@ -8,6 +8,7 @@ Outside the photograph the crop is black, as in the paper.
 import math
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -79,15 +80,15 @@ def cut_crop(picture: Image.Image, transform: np.ndarray) -> Image.Image:
     )
 
 
-def write_crop(crop: Image.Image, path: Path) -> None:
-    """Write a crop as PNG."""
+def write_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write a crop or a page, as its suffix says and with Pillow's `options`."""
     content = BytesIO()
-    crop.save(content, "PNG")
+    image.save(content, Image.registered_extensions()[path.suffix], **options)
     write_atomically(path, content.getvalue())
 
 
 def read_crop(path: Path) -> np.ndarray:
-    """A crop that `write_crop` has written: [SIDE, SIDE] uint8.
+    """A crop that `write_image` has written: [SIDE, SIDE] uint8.
 
     Raises:
         DataUnavailableError: If it is missing or damaged.

@@ -5,8 +5,8 @@ any time: detections are cached, and everything else is derived from them.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,9 @@ from datasets.photographs.crops import (
     box_transform,
     cut_crop,
     read_crop,
-    write_crop,
+    write_image,
 )
-from datasets.photographs.detection import (
-    Detection,
-    detect_faces,
-    detection_lines,
-    read_detections,
-)
+from datasets.photographs.detection import Detection, detect_faces, detection_lines, read_detections
 from datasets.photographs.files import Photograph, find_photographs, path_text, write_atomically
 from datasets.photographs.manifest import (
     COLUMNS,
@@ -91,20 +86,15 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
     return table
 
 
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    lock = FileLock(out / ".lock")
+def _lock(out: Path) -> AbstractContextManager[object]:
+    """Create the folder, and hold its lock until the context ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        return FileLock(out / ".lock").acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another process is preparing {out}: wait until it has ended") from None
     except OSError as error:
         raise ValueError(f"out is not writable ({error.strerror}), got {out}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read_excluded(out: Path) -> set[str]:
@@ -175,7 +165,7 @@ def _write_crops(detection: Detection, picture: Picture, out: Path, options: Fac
         if row.outcome == KEPT and row.label and row.face:
             align, face = options.align, row.face
             transform = align_transform(face) if align else box_transform(face, options.margin)
-            write_crop(cut_crop(picture.grey, transform), out / row.crop)
+            write_image(cut_crop(picture.grey, transform), out / row.crop)
 
 
 def _write_missing_crops(

@@ -19,6 +19,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.config.space import Range, Space
+from experiments.tuning.choose import table_of
 from experiments.tuning.fronts import (
     ACCURACY,
     RECOMMENDED,
@@ -83,8 +84,8 @@ def save_study(study: Study, recommended: int, folder: Path) -> None:
         draw_fronts(tables, numbers, search).savefig(plots / "front.png", facecolor="white")
         pages["front"] = interactive_fronts(tables, numbers, search)
     limits = limits_of(trials_of(tables, numbers))
-    save_images(study.trials(), search, limits, recommended, plots)
-    pages |= interactive_plots(study.trials(), search, limits, table)
+    save_images(study, limits, recommended, plots)
+    pages |= interactive_plots(study, limits)
     (folder / "interactive.html").write_text(page_of(pages), encoding="utf-8")
 
 
@@ -146,15 +147,10 @@ def plot_all(
     return plots
 
 
-def save_images(
-    trials: list[FrozenTrial],
-    search: Search,
-    limits: tuple[float, float],
-    recommended: int,
-    folder: Path,
-) -> None:
+def save_images(study: Study, limits: tuple[float, float], recommended: int, folder: Path) -> None:
     """Write Optuna's plots as PNG files; accuracies below the limits are drawn at the lower one."""
     pyplot.switch_backend("agg")  # opens no window
+    search, trials = study.search, study.trials()
     shown, exact = in_percent(trials, lowest=limits[0]), in_percent(trials)
     best = shown.trials[recommended]
     clipped = any(t.values and t.values[0] < limits[0] for t in exact.get_trials(deepcopy=False))
@@ -213,11 +209,10 @@ def finish(name: str, panels: list[Any], shown: optuna.Study, best: FrozenTrial)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{100 * LEVEL**level:.3g}"))
 
 
-def interactive_plots(
-    trials: list[FrozenTrial], search: Search, limits: tuple[float, float], table: pd.DataFrame
-) -> dict[str, go.Figure]:
+def interactive_plots(study: Study, limits: tuple[float, float]) -> dict[str, go.Figure]:
     """Optuna's plots as interactive figures, by name."""
-    exact = in_percent(trials)
+    search, trials = study.search, study.trials()
+    exact, table = in_percent(trials), table_of(trials, search.space)
     figures = plot_all(optuna.visualization, exact, exact, search.space)
     texts = dict(zip(table["number"], hover_texts(table, search), strict=True))
     for name, figure in figures.items():

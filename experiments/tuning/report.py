@@ -92,16 +92,13 @@ def row_of(table: pd.DataFrame, recommended: Recommendation, tested: pd.DataFram
 def _describe_study(recommended: Recommendation, row: Row) -> str:
     """A study in a few lines of Markdown."""
     params = ", ".join(f"`{name}={value}`" for name, value in recommended.params.items())
-    lines = [
+    return (
         f"Recommended: trial {recommended.number} with {params}, "
-        f"{describe_rule(recommended.search)}.",
-        "",
+        f"{describe_rule(recommended.search)}.\n\n"
         f"Validation accuracy {row['valid_accuracy']:.4f} (best {row['best_valid_accuracy']:.4f}) "
-        f"after {row['total_epochs']} epochs. {_describe_test(row)}",
-        "",
-        f"    {recommended.command}",
-    ]
-    return "\n".join(lines)
+        f"after {row['total_epochs']} epochs. {_describe_test(row)}\n\n"
+        f"    {recommended.command}"
+    )
 
 
 def _describe_test(row: Row) -> str:

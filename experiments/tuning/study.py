@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from experiments.config.space import Value
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.tuning.choose import WORKER, table_of
-from experiments.tuning.sampling import EqualSparsityPruner, distributions, sample
+from experiments.tuning.sampling import distributions, sample, should_stop
 from experiments.tuning.search import Search
 from experiments.tuning.storage import (
     FAILURE,
@@ -82,20 +82,15 @@ class Study:
         mine = self.search.settings()
         stored = self.get_or_create_attr(SETTINGS, self.search.settings)
         if stored.keys() != mine.keys() or stored["scheme"] != mine["scheme"]:
-            raise ValueError(
-                f"the study {self.search.name} was begun by another version of this program; "
-                "choose another name with study="
-            )
-        different = [
-            f"{name} (here {mine[name]}, there {stored[name]})"
-            for name in mine
-            if mine[name] != stored[name]
-        ]
-        if different:
-            raise ValueError(
-                f"the study {self.search.name} was begun with other settings: "
-                f"{', '.join(different)}; choose another name with study="
-            )
+            how = "by another version of this program"
+        elif different := [name for name in mine if mine[name] != stored[name]]:
+            values = [f"{name} (here {mine[name]}, there {stored[name]})" for name in different]
+            how = f"with other settings: {', '.join(values)}"
+        else:
+            return
+        raise ValueError(
+            f"the study {self.search.name} was begun {how}; choose another name with study="
+        )
 
     def get_or_create_attr(self, name: str, create: Callable[[], Any]) -> Any:
         """An attribute of the study; the result of `create` if it has none yet."""
@@ -267,7 +262,7 @@ class Study:
                 self.rdb.set_trial_intermediate_value(claim.id, step, value)
             if original_number(trial := self.rdb.get_trial(claim.id)) == 0:
                 return False  # the baseline is what the other trials are compared with
-            return EqualSparsityPruner().prune(self.optuna, trial)
+            return should_stop(self.optuna, trial)
 
         return self._retry(record)
 

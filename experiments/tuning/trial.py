@@ -82,12 +82,11 @@ def _run_claimed(job: Job, study: Study, claim: Claim, data: list[Splits], echo:
 
 
 def _run_tracked(job: Job, study: Study, claim: Claim, data: list[Splits], echo: Echo) -> str:
-    search = job.search
-    params = study.params(claim)
+    search, params = study.search, study.params(claim)
     echo(f"trial {claim.number}: {' '.join(f'{name}={params[name]}' for name in params)}")
     with open_trial(search, claim.number, params, job.study_run, echo) as run:
         study.set_attr(claim, RUN, run.run_id)
-        values = run_trial(search, params, data, run, study, claim)
+        values = run_trial(study, claim, params, data, run)
         complete = values["rounds"] == search.cost(params).rounds
         run.log_result(values)
         study.set_attr(claim, RESULT, values)
@@ -104,18 +103,14 @@ def _run_tracked(job: Job, study: Study, claim: Claim, data: list[Splits], echo:
 
 
 def run_trial(
-    search: Search,
-    params: Mapping[str, Value],
-    data: list[Splits],
-    run: TrialRun,
-    study: Study,
-    claim: Claim,
+    study: Study, claim: Claim, params: Mapping[str, Value], data: list[Splits], run: TrialRun
 ) -> dict[str, float]:
     """Prune and retrain with each seed, until the end or until the trial is stopped early.
 
     Returns the trial's `choose.RESULTS`, or how far it got; raises as `prune_rounds`.
     """
-    began, config = perf_counter(), search.resolved(params)
+    began, search = perf_counter(), study.search
+    config = search.resolved(params)
     seeds = [
         _rounds(search.resolved(params, seed), splits, len(data))
         for seed, splits in zip(search.config.seeds(), data, strict=True)
