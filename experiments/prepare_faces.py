@@ -5,13 +5,11 @@ mlflow run . -e prepare_faces -P source=photographs -P out=data/my_faces
 
 import hashlib
 import re
-import time
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import torch
-from mlflow.entities import Metric
 
 from datasets.photographs import CONTACT_SHEETS, EXCLUDED, MANIFEST
 from datasets.photographs.manifest import KEPT, OUTCOMES, exclusion_reason
@@ -42,21 +40,20 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
         raise_if_interrupted()
         counts = pd.crosstab(table["label"].replace("", "(no class)"), table["outcome"])
         counts = counts.reindex(columns=[name for name in OUTCOMES if name in counts])
-        _log(run_id, counts, out)
+        _log(counts, out)
     print(report(table, counts, out))
     return table
 
 
-def _log(run_id: str, counts: pd.DataFrame, out: Path) -> None:
+def _log(counts: pd.DataFrame, out: Path) -> None:
     totals = {f"outcome/{outcome}": count for outcome, count in counts.sum().items()}
     classes = counts.index if len(counts) <= MAX_CLASSES else ()
     for label in classes:
         name = f"class/{metric_name(label)}"
         totals |= {f"{name}/{outcome}": count for outcome, count in counts.loc[label].items()}
-    now = int(1000 * time.time())
-    metrics = [Metric(name, float(value), now, 0) for name, value in totals.items()]
+    metrics = list(totals.items())
     for start in range(0, len(metrics), BATCH):
-        mlflow.MlflowClient().log_batch(run_id, metrics[start : start + BATCH])
+        mlflow.log_metrics(dict(metrics[start : start + BATCH]))
     mlflow.log_text(counts.to_csv(), "counts.csv")
     mlflow.log_artifact(str(out / MANIFEST))
     mlflow.log_artifacts(str(out / CONTACT_SHEETS), CONTACT_SHEETS)
@@ -87,7 +84,7 @@ def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
     ]
     classes = table.loc[table["outcome"] == KEPT, "label"].nunique()
     if classes < 2:
-        return "\n".join(
-            [*lines, f"Training requires at least two classes with kept faces, got {classes}."]
-        )
-    return "\n".join([*lines, f"Next: mlflow run . -P dataset=faces -P data_root={out}"])
+        lines += [f"Training requires at least two classes with kept faces, got {classes}."]
+    else:
+        lines += [f"Next: mlflow run . -P dataset=faces -P data_root={out}"]
+    return "\n".join(lines)

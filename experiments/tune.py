@@ -8,27 +8,35 @@ by their accuracy on validation images; the recommended ones are retrained with 
 only then tested.
 """
 
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from tqdm import tqdm
 
 from experiments.config.tune import TuneConfig, methods_of
 from experiments.processes.executors import EXECUTORS, Needs
 from experiments.processes.retry import retry
-from experiments.processes.tasks import Executor
-from experiments.processes.terminal import print_line
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.tasks import Executor, Outcome, Work
+from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.data import load_data
 from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
 from experiments.tuning import runs
-from experiments.tuning.choose import RUN, recommend
+from experiments.tuning.choose import RUN, latest_failures, recommend
 from experiments.tuning.confirm import Recommendation, confirm
-from experiments.tuning.progress import Progress
 from experiments.tuning.report import report
 from experiments.tuning.search import Search
 from experiments.tuning.storage import absolute_url, is_file, open_storage, parse_url, redacted
 from experiments.tuning.study import Study
-from experiments.tuning.trial import Job
+from experiments.tuning.trial import Job, claim_and_run
+
+RECLAIM_SECONDS = 10.0  # between searches for trials whose process died
+POLL_SECONDS = 1.0  # while only other commands run trials
+MOST_FAILURES = 10  # in a row, before the search ends
 
 
 def run_search(asked: TuneConfig) -> str:
@@ -55,14 +63,15 @@ def run_search(asked: TuneConfig) -> str:
         runs.close_dead_searches(run_id)
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
         ours = {m for m in jobs if claim_study(studies[m], jobs[m], claims)}
-        with open_executor(config, searches) as workers:
+        needs = Needs(config.workers, searches[0].resolved({}).device, server.tracking_uri())
+        with EXECUTORS[config.executor](needs) as workers:
             run_trials(studies, jobs, workers)
             for method in jobs.keys() - ours:  # the command that had claimed it may be gone
                 if claim_study(studies[method], jobs[method], claims):
                     ours.add(method)
             recommended = recommend_all(studies, jobs, ours)
             tested = confirm(recommended, workers, print_message)
-        report(run_id, studies, recommended, tested)
+        report(run_id, recommended, tested)
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command reports them")
     print_line(f"\nTo see the runs: {server.ui_command()}")
@@ -131,6 +140,74 @@ def run_trials(studies: dict[str, Study], jobs: dict[str, Job], workers: Executo
             bar.refresh()
 
 
+@dataclass
+class Progress:
+    """Starts trials and waits for them, here or in other commands, until none is left."""
+
+    studies: dict[str, Study]  # by method
+    jobs: dict[str, Job]
+    workers: Executor
+    echo: Echo
+    ended_before: dict[str, set[int]] = field(init=False)  # numbers of trials
+    reclaimed: float = 0.0  # when, monotonic
+    submitted: Counter[str] = field(default_factory=Counter)  # tasks, by method
+    work: ClassVar[Work] = staticmethod(claim_and_run)
+
+    def __post_init__(self) -> None:
+        self.ended_before = {
+            method: {trial.number for trial in study.trials() if trial.state.is_finished()}
+            for method, study in self.studies.items()
+        }
+
+    def advance(self) -> bool:
+        """Start the trials that there is room for, and wait a little; False once all have ended."""
+        if time.monotonic() - self.reclaimed > RECLAIM_SECONDS:
+            self.reclaim_dead()
+        self._submit()
+        if self.workers.running:
+            for name, outcome in self.workers.wait(self.echo, RECLAIM_SECONDS).items():
+                self._handle(name.partition("#")[0], outcome)
+            return True
+        if all(study.ended() >= study.search.config.trials for study in self.studies.values()):
+            self.reclaim_dead()
+            return False
+        raise_if_interrupted()
+        time.sleep(POLL_SECONDS)
+        return True
+
+    def _submit(self) -> None:
+        waiting = {method: study.waiting() for method, study in self.studies.items()}
+        while self.workers.has_room and any(waiting.values()):
+            # All methods advance at the same pace.
+            method = min((m for m in waiting if waiting[m]), key=lambda m: self.submitted[m])
+            waiting[method] -= 1
+            self.submitted[method] += 1
+            name = f"{method}#{self.submitted[method]}"
+            self.workers.submit(name, self.work, self.jobs[method])
+
+    def _handle(self, method: str, outcome: Outcome) -> None:
+        if outcome.died or outcome.reason == "it was stopped":
+            end = f"died ({outcome.reason})" if outcome.died else "was stopped"
+            self.echo(f"{method}: a worker {end}; its trial is retried{' once' * outcome.died}")
+            self.reclaim_dead()
+        elif outcome.reason:
+            raise ValueError(f"{outcome.reason}; run the same command again to continue")
+        failures = latest_failures(self.studies[method].trials(), self.ended_before[method])
+        if len(failures) >= MOST_FAILURES:
+            raise ValueError(
+                f"the last {MOST_FAILURES} trials of {self.studies[method].search.name} failed, "
+                f"the latest with: {failures[-1]}"
+            )
+
+    def reclaim_dead(self) -> None:
+        """Leave no trial and no run to a dead process, and enqueue the trials that are missing."""
+        for method, study in self.studies.items():
+            study.reclaim_dead()
+            study.enqueue_missing()
+            runs.close_dead(self.jobs[method].study_run, study.table())
+        self.reclaimed = time.monotonic()
+
+
 def recommend_all(
     studies: dict[str, Study], jobs: dict[str, Job], ours: set[str]
 ) -> list[Recommendation]:
@@ -140,17 +217,18 @@ def recommend_all(
         ValueError: If no study recommends a trial.
     """
     recommended: list[Recommendation] = []
-    for method in (method for method in jobs if method in ours):
-        search = studies[method].search
+    for method, study in studies.items():
+        if method not in ours:
+            continue
         try:
-            number = int(recommend(studies[method].table(), search)["number"])
+            number = int(recommend(study.table(), study.search)["number"])
         except ValueError as error:
             if len(ours) == 1:
                 raise
             print_line(f"WARNING: {error}")
             continue
-        params = studies[method].params_of(number)
-        recommended.append(Recommendation(search, number, params, jobs[method].study_run))
+        params = study.params_of(number)
+        recommended.append(Recommendation(study, number, params, jobs[method].study_run))
     if ours and not recommended:
         raise ValueError("no trial of any study is complete, so none can be recommended")
     return recommended
@@ -177,9 +255,3 @@ def connect(config: TuneConfig) -> None:
             f"postgresql+psycopg://user@host/optuna, got storage={config.storage}"
         )
     ray.connect(config.ray_address, server.tracking_uri(), redacted(config.storage))
-
-
-def open_executor(config: TuneConfig, searches: list[Search]) -> AbstractContextManager[Executor]:
-    """Where the trials run."""
-    device = searches[0].resolved({}).device
-    return EXECUTORS[config.executor](Needs(config.workers, device, server.tracking_uri()))

@@ -10,8 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from experiments.config.space import Choices, Range
 from experiments.figures.experiment import COLOURS
-from experiments.tuning import figures, fronts
-from experiments.tuning.choose import RESULT
+from experiments.tuning import choose, figures, fronts
 from experiments.tuning.sampling import LEVEL, distributions
 from experiments.tuning.storage import FAILURE
 from tests.searching import search_of, study_of
@@ -32,7 +31,7 @@ def add(study, row, state=TrialState.COMPLETE, reported=(), **more):
     values = [accuracy, total][: len(study.optuna.directions)]
     result = {"valid_accuracy": accuracy, "total_epochs": total, "retraining_epochs": total - 10}
     result |= {"rounds": 11, "sparsity": 0.9, "seconds": 1.0}
-    attrs = {FAILURE: "it diverged"} if state == TrialState.FAIL else {RESULT: result}
+    attrs = {FAILURE: "it diverged"} if state == TrialState.FAIL else {choose.RESULT: result}
     study.optuna.add_trial(
         create_trial(
             state=state,
@@ -93,11 +92,12 @@ def words_of(figure):
 
 def test_a_front_has_the_numbers_of_its_study(pareto):
     one = fronts.trials_of({"lottery": pareto.table()}, {"lottery": 5})["lottery"]
-    assert list(one.front["total_epochs"]) == [14, 16, 30, 40, 50, 120, 250, 450]
-    assert list(one.front["accuracy"]) == pytest.approx([70, 75, 86, 88, 89, 90, 91.8, 92])
-    assert list(one.best_so_far()) == pytest.approx([90, 90, 90, *[92] * 7])
-    assert [one.default["number"].item(), one.recommended["number"].item()] == [0, 5]
-    assert one.describe(pareto.search) == "trial 5, prune_rate=0.15, retrain_epochs=15"
+    front = choose.front(one)
+    assert list(front["total_epochs"]) == [14, 16, 30, 40, 50, 120, 250, 450]
+    assert list(front["accuracy"]) == pytest.approx([70, 75, 86, 88, 89, 90, 91.8, 92])
+    assert one.loc[one["default"], "number"].item() == 0
+    assert one.loc[one["recommended"], "number"].item() == 5
+    assert fronts.describe(one, pareto.search) == "trial 5, prune_rate=0.15, retrain_epochs=15"
     assert fronts.tolerated(one, pareto.search) == pytest.approx((91.5, 92))
 
 
@@ -139,6 +139,8 @@ def test_with_a_budget_methods_are_compared_over_each_parameter(single):
     figure = fronts.draw_fronts({"keep": single.table()}, {"keep": 3}, single.search)
     names = ["prune_rate", "retrain_epochs", "criterion"]
     assert [panel.get_xlabel() for panel in figure.axes] == ["trial (best so far)", *names]
+    (best,) = figure.axes[0].get_lines()
+    assert list(best.get_ydata()) == pytest.approx([90, 90, 90, *[92] * 7])
     assert points_of(figure.axes[1])[COLOURS[2].lower(), "*"] == [(0.1, 92)]
     assert "within 110 epochs of retraining" in words_of(figure)
     page = fronts.interactive_fronts({"keep": single.table()}, {"keep": 3}, single.search)
@@ -181,8 +183,7 @@ def test_a_copy_in_percent_clips_low_accuracies_and_leaves_the_study_alone(singl
 
 def plots_of(study):
     """Optuna's interactive plots of a study, by name."""
-    limits = (80.0, 95.0)
-    return figures.interactive_plots(study.trials(), study.search, limits, study.table())
+    return figures.interactive_plots(study, (80.0, 95.0))
 
 
 def test_importances_find_the_parameter_that_decides(folder):
@@ -230,7 +231,7 @@ def test_images_mark_the_recommended_trial_and_those_that_did_not_complete(singl
     shown = figures.in_percent(single.trials(), lowest=80)
     axes = optuna.visualization.matplotlib.plot_optimization_history(shown)
     try:
-        figures.FINISH["history"]([axes], shown, shown.trials[3])
+        figures.finish("history", [axes], shown, shown.trials[3])
         star, crosses = axes.get_lines()[-2:]
         assert list(star.get_xdata()) == [3]
         assert list(star.get_ydata()) == pytest.approx([92])

@@ -10,10 +10,10 @@ from optuna.trial import TrialState, create_trial
 
 from experiments.tuning.sampling import (
     STARTUP,
-    EqualSparsityPruner,
     distributions,
     levels_between,
     sample,
+    should_stop,
 )
 from tests.searching import search_of, study_of
 
@@ -194,9 +194,9 @@ def finished(study, *accuracies):
         study.add_trial(trial(TrialState.COMPLETE, rounds=rounds))
 
 
-def stops(study, rounds, pruner=None):
+def stops(study, rounds, rule=should_stop):
     study.add_trial(trial(rounds=rounds))
-    return (pruner or EqualSparsityPruner()).prune(study, study.trials[-1])
+    return rule(study, study.trials[-1])
 
 
 def test_no_trial_is_stopped_before_enough_others_are_complete(study):
@@ -244,7 +244,7 @@ def test_optunas_median_pruner_judges_a_trial_by_its_dense_network(study):
     finished(study, *[0.9] * STARTUP)
     bad = {0: 0.96, 7: 0.3, 14: 0.1}
     assert stops(study, bad)
-    assert not stops(study, bad, MedianPruner(n_startup_trials=STARTUP))
+    assert not stops(study, bad, MedianPruner(n_startup_trials=STARTUP).prune)
 
 
 def test_distributions_are_those_of_the_space():

@@ -5,9 +5,9 @@ border and the reason. To exclude one, add the name below it to exclude.txt.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
-from io import BytesIO
+from itertools import count, takewhile
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -17,7 +17,8 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.photographs import CONTACT_SHEETS, SIDE
-from datasets.photographs.files import short_name, write_atomically
+from datasets.photographs.crops import write_image
+from datasets.photographs.files import short_name
 from datasets.photographs.manifest import BOX, KEPT
 from datasets.photographs.pictures import UnreadableError, read_picture
 
@@ -30,26 +31,25 @@ Paths = Mapping[str, Path]
 Cells = dict[Hashable, Any]  # a row of the manifest
 
 
-def draw_contact_sheets(
-    table: pd.DataFrame, before: pd.DataFrame | None, paths: Paths, out: Path
-) -> None:
+def draw_contact_sheets(table: pd.DataFrame, before: pd.DataFrame, paths: Paths, out: Path) -> None:
     """Draw the pages of every class that has changed, and remove pages that are out of date.
 
     Args:
         table: The manifest.
-        before: The previous manifest, whose pages exist.
+        before: The previous manifest, whose pages exist; empty if there is none.
         paths: The photographs by source.
         out: The folder of the data set.
     """
     folder = out / CONTACT_SHEETS
     folder.mkdir(exist_ok=True)
-    for label in sorted(set(table["label"]) | set(before["label"] if before is not None else ())):
-        rows = table[table["label"] == label]
-        old = before[before["label"] == label] if before is not None else rows[:0]
-        first = folder / page_name(label, 1)
-        if first.exists() and rows.reset_index(drop=True).equals(old.reset_index(drop=True)):
+    for label in sorted({*table["label"], *before["label"]}):
+        rows = table[table["label"] == label].reset_index(drop=True)
+        shown = before[before["label"] == label].reset_index(drop=True)
+        pages = (folder / page_name(label, number) for number in count(1))
+        existing = list(takewhile(Path.exists, pages))
+        if existing and rows.equals(shown):
             continue
-        for page in _pages(folder, label):
+        for page in existing:
             page.unlink()
         if len(rows):
             draw_class(label, rows, paths, out)
@@ -58,13 +58,6 @@ def draw_contact_sheets(
 def page_name(label: str, number: int) -> str:
     """The file of a page of a class; photographs outside class folders share separate pages."""
     return f"{short_name(label or '(no class)')}.{number}.jpg"
-
-
-def _pages(folder: Path, label: str) -> Iterator[Path]:
-    number = 1
-    while (path := folder / page_name(label, number)).exists():
-        yield path
-        number += 1
 
 
 def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:
@@ -77,9 +70,7 @@ def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:
     for number in range(1, pages + 1):
         shown = rows[(number - 1) * on_page : number * on_page]
         page = _draw_page(shown, f"{title}  (page {number} of {pages})", paths, out)
-        content = BytesIO()
-        page.save(content, "JPEG", quality=88)
-        write_atomically(out / CONTACT_SHEETS / page_name(label, number), content.getvalue())
+        write_image(page, out / CONTACT_SHEETS / page_name(label, number), quality=88)
 
 
 def _draw_page(rows: pd.DataFrame, title: str, paths: Paths, out: Path) -> Image.Image:

@@ -8,6 +8,7 @@ Outside the photograph the crop is black, as in the paper.
 import math
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from datasets.photographs import SIDE
 from datasets.photographs.detection import Face
 from datasets.photographs.files import write_atomically
+from datasets.splits import DataUnavailableError
 
 EYES_Y = 48  # pixels from the crop's top edge to the eyes
 EYES_TO_MOUTH = 48  # pixels between the two midpoints
@@ -78,35 +80,26 @@ def cut_crop(picture: Image.Image, transform: np.ndarray) -> Image.Image:
     )
 
 
-def write_crop(crop: Image.Image, path: Path) -> None:
-    """Write a crop as PNG."""
+def write_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write a crop or a page, as its suffix says and with Pillow's `options`."""
     content = BytesIO()
-    crop.save(content, "PNG")
+    image.save(content, Image.registered_extensions()[path.suffix], **options)
     write_atomically(path, content.getvalue())
 
 
 def read_crop(path: Path) -> np.ndarray:
-    """A crop that `write_crop` has written: [SIDE, SIDE] uint8.
+    """A crop that `write_image` has written: [SIDE, SIDE] uint8.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        DataUnavailableError: If it is missing or damaged.
     """
+    reason = "damaged"
     try:
         with Image.open(path) as crop:
             if (crop.mode, crop.size) == ("L", (SIDE, SIDE)):
                 return np.asarray(crop)
     except FileNotFoundError:
-        raise
+        reason = "missing"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
         pass
-    raise ValueError(f"{path} is damaged")
-
-
-def is_crop(path: Path) -> bool:
-    """Whether the file is there and undamaged."""
-    try:
-        read_crop(path)
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+    raise DataUnavailableError(f"{path} is {reason}: run prepare_faces again")

@@ -177,12 +177,6 @@ def read_detections(path: Path) -> dict[str, Detection]:
     return detections
 
 
-def append_detections(path: Path, detections: Iterable[Detection]) -> None:
-    """Add detections to the cache."""
-    with path.open("ab") as file:
-        file.write(detection_lines(detections))
-
-
 def detection_lines(detections: Iterable[Detection]) -> bytes:
     """Lines for the cache; the first is empty, in case the file ends with half a line."""
     return b"\n" + b"".join(_detection.dump_json(detection) + b"\n" for detection in detections)

@@ -78,11 +78,8 @@ def path_text(path: Path | str) -> str:
     """
     content = os.fsencode(path).replace(b"\\", rb"\\")
     text = content.decode("utf-8", "backslashreplace").replace(os.sep, "/")
-    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: _escape(match[0]), text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    ends_line = r"[\x00-\x1f\x7f\x85\u2028\u2029]"
+    return re.sub(ends_line, lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def short_name(text: str) -> str:

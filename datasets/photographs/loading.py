@@ -120,12 +120,7 @@ def _read_crops(folder: Path, crops: Sequence[str]) -> tuple[Tensor, bool]:
 
 def _fill(images: np.ndarray, folder: Path, crops: Sequence[str]) -> None:
     def read(row: int) -> None:
-        path = folder / crops[row]
-        try:
-            images[row] = read_crop(path)
-        except (FileNotFoundError, ValueError) as error:
-            reason = "missing" if isinstance(error, FileNotFoundError) else "damaged"
-            raise DataUnavailableError(f"{path} is {reason}: run prepare_faces again") from None
+        images[row] = read_crop(folder / crops[row])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(read, range(len(crops))):

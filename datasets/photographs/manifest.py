@@ -7,7 +7,7 @@ excluded and the splits of the previous manifest. It has one row for each photog
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain
@@ -210,7 +210,11 @@ def assign_splits(
     """
     splits = {name: split_of[name] for name in digests if name in split_of}
     counts = Counter(splits.values())
-    new = sorted(digests.keys() - splits.keys(), key=lambda name: _rank(digests[name], seed))
+
+    def rank(name: str) -> bytes:
+        return hashlib.blake2b(f"{seed} {digests[name]}".encode(), digest_size=16).digest()
+
+    new = sorted(digests.keys() - splits.keys(), key=rank)
     for index, name in enumerate(new):
         empty = [split for split in SPLIT_NAMES if not counts[split]]
         choices = empty if len(empty) >= len(new) - index else SPLIT_NAMES
@@ -220,23 +224,16 @@ def assign_splits(
     return splits
 
 
-def _rank(digest: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed} {digest}".encode(), digest_size=16).digest()
-
-
 def _cells(row: Row, by_source: Mapping[str, Detection]) -> dict[str, Any]:
     detection = by_source[row.source]
     cells: dict[str, Any] = {name: getattr(row, name) for name in TEXTS}
     cells |= {"width": detection.width, "height": detection.height}
     if row.face:
         cells["confidence"] = round(row.face.confidence, 6)
-        cells |= _rounded(BOX, row.face.box)
-        cells |= _rounded(LANDMARKS, chain.from_iterable(row.face.landmarks))
+        pixels = *row.face.box, *chain.from_iterable(row.face.landmarks)
+        names = *BOX, *LANDMARKS
+        cells |= {name: round(value, 2) for name, value in zip(names, pixels, strict=True)}
     return cells
-
-
-def _rounded(names: Sequence[str], values: Any) -> Iterator[tuple[str, float]]:
-    return ((name, round(value, 2)) for name, value in zip(names, values, strict=True))
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

@@ -5,13 +5,12 @@ any time: detections are cached, and everything else is derived from them.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
@@ -23,19 +22,13 @@ from datasets.photographs.crops import (
     align_transform,
     box_transform,
     cut_crop,
-    is_crop,
-    write_crop,
+    read_crop,
+    write_image,
 )
-from datasets.photographs.detection import (
-    Detection,
-    Face,
-    append_detections,
-    detect_faces,
-    detection_lines,
-    read_detections,
-)
+from datasets.photographs.detection import Detection, detect_faces, detection_lines, read_detections
 from datasets.photographs.files import Photograph, find_photographs, path_text, write_atomically
 from datasets.photographs.manifest import (
+    COLUMNS,
     KEPT,
     build_manifest,
     classify,
@@ -49,6 +42,7 @@ from datasets.photographs.pictures import (
     ignore_decoder_warnings,
     read_picture,
 )
+from datasets.splits import DataUnavailableError
 
 
 def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.DataFrame:
@@ -74,9 +68,13 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
     photographs = find_photographs(source)
     with _lock(out), ignore_decoder_warnings():
         _check_options(source, out, options)
-        before = read_manifest(out / MANIFEST) if (out / MANIFEST).exists() else None
+        before = pd.DataFrame(columns=list(COLUMNS))
+        if (out / MANIFEST).exists():
+            before = read_manifest(out / MANIFEST)
         detections = _detect(photographs, out, options, device)
-        table = build_manifest(detections, options, read_excluded(out), _splits(before))
+        had_split = before[before["split"].isin(SPLIT_NAMES)]
+        split_of = dict(zip(had_split["source"], had_split["split"], strict=True))
+        table = build_manifest(detections, options, read_excluded(out), split_of)
         paths = {photograph.source: photograph.path for photograph in photographs}
         _write_missing_crops(table, detections, paths, out, options)
         content = table.to_csv(index=False).encode()
@@ -88,20 +86,15 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
     return table
 
 
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    lock = FileLock(out / ".lock")
+def _lock(out: Path) -> AbstractContextManager[object]:
+    """Create the folder, and hold its lock until the context ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        return FileLock(out / ".lock").acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another process is preparing {out}: wait until it has ended") from None
     except OSError as error:
         raise ValueError(f"out is not writable ({error.strerror}), got {out}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read_excluded(out: Path) -> set[str]:
@@ -150,7 +143,8 @@ def _detect(
                 detections[detection.source] = detection
                 if picture:
                     _write_crops(detection, picture, out, options)
-            append_detections(out / DETECTIONS, (detection for detection, _ in window))
+            with (out / DETECTIONS).open("ab") as file:
+                file.write(detection_lines(detection for detection, _ in window))
             bar.update(len(window))
     return [detections[photograph.source] for photograph in photographs]
 
@@ -169,11 +163,9 @@ def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | 
 def _write_crops(detection: Detection, picture: Picture, out: Path, options: FaceOptions) -> None:
     for row in classify(detection, options):
         if row.outcome == KEPT and row.label and row.face:
-            write_crop(cut_crop(picture.grey, _transform(row.face, options)), out / row.crop)
-
-
-def _transform(face: Face, options: FaceOptions) -> np.ndarray:
-    return align_transform(face) if options.align else box_transform(face, options.margin)
+            align, face = options.align, row.face
+            transform = align_transform(face) if align else box_transform(face, options.margin)
+            write_image(cut_crop(picture.grey, transform), out / row.crop)
 
 
 def _write_missing_crops(
@@ -185,11 +177,12 @@ def _write_missing_crops(
 ) -> None:
     """Crops of faces that were not kept before, and crops that were deleted or damaged."""
     kept = table[table["outcome"] == KEPT]
-    missing = {
-        source
-        for source, crop in zip(kept["source"], kept["crop"], strict=True)
-        if not is_crop(out / crop)
-    }
+    missing = set()
+    for source, crop in zip(kept["source"], kept["crop"], strict=True):
+        try:
+            read_crop(out / crop)
+        except DataUnavailableError:
+            missing.add(source)
     for detection in detections:
         if detection.source in missing:
             _write_crops(detection, read_picture(paths[detection.source]), out, options)
@@ -203,11 +196,3 @@ def _remove_stale_crops(table: pd.DataFrame, out: Path) -> None:
                 path.rmdir()
         elif path not in current and path.suffix in (".png", ".partial"):
             path.unlink()
-
-
-def _splits(before: pd.DataFrame | None) -> dict[str, str]:
-    """The splits of a manifest by source."""
-    if before is None:
-        return {}
-    kept = before[before["split"].isin(SPLIT_NAMES)]
-    return dict(zip(kept["source"], kept["split"], strict=True))

@@ -25,9 +25,8 @@ from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
-from experiments.tune import job_of, plan_searches
+from experiments.tune import Progress, job_of, plan_searches
 from experiments.tuning import trial
-from experiments.tuning.progress import Progress
 from experiments.tuning.storage import Storage, open_storage
 from experiments.tuning.study import Study
 

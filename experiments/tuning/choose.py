@@ -4,7 +4,6 @@ The rule is fixed beforehand and uses validation accuracy only.
 """
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
@@ -39,14 +38,13 @@ def table_of(trials: Iterable[FrozenTrial], names: Iterable[str]) -> pd.DataFram
     rows = []
     for trial in trials:
         original = original_number(trial)
-        row: dict[str, Any] = {
+        row = {
             "number": trial.number,
             "state": "lost" if is_lost(trial) else STATES[trial.state],
             "reason": trial.user_attrs.get(FAILURE, ""),
-        }
-        row |= {name: trial.params.get(name) for name in names}
-        row |= dict.fromkeys(RESULTS) | trial.user_attrs.get(RESULT, {})
-        row |= {
+            **{name: trial.params.get(name) for name in names},
+            **dict.fromkeys(RESULTS),
+            **trial.user_attrs.get(RESULT, {}),
             "again_for": original if original != trial.number else None,
             "worker": trial.user_attrs.get(WORKER, ""),
             "run_id": trial.user_attrs.get(RUN, ""),

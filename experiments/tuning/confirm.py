@@ -19,34 +19,40 @@ from experiments.run import run_experiment
 from experiments.tracking.resume import find_or_resume, other_versions_note
 from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
+from experiments.tuning.study import Study
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The recommended trial of a search's study."""
+    """The recommended trial of a study."""
 
-    search: Search
+    study: Study
     number: int
     params: dict[str, Value]
     study_run: str
 
     @property
+    def search(self) -> Search:
+        """The search of the study."""
+        return self.study.search
+
+    @property
     def command(self) -> str:
-        """The command that trains such a network."""
-        return command_of(self.search, self.params)
+        """The command that trains such a network, with all parameters that are not the default."""
+        config = self.search.config_of(self.params).model_copy(
+            update={"dataset": self.search.dataset}
+        )
+        shown = {
+            name: as_text(value)
+            for name, value in config.model_dump().items()
+            if as_text(value) != default_text(Config.model_fields[name])
+            or name in (*self.search.space, "reinit", "dataset")
+        }
+        words = [f"-P {name}={shlex.quote(value)}" for name, value in shown.items()]
+        return " ".join(["mlflow run . --env-manager=local", *words])
 
 
-def command_of(search: Search, params: Mapping[str, Value]) -> str:
-    """A trial as a command of its own, with all parameters that are not the default."""
-    config = search.config_of(params)
-    shown = {
-        name: as_text(value)
-        for name, value in (config.model_dump() | {"dataset": search.dataset}).items()
-        if as_text(value) != default_text(Config.model_fields[name])
-        or name in (*search.space, "reinit", "dataset")
-    }
-    words = [f"-P {name}={shlex.quote(value)}" for name, value in shown.items()]
-    return " ".join(["mlflow run . --env-manager=local", *words])
+Todo = Mapping[str, tuple[Recommendation, int]]  # trials and seeds, by the name of the task
 
 
 def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) -> pd.DataFrame:
@@ -67,7 +73,8 @@ def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) ->
         echo(note)
     runs: dict[str, str] = {}
     for name, (each, seed) in todo.items():
-        _wait_for_room(workers, todo, runs, echo)
+        while not workers.has_room:
+            _wait(workers, todo, runs, echo)
         asked = each.search.config_of(each.params, seed)
         config = asked.model_copy(update={"dataset": each.search.dataset})
         data, _ = load_data(config)
@@ -87,17 +94,14 @@ def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) ->
     return pd.DataFrame(rows, columns=["method", "seed", "run_id", *REACHED])
 
 
-Todo = Mapping[str, tuple[Recommendation, int]]
-
-
-def _wait_for_room(workers: Executor, todo: Todo, runs: dict[str, str], echo: Echo) -> None:
-    while not workers.has_room:
-        _wait(workers, todo, runs, echo)
-
-
 def _wait(workers: Executor, todo: Todo, runs: dict[str, str], echo: Echo) -> None:
     """Wait until an experiment ends, and note its run."""
-    for name, outcome in workers.wait(_without_rounds(echo)).items():
+
+    def without_rounds(line: str) -> None:
+        if ": round " not in line and ": run " not in line:
+            echo(line)
+
+    for name, outcome in workers.wait(without_rounds).items():
         if outcome.run_id:
             runs[name] = outcome.run_id
             accuracy = results_of(outcome.run_id)["test_accuracy"]
@@ -106,8 +110,3 @@ def _wait(workers: Executor, todo: Todo, runs: dict[str, str], echo: Echo) -> No
             if outcome.died:
                 close_dead_experiments(todo[name][0].study_run, outcome.reason)
             echo(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
-
-
-def _without_rounds(echo: Echo) -> Echo:
-    """Drops the lines that begin a run and end each round."""
-    return lambda line: None if ": round " in line or ": run " in line else echo(line)

@@ -19,6 +19,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.config.space import Range, Space
+from experiments.tuning.choose import table_of
 from experiments.tuning.fronts import (
     ACCURACY,
     RECOMMENDED,
@@ -83,8 +84,8 @@ def save_study(study: Study, recommended: int, folder: Path) -> None:
         draw_fronts(tables, numbers, search).savefig(plots / "front.png", facecolor="white")
         pages["front"] = interactive_fronts(tables, numbers, search)
     limits = limits_of(trials_of(tables, numbers))
-    save_images(study.trials(), search, limits, recommended, plots)
-    pages |= interactive_plots(study.trials(), search, limits, table)
+    save_images(study, limits, recommended, plots)
+    pages |= interactive_plots(study, limits)
     (folder / "interactive.html").write_text(page_of(pages), encoding="utf-8")
 
 
@@ -146,15 +147,10 @@ def plot_all(
     return plots
 
 
-def save_images(
-    trials: list[FrozenTrial],
-    search: Search,
-    limits: tuple[float, float],
-    recommended: int,
-    folder: Path,
-) -> None:
+def save_images(study: Study, limits: tuple[float, float], recommended: int, folder: Path) -> None:
     """Write Optuna's plots as PNG files; accuracies below the limits are drawn at the lower one."""
     pyplot.switch_backend("agg")  # opens no window
+    search, trials = study.search, study.trials()
     shown, exact = in_percent(trials, lowest=limits[0]), in_percent(trials)
     best = shown.trials[recommended]
     clipped = any(t.values and t.values[0] < limits[0] for t in exact.get_trials(deepcopy=False))
@@ -168,74 +164,55 @@ def save_images(
             for panel in panels:
                 panel.set_title("")
                 panel.set_title("", loc="left")
-            FINISH[name](panels, shown, best)
+            finish(name, panels, shown, best)
             figure.savefig(folder / f"{name}.png", facecolor="white")
             pyplot.close(figure)
 
 
-def _finish_history(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
-    (axes,) = panels
-    axes.plot(recommended.number, recommended.values[0], **RECOMMENDED)
-    labels = ["complete trial", "best so far", "recommended"]
-    if gone := [t.number for t in shown.trials if t.state in (TrialState.PRUNED, TrialState.FAIL)]:
-        axes.plot(gone, [0.02] * len(gone), "kx", ms=5, transform=axes.get_xaxis_transform())
-        labels.append("stopped early or failed")
-    axes.legend([*axes.collections[:1], *axes.get_lines()], labels)
+def finish(name: str, panels: list[Any], shown: optuna.Study, best: FrozenTrial) -> None:
+    """Mark the recommended trial in one of Optuna's plots, and make the plot easier to read."""
+    axes, (accuracy, *_) = panels[0], best.values
+    if name == "history":
+        axes.plot(best.number, accuracy, **RECOMMENDED)
+        labels = ["complete trial", "best so far", "recommended"]
+        states = (TrialState.PRUNED, TrialState.FAIL)
+        if gone := [trial.number for trial in shown.get_trials(deepcopy=False, states=states)]:
+            place = axes.get_xaxis_transform()
+            axes.plot(gone, [0.02] * len(gone), "kx", ms=5, transform=place)
+            labels.append("stopped early or failed")
+        axes.legend([*axes.collections[:1], *axes.get_lines()], labels)
+    elif name == "importances":
+        axes.get_legend().remove()
+        axes.set(xlabel="share of the variance of accuracy", ylabel="")
+    elif name == "slices":
+        for panel in panels:
+            value = best.params[panel.get_xlabel()]
+            x = repr(value) if isinstance(value, str) else value
+            panel.plot(x, accuracy, label="recommended", **RECOMMENDED)
+        axes.legend(handles=axes.get_lines(), loc="lower left")
+    elif name == "contours":
+        size = round(len(panels) ** 0.5)  # parameters; a grid of more than one panel
+        if size > 1:
+            axes.figure.set_size_inches(1 + 2.4 * size, 2.2 * size)
+        for panel in panels:
+            x, y = (best.params.get(label) for label in (panel.get_xlabel(), panel.get_ylabel()))
+            if panel.collections:  # not on the diagonal of the grid
+                panel.plot(x, y, **RECOMMENDED | {"color": "C0"})
+            panel.label_outer()
+    elif name == "levels":
+        for line in axes.get_lines():
+            ours = line.get_label() == f"Trial{best.number}"
+            line.set(marker="", color="C0" if ours else "0.45", lw=2.5 if ours else 0.8)
+            line.set(label="recommended" if ours else "_", zorder=3 if ours else 2)
+        axes.legend()
+        axes.set(xlabel=REMAINING, ylabel=ACCURACY)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{100 * LEVEL**level:.3g}"))
 
 
-def _finish_importances(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
-    del shown, recommended
-    panels[0].get_legend().remove()
-    panels[0].set(xlabel="share of the variance of accuracy", ylabel="")
-
-
-def _finish_slices(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
-    del shown
-    for panel in panels:
-        value = recommended.params[panel.get_xlabel()]
-        x = repr(value) if isinstance(value, str) else value
-        panel.plot(x, recommended.values[0], label="recommended", **RECOMMENDED)
-    panels[0].legend(handles=panels[0].get_lines(), loc="lower left")
-
-
-def _finish_contours(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
-    del shown
-    size = round(len(panels) ** 0.5)  # parameters; a grid of more than one panel
-    if size > 1:
-        panels[0].figure.set_size_inches(1 + 2.4 * size, 2.2 * size)
-    for panel in panels:
-        x, y = (recommended.params.get(name) for name in (panel.get_xlabel(), panel.get_ylabel()))
-        if panel.collections:  # not on the diagonal of the grid
-            panel.plot(x, y, **RECOMMENDED | {"color": "C0"})
-        panel.label_outer()
-
-
-def _finish_levels(panels: list[Any], shown: optuna.Study, recommended: FrozenTrial) -> None:
-    del shown
-    (axes,) = panels
-    for line in axes.get_lines():
-        ours = line.get_label() == f"Trial{recommended.number}"
-        line.set(marker="", color="C0" if ours else "0.45", lw=2.5 if ours else 0.8)
-        line.set(label="recommended" if ours else "_", zorder=3 if ours else 2)
-    axes.legend()
-    axes.set(xlabel=REMAINING, ylabel=ACCURACY)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{100 * LEVEL**level:.3g}"))
-
-
-FINISH = {
-    "history": _finish_history,
-    "importances": _finish_importances,
-    "slices": _finish_slices,
-    "contours": _finish_contours,
-    "levels": _finish_levels,
-}
-
-
-def interactive_plots(
-    trials: list[FrozenTrial], search: Search, limits: tuple[float, float], table: pd.DataFrame
-) -> dict[str, go.Figure]:
+def interactive_plots(study: Study, limits: tuple[float, float]) -> dict[str, go.Figure]:
     """Optuna's plots as interactive figures, by name."""
-    exact = in_percent(trials)
+    search, trials = study.search, study.trials()
+    exact, table = in_percent(trials), table_of(trials, search.space)
     figures = plot_all(optuna.visualization, exact, exact, search.space)
     texts = dict(zip(table["number"], hover_texts(table, search), strict=True))
     for name, figure in figures.items():

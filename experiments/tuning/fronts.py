@@ -6,11 +6,11 @@ Accuracies are in percent, and parameters have the scale that they are searched 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil, floor, log10
 from textwrap import wrap
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
@@ -41,65 +41,54 @@ MARGIN = 0.05  # at both ends of an axis, as a share of it
 Rule = Range | Choices
 
 
-@dataclass(frozen=True)
-class Trials:
-    """What a figure shows of a study: rows of its table, with `accuracy` in percent."""
-
-    complete: pd.DataFrame
-    front: pd.DataFrame  # as `choose.front`
-    recommended: pd.DataFrame  # one row
-    default: pd.DataFrame  # one row; none if the default trial is not complete
-
-    def best_so_far(self) -> pd.Series:
-        """The best accuracy of the complete trials up to each, by number."""
-        return self.complete.set_index("number")["accuracy"].cummax()
-
-    def describe(self, search: Search) -> str:
-        """The recommended trial as a phrase."""
-        row = self.recommended.iloc[0]
-        values = ", ".join(f"{name}={as_text(row[name])}" for name in search.space)
-        return f"trial {row['number']}, {values}"
-
-
-Studies = Mapping[str, Trials]  # by method
+Studies = Mapping[str, pd.DataFrame]  # by method, as `trials_of`
 
 
 def trials_of(tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int]) -> Studies:
-    """The numbers of a figure, by method.
+    """The complete trials of each method, by number.
 
     Args:
         tables: As `Study.table`, by method.
         recommended: Number of the recommended trial, by method.
+
+    Returns:
+        Their rows with `accuracy` in percent. `recommended` is true for one of them; so is
+        `default`, unless the default trial is not complete.
     """
     studies = {}
-    for method, whole in tables.items():
-        table = whole.assign(accuracy=100 * whole["valid_accuracy"].astype(float))
+    for method, table in tables.items():
         rows, pair = complete(table).sort_values("number"), at_equal_cost(table)
-        studies[method] = Trials(
-            complete=rows,
-            front=front(table),
-            recommended=rows[rows["number"] == recommended[method]],
-            default=rows[rows["number"].isin([pair[0]["number"]] if pair else [])],
+        studies[method] = rows.assign(
+            accuracy=100 * rows["valid_accuracy"].astype(float),
+            recommended=rows["number"] == recommended[method],
+            default=rows["number"] == (pair[0]["number"] if pair else -1),
         )
     return studies
 
 
 def limits_of(studies: Studies) -> tuple[float, float]:
     """The range of accuracies that is shown; a few bad trials do not flatten all others."""
-    accuracies = pd.concat([one.complete["accuracy"] for one in studies.values()])
+    accuracies = pd.concat([one["accuracy"] for one in studies.values()])
     return accuracy_limits(accuracies, accuracies, accuracies)
 
 
 def cost_range(studies: Studies) -> Range:
     """The range of epochs that is shown."""
-    epochs = pd.concat([one.complete[COST] for one in studies.values()]).astype(float)
+    epochs = pd.concat([one[COST] for one in studies.values()]).astype(float)
     return Range(float(epochs.min()), max(float(epochs.max()), epochs.min() + 1), log=True)
 
 
-def tolerated(one: Trials, search: Search) -> tuple[float, float]:
+def tolerated(one: pd.DataFrame, search: Search) -> tuple[float, float]:
     """The accuracies (%) among which the cheapest trial is recommended."""
-    best = float(one.complete["accuracy"].max())
+    best = float(one["accuracy"].max())
     return best - 100 * search.config.tolerance, best
+
+
+def describe(one: pd.DataFrame, search: Search) -> str:
+    """The recommended trial as a phrase."""
+    row = one[one["recommended"]].iloc[0]
+    values = ", ".join(f"{name}={as_text(row[name])}" for name in search.space)
+    return f"trial {row['number']}, {values}"
 
 
 def title_of(studies: Studies, search: Search) -> str:
@@ -115,72 +104,56 @@ def title_of(studies: Studies, search: Search) -> str:
 # As an image
 
 
+@report_style
 def draw_fronts(
     tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search
 ) -> Figure:
     """One or all studies of a search; arguments as of `trials_of`."""
-    studies = trials_of(tables, recommended)
-    if search.config.objective == "pareto":
-        return _draw_costs(studies, search)
-    return _draw_parameters(studies, search)
-
-
-@report_style
-def _draw_costs(studies: Studies, search: Search) -> Figure:
-    figure, (axes,) = new_figure(title_of(studies, search), height=4.8)
+    studies, pareto = trials_of(tables, recommended), search.config.objective == "pareto"
     cost = cost_range(studies)
-    axes.set_ylim(*limits_of(studies))
-    set_axis(axes, cost, WIDE)
-    for method, style in styles(list(studies)).items():
-        epochs, accuracies = studies[method].front[COST], studies[method].front["accuracy"]
-        steps = ([*epochs, cost.high], [*accuracies, accuracies.iloc[-1]])
-        line = {"color": style.colour, "marker": style.marker, "ls": style.dashes}
-        marked = [*range(len(epochs))]
-        axes.plot(*steps, drawstyle="steps-post", lw=1.4, ms=4.5, markevery=marked, **line)
-        draw_trials(axes, studies[method], COST, cost, style.colour)
-    if len(studies) == 1:
-        (only,) = studies.values()
-        axes.axhspan(*tolerated(only, search), color=INK, alpha=0.08, lw=0, zorder=0)
-    axes.set(xlabel=EPOCHS, ylabel=ACCURACY)
-    _add_legend(figure, studies, search, "best for its cost")
-    return figure
-
-
-@report_style
-def _draw_parameters(studies: Studies, search: Search) -> Figure:
-    title, space = title_of(studies, search), search.space
-    figure, panels = new_figure(title, 1 + len(space), 4.8, sharey=True)
+    rules: Mapping[str, Rule] = {COST: cost} if pareto else search.space
+    count = len(rules) if pareto else 1 + len(rules)
+    figure, panels = new_figure(title_of(studies, search), count, 4.8, sharey=True)
     panels[0].set_ylim(*limits_of(studies))
-    for axes, (name, rule) in zip(panels[1:], space.items(), strict=True):
-        set_axis(axes, rule)
-        axes.set_xlabel(name)
-    for method, style in styles(list(studies)).items():
-        line: dict[str, Any] = {"color": style.colour, "ls": style.dashes, "lw": 1.4}
-        best = studies[method].best_so_far()
-        panels[0].plot(best.index, best, drawstyle="steps-post", **line)
-        for axes, (name, rule) in zip(panels[1:], space.items(), strict=True):
-            draw_trials(axes, studies[method], name, rule, style.colour)
-    panels[0].set(xlabel="trial (best so far)")
-    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if not pareto:
+        panels[0].set(xlabel="trial (best so far)")
+        panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panel_of = dict(zip(rules, panels[-len(rules) :], strict=True))
+    for name, axes in panel_of.items():
+        set_axis(axes, rules[name], WIDE if pareto else NARROW)
+        axes.set_xlabel(EPOCHS if pareto else name)
     for axes in panels[::3]:
         axes.set_ylabel(ACCURACY)
-    _add_legend(figure, studies, search, "best so far")
+    for method, style in styles(list(studies)).items():
+        one = studies[method]
+        line: dict[str, Any] = {"color": style.colour, "ls": style.dashes, "lw": 1.4}
+        x, y = one["number"].tolist(), one["accuracy"].cummax().tolist()
+        if pareto:
+            x, y = front(one)[COST].tolist(), front(one)["accuracy"].tolist()
+            line |= {"marker": style.marker, "ms": 4.5, "markevery": [*range(len(x))]}
+            x, y = [*x, cost.high], [*y, y[-1]]
+        panels[0].plot(x, y, drawstyle="steps-post", **line)
+        for name, axes in panel_of.items():
+            draw_trials(axes, one, name, rules[name], style.colour)
+    if pareto and len(studies) == 1:
+        (only,) = studies.values()
+        panels[0].axhspan(*tolerated(only, search), color=INK, alpha=0.08, lw=0, zorder=0)
+    _add_legend(figure, studies, search)
     return figure
 
 
-def draw_trials(axes: Axes, one: Trials, name: str, rule: Rule, colour: str) -> None:
+def draw_trials(axes: Axes, one: pd.DataFrame, name: str, rule: Rule, colour: str) -> None:
     """The trials of a study; those below the range that is shown are triangles at its edge."""
-    x, bottom = positions(one.complete, name, rule), axes.get_ylim()[0]
-    below = one.complete["accuracy"] < bottom
-    axes.plot(x[~below], one.complete["accuracy"][~below], color=colour, **POINT)
+    x, y, bottom = positions(one, name, rule), one["accuracy"], axes.get_ylim()[0]
+    below = y < bottom
+    axes.plot(x[~below], y[~below], color=colour, **POINT)
     if below.any():  # an empty line that is not clipped would disturb the layout
         edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         axes.plot(x[below], [0.012] * int(below.sum()), color=colour, **(edge | BELOW))
-    for rows, look in ((one.default, DEFAULT), (one.recommended, RECOMMENDED)):
-        shown = rows[rows["accuracy"] >= bottom]
-        if len(shown):
-            at = positions(shown, name, rule), shown["accuracy"]
-            axes.plot(*at, color=colour, clip_on=False, zorder=4, **look)
+    for kind, look in (("default", DEFAULT), ("recommended", RECOMMENDED)):
+        shown = one[kind] & ~below
+        if shown.any():
+            axes.plot(x[shown], y[shown], color=colour, clip_on=False, zorder=4, **look)
 
 
 def positions(table: pd.DataFrame, name: str, rule: Rule) -> pd.Series:
@@ -231,16 +204,16 @@ def _entry(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **({"color": INK, "ls": ""} | look))
 
 
-def _add_legend(figure: Figure, studies: Studies, search: Search, line: str) -> None:
+def _add_legend(figure: Figure, studies: Studies, search: Search) -> None:
     """Below: the recommended trials on the left, the meaning of the marks on the right."""
     pareto = search.config.objective == "pareto"
     trials: list[Any] = []
     for method, style in styles(list(studies)).items():
-        text = "\n".join(wrap(f"{method}: {studies[method].describe(search)}", LEGEND_WIDTH))
+        text = "\n".join(wrap(f"{method}: {describe(studies[method], search)}", LEGEND_WIDTH))
         look = {"color": style.colour, "marker": style.marker if pareto else ""}
         trials.append(_entry(text, ls=style.dashes, ms=4.5, lw=1.4, **look))
     marks: list[Any] = [
-        _entry(line, ls="-", lw=1.4),
+        _entry("best for its cost" if pareto else "best so far", ls="-", lw=1.4),
         _entry("trial", **POINT),
         _entry("default", **DEFAULT),
         _entry("recommended", **RECOMMENDED),
@@ -249,13 +222,11 @@ def _add_legend(figure: Figure, studies: Studies, search: Search, line: str) -> 
         label = f"within {100 * search.config.tolerance:g} points of the best"
         marks.append(Patch(color=INK, alpha=0.08, lw=0, label=label))
     rows = max(len(trials), len(marks))
-    handles = [entry for side in (trials, marks) for entry in _padded(side, rows)]
+    handles = [
+        each for side in (trials, marks) for each in side + [_entry("")] * (rows - len(side))
+    ]
     title = "\n".join(wrap(f"Recommended: {describe_rule(search)}.", 100))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, title=title)
-
-
-def _padded(entries: list[Any], rows: int) -> list[Any]:
-    return entries + [_entry("")] * (rows - len(entries))
 
 
 # As an interactive page
@@ -267,7 +238,18 @@ def interactive_fronts(
     """The same as an interactive figure; arguments as of `trials_of`."""
     studies = trials_of(tables, recommended)
     colours = {method: style.colour for method, style in styles(list(studies)).items()}
-    points = pd.concat([_points(one, method, search) for method, one in studies.items()])
+    shown = [
+        one.assign(
+            method=method,
+            trial=np.select(
+                [one["recommended"], one["default"]], ["recommended", "default"], "other"
+            ),
+            hover=hover_texts(one, search),
+        )
+        for method, one in studies.items()
+    ]
+    kept = [COST, "accuracy", "method", "trial", "hover"]
+    points = pd.concat(shown)[[*kept, *search.space]]
     look: dict[str, Any] = {
         "y": "accuracy",
         "color": "method",
@@ -283,12 +265,11 @@ def interactive_fronts(
     if search.config.objective == "pareto":
         figure = px.scatter(points, x=COST, log_x=True, **look)
         for method, one in studies.items():
-            x, y = one.front[COST].tolist(), one.front["accuracy"].tolist()
+            x, y = front(one)[COST].tolist(), front(one)["accuracy"].tolist()
             line = {"shape": "hv", "color": colours[method]}
             name = f"{method}, best for its cost"
             figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip")
     else:
-        kept = [name for name in points if name not in search.space]
         figure = px.scatter(
             points.melt(kept, list(search.space), "parameter"),
             x="value",
@@ -302,17 +283,6 @@ def interactive_fronts(
         figure.layout.annotations = ()
     figure.update_traces(marker={"size": 9}, selector={"mode": "markers"})
     return figure.update_yaxes(range=limits_of(studies))
-
-
-def _points(one: Trials, method: str, search: Search) -> pd.DataFrame:
-    """The complete trials of a study, with which one is recommended or the default."""
-    kinds = pd.Series("other", one.complete.index)
-    kinds[one.default.index] = "default"
-    kinds[one.recommended.index] = "recommended"
-    columns = [COST, "accuracy", *search.space]
-    return one.complete[columns].assign(
-        method=method, trial=kinds, hover=hover_texts(one.complete, search)
-    )
 
 
 def hover_texts(table: pd.DataFrame, search: Search) -> list[str]:

@@ -6,7 +6,6 @@ all fronts in one figure, `fronts.png` and `fronts.html`.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,26 @@ from experiments.tuning import runs
 from experiments.tuning.choose import at_equal_cost, complete, describe_rule
 from experiments.tuning.confirm import Recommendation
 from experiments.tuning.figures import save_fronts, save_study
-from experiments.tuning.study import Study
 
 FOLDER = Path("reports")
 Row = dict[str, Any]
 
 
-def report(
-    run_id: str,
-    studies: Mapping[str, Study],
-    recommended: list[Recommendation],
-    tested: pd.DataFrame,
-) -> None:
+def report(run_id: str, recommended: list[Recommendation], tested: pd.DataFrame) -> None:
     """Write, log and print what was found.
 
     Args:
         run_id: The run of the search.
-        studies: By method.
-        recommended: A trial of some of them.
+        recommended: A trial of each study to report.
         tested: As `confirm` returns.
     """
     if not recommended:
         return
     folder = FOLDER / run_id
-    rows = [
-        _report_study(studies[each.search.method], each, tested, folder / each.search.method)
-        for each in recommended
-    ]
-    summary = pd.DataFrame(rows)
-    summary.to_csv(folder / "recommended.csv", index=False)
+    tables = {each.search.method: each.study.table() for each in recommended}
+    rows = [_report_study(each, tables[each.search.method], tested, folder) for each in recommended]
+    pd.DataFrame(rows).to_csv(folder / "recommended.csv", index=False)
     tested.to_csv(folder / "tested.csv", index=False)
-    tables = {each.search.method: studies[each.search.method].table() for each in recommended}
     numbers = {each.search.method: each.number for each in recommended}
     figures = save_fronts(tables, numbers, recommended[0].search, folder)
     runs.log_search(run_id, [folder / "recommended.csv", folder / "tested.csv", *figures])
@@ -56,17 +44,18 @@ def report(
 
 
 def _report_study(
-    study: Study, recommended: Recommendation, tested: pd.DataFrame, folder: Path
+    recommended: Recommendation, table: pd.DataFrame, tested: pd.DataFrame, reports: Path
 ) -> Row:
     """Write and log the report of one study; its row of `recommended.csv`."""
-    table = study.table()
+    method = recommended.search.method
+    folder = reports / method
     folder.mkdir(parents=True, exist_ok=True)
-    row = row_of(table, recommended, tested[tested["method"] == study.search.method])
+    row = row_of(table, recommended, tested[tested["method"] == method])
     table.to_csv(folder / "trials.csv", index=False)
     known = {name: value for name, value in row.items() if value == value}  # without NaN
     (folder / "recommended.json").write_text(json.dumps(known, indent=2) + "\n")
     (folder / "command.txt").write_text(recommended.command + "\n")
-    save_study(study, recommended.number, folder)
+    save_study(recommended.study, recommended.number, folder)
     metrics = {
         f"recommended/{name}": float(value)
         for name, value in known.items()
@@ -81,10 +70,8 @@ def row_of(table: pd.DataFrame, recommended: Recommendation, tested: pd.DataFram
     (trial,) = table[table["number"] == recommended.number].to_dict("records")
     row: Row = {"method": recommended.search.method, "trial": recommended.number}
     row |= recommended.params
-    for name in ("rounds", "retraining_epochs", "total_epochs"):
-        row[name] = int(trial[name])
-    row["sparsity"] = float(trial["sparsity"])
-    row["valid_accuracy"] = float(trial["valid_accuracy"])
+    row |= {name: int(trial[name]) for name in ("rounds", "retraining_epochs", "total_epochs")}
+    row |= {name: float(trial[name]) for name in ("sparsity", "valid_accuracy")}
     row["best_valid_accuracy"] = float(complete(table)["valid_accuracy"].max())
     if pair := at_equal_cost(table):
         baseline, best = pair
@@ -105,16 +92,13 @@ def row_of(table: pd.DataFrame, recommended: Recommendation, tested: pd.DataFram
 def _describe_study(recommended: Recommendation, row: Row) -> str:
     """A study in a few lines of Markdown."""
     params = ", ".join(f"`{name}={value}`" for name, value in recommended.params.items())
-    lines = [
+    return (
         f"Recommended: trial {recommended.number} with {params}, "
-        f"{describe_rule(recommended.search)}.",
-        "",
+        f"{describe_rule(recommended.search)}.\n\n"
         f"Validation accuracy {row['valid_accuracy']:.4f} (best {row['best_valid_accuracy']:.4f}) "
-        f"after {row['total_epochs']} epochs. {_describe_test(row)}",
-        "",
-        f"    {recommended.command}",
-    ]
-    return "\n".join(lines)
+        f"after {row['total_epochs']} epochs. {_describe_test(row)}\n\n"
+        f"    {recommended.command}"
+    )
 
 
 def _describe_test(row: Row) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from experiments.config.parameters import as_text
@@ -90,21 +90,18 @@ def open_trial(
         run = TrialRun(run_id, search.config.patience, echo)
         try:
             with defer_signals():
-                _describe_trial(run_id, search, params)
+                resolved = search.resolved(params)
+                logged = params_of(search.config_of(params), resolved)
+                logged["seeds_per_trial"] = as_text(search.config.seeds_per_trial)
+                tags = {"method": search.method, "dataset": search.dataset, "model": search.model}
+                tags |= {"code": code_digest(resolved)} | _environment(resolved.device)
+                describe(run_id, logged, tags)
             yield run
         except BaseException as error:
             lost = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, MlflowException))
             with suppress(MlflowException), short_timeouts():
                 run.client.set_tag(run_id, STATE, "lost" if lost else "failed")
             raise
-
-
-def _describe_trial(run_id: str, search: Search, params: Mapping[str, Value]) -> None:
-    resolved = search.resolved(params)
-    logged = params_of(search.config_of(params), resolved)
-    logged["seeds_per_trial"] = as_text(search.config.seeds_per_trial)
-    tags = {"method": search.method, "dataset": search.dataset, "model": search.model}
-    describe(run_id, logged, tags | {"code": code_digest(resolved)} | _environment(resolved.device))
 
 
 @cache
@@ -194,16 +191,12 @@ def experiment_of(run_id: str, search: Search) -> str:
     )
 
 
-def log_study(run_id: str, folder: Path, metrics: Mapping[str, float], description: str) -> None:
+def log_study(run_id: str, folder: Path, metrics: dict[str, float], description: str) -> None:
     """Log the report of a study: files, metrics, and the description in the UI."""
     client = mlflow.MlflowClient()
     client.log_artifacts(run_id, str(folder))
-    now = int(1000 * time.time())
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        tags=[RunTag("mlflow.note.content", description)],
-    )
+    client.set_tag(run_id, "mlflow.note.content", description)
+    mlflow.log_metrics(metrics, run_id=run_id)
 
 
 def log_search(run_id: str, files: list[Path]) -> None:

@@ -15,7 +15,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -106,22 +105,16 @@ def _level(sparsity: float) -> float:
     return log(1 - sparsity) / log(LEVEL) + 1e-6
 
 
-class EqualSparsityPruner(BasePruner):
-    """Stops a trial that is below the median of the complete ones at the same level of sparsity.
+def should_stop(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial is below the median of the complete ones at the same level of sparsity.
 
     Optuna's own median pruner compares the best value of a trial so far, which is the dense
     network's, since accuracy falls with sparsity.
     """
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial should stop now."""
-        level = trial.last_step
-        if level is None or LEVEL**level > DEEP:
-            return False
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        others = [
-            other.intermediate_values[level]
-            for other in complete
-            if level in other.intermediate_values
-        ]
-        return len(others) >= STARTUP and trial.intermediate_values[level] < median(others)
+    level = trial.last_step
+    if level is None or LEVEL**level > DEEP:
+        return False
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    reached = [each.intermediate_values for each in complete if level in each.intermediate_values]
+    others = [values[level] for values in reached]
+    return len(others) >= STARTUP and trial.intermediate_values[level] < median(others)

@@ -53,6 +53,12 @@ class Search:
         default = f"weight-loss/{self.dataset}/{self.model}"
         return f"{default if self.config.study == AUTO else self.config.study}/{self.method}"
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The results that trials maximize and, after the first, minimize."""
+        single = self.config.objective == "accuracy"
+        return ("valid_accuracy",) if single else ("valid_accuracy", "total_epochs")
+
     def config_of(self, params: Mapping[str, Value], seed: int | None = None) -> Config:
         """The config of one network of a trial, by default that of the first seed."""
         seed = self.config.seed if seed is None else seed
@@ -99,21 +105,18 @@ class Search:
             return False
         return self.budget is None or cost.retraining <= self.budget
 
-    def _variants(self, resolved: Resolved) -> list[Resolved]:
-        """Configs that together run the code of all trials."""
-        searched = {name: rule for name, rule in self.space.items() if isinstance(rule, Choices)}
-        return [resolved] + [
-            resolved.model_copy(update={name: value})
-            for name, rule in searched.items()
-            for value in rule.values
-            if value != AUTO
-        ]
-
     def settings(self) -> dict[str, Any]:
         """All that can change the results of a study; other settings need another study."""
         excluded = Tuning.model_fields.keys() - STUDY_FIELDS
         excluded |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
+        variants = [  # together with it, they run the code of all trials
+            resolved.model_copy(update={name: value})
+            for name, rule in self.space.items()
+            if isinstance(rule, Choices)
+            for value in rule.values
+            if value != AUTO
+        ]
         return self.config.model_dump(exclude=set(excluded)) | {
             "scheme": SCHEME,  # of the digest of the code
             "reinit": self.method,
@@ -124,7 +127,7 @@ class Search:
             "space": format_space(self.space),
             "budget": self.budget,
             "data": list(self.digests),
-            "code": code_digest(*self._variants(resolved)),
+            "code": code_digest(resolved, *variants),
             "versions": [release(name) for name in VERSIONS],
             "pretrained": pretrained_digest(resolved),
         }

@@ -103,13 +103,13 @@ def open_storage(url: str, patience: float, echo: Echo) -> Storage:
 @lru_cache(maxsize=4)
 def _open(url: str) -> RDBStorage:
     parsed = make_url(url)
-    more = {"connect_args": CONNECT[driver]} if (driver := parsed.drivername) in CONNECT else {}
+    connect = CONNECT.get(parsed.drivername, {})
     try:
         _refuse_mlflow(parsed)
         with exclusive_lock(parsed):  # only one process at a time may create the tables
             return RDBStorage(
                 url,
-                engine_kwargs={"pool_pre_ping": True, **more},
+                engine_kwargs={"pool_pre_ping": True, "connect_args": connect},
                 heartbeat_interval=int(HEARTBEAT_SECONDS),
                 grace_period=int(DEAD_AFTER_SECONDS),
                 heartbeat_stale_trial_callback=enqueue_again,

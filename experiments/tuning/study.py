@@ -26,12 +26,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from experiments.config.space import Value
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.tuning.choose import WORKER, table_of
-from experiments.tuning.sampling import EqualSparsityPruner, distributions, sample
+from experiments.tuning.sampling import distributions, sample, should_stop
 from experiments.tuning.search import Search
 from experiments.tuning.storage import (
     FAILURE,
     ORIGINAL,
     UNREACHABLE,
+    Result,
     Storage,
     enqueue_again,
     is_lost,
@@ -54,14 +55,6 @@ class TakenError(Exception):
     """The trial was taken from this process, whose heartbeat had stopped for too long."""
 
 
-@contextmanager
-def _raise_if_taken() -> Iterator[None]:
-    try:
-        yield
-    except UpdateFinishedTrialError:
-        raise TakenError from None
-
-
 class Study:
     """A study in an open storage."""
 
@@ -71,13 +64,12 @@ class Study:
         self._id = storage.retry(lambda: self.rdb.get_study_id_from_name(search.name))
 
     def _load(self) -> optuna.Study:
-        single = self.search.config.objective == "accuracy"
-        directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 if single else 2]
-        name, storage = self.search.name, self.rdb
+        objectives, name, storage = self.search.objectives, self.search.name, self.rdb
+        directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: len(objectives)]
         with suppress(DuplicatedStudyError):
             made = optuna.create_study(study_name=name, storage=storage, directions=directions)
-            if not single:
-                made.set_metric_names(["valid_accuracy", "total_epochs"])
+            if len(objectives) > 1:
+                made.set_metric_names(list(objectives))
             return made
         return optuna.load_study(study_name=name, storage=storage)
 
@@ -90,20 +82,15 @@ class Study:
         mine = self.search.settings()
         stored = self.get_or_create_attr(SETTINGS, self.search.settings)
         if stored.keys() != mine.keys() or stored["scheme"] != mine["scheme"]:
-            raise ValueError(
-                f"the study {self.search.name} was begun by another version of this program; "
-                "choose another name with study="
-            )
-        different = [
-            f"{name} (here {mine[name]}, there {stored[name]})"
-            for name in mine
-            if mine[name] != stored[name]
-        ]
-        if different:
-            raise ValueError(
-                f"the study {self.search.name} was begun with other settings: "
-                f"{', '.join(different)}; choose another name with study="
-            )
+            how = "by another version of this program"
+        elif different := [name for name in mine if mine[name] != stored[name]]:
+            values = [f"{name} (here {mine[name]}, there {stored[name]})" for name in different]
+            how = f"with other settings: {', '.join(values)}"
+        else:
+            return
+        raise ValueError(
+            f"the study {self.search.name} was begun {how}; choose another name with study="
+        )
 
     def get_or_create_attr(self, name: str, create: Callable[[], Any]) -> Any:
         """An attribute of the study; the result of `create` if it has none yet."""
@@ -239,6 +226,12 @@ class Study:
 
     # A claimed trial. These raise `TakenError` if it is no longer ours.
 
+    def _retry(self, do: Callable[[], Result]) -> Result:
+        try:
+            return self.storage.retry(do)
+        except UpdateFinishedTrialError:
+            raise TakenError from None
+
     def params(self, claim: Claim) -> dict[str, Value]:
         """Its parameters: the baseline, those of the lost trial it retries, or new ones."""
 
@@ -255,13 +248,11 @@ class Study:
                     self.rdb.set_trial_param(claim.id, name, value, rule)
             return dict(params)
 
-        with _raise_if_taken():
-            return self.storage.retry(choose)
+        return self._retry(choose)
 
     def set_attr(self, claim: Claim, name: str, value: Any) -> None:
         """Set an attribute of the trial."""
-        with _raise_if_taken():
-            self.storage.retry(lambda: self.rdb.set_trial_user_attr(claim.id, name, value))
+        self._retry(lambda: self.rdb.set_trial_user_attr(claim.id, name, value))
 
     def record_levels(self, claim: Claim, values: Mapping[int, float]) -> bool:
         """Store accuracies by level of sparsity; returns whether the trial should stop early."""
@@ -271,10 +262,9 @@ class Study:
                 self.rdb.set_trial_intermediate_value(claim.id, step, value)
             if original_number(trial := self.rdb.get_trial(claim.id)) == 0:
                 return False  # the baseline is what the other trials are compared with
-            return EqualSparsityPruner().prune(self.optuna, trial)
+            return should_stop(self.optuna, trial)
 
-        with _raise_if_taken():
-            return self.storage.retry(record)
+        return self._retry(record)
 
     def end(self, claim: Claim, values: Sequence[float] | None, failure: str = "") -> bool:
         """Store how the trial ended; returns False if it was no longer ours, and raises nothing.

@@ -44,14 +44,6 @@ class Job:
     tracking_uri: str
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """The result of a trial, or how far it got."""
-
-    complete: bool  # else stopped early
-    values: dict[str, float]  # `choose.RESULTS`
-
-
 def claim_and_run(job: Job, echo: Echo) -> str:
     """Run a waiting trial of a study; the id of its run, or "" if none waits.
 
@@ -90,22 +82,19 @@ def _run_claimed(job: Job, study: Study, claim: Claim, data: list[Splits], echo:
 
 
 def _run_tracked(job: Job, study: Study, claim: Claim, data: list[Splits], echo: Echo) -> str:
-    search = job.search
-    params = study.params(claim)
+    search, params = study.search, study.params(claim)
     echo(f"trial {claim.number}: {' '.join(f'{name}={params[name]}' for name in params)}")
     with open_trial(search, claim.number, params, job.study_run, echo) as run:
         study.set_attr(claim, RUN, run.run_id)
-        result = run_trial(search, params, data, run, study, claim)
-        values = result.values
+        values = run_trial(study, claim, params, data, run)
+        complete = values["rounds"] == search.cost(params).rounds
         run.log_result(values)
         study.set_attr(claim, RESULT, values)
-        objectives = [values["valid_accuracy"], values["total_epochs"]]
-        if search.config.objective == "accuracy":
-            objectives = objectives[:1]
-        if not study.end(claim, objectives if result.complete else None):
+        objectives = [values[name] for name in search.objectives]
+        if not study.end(claim, objectives if complete else None):
             raise TakenError
-        run.end("complete" if result.complete else "stopped early")
-    stopped = "" if result.complete else f"stopped early at {values['sparsity']:.0%} pruned, "
+        run.end("complete" if complete else "stopped early")
+    stopped = "" if complete else f"stopped early at {values['sparsity']:.0%} pruned, "
     echo(
         f"trial {claim.number}: {stopped}valid {values['valid_accuracy']:.4f}, "
         f"{values['total_epochs']} epochs"
@@ -114,18 +103,14 @@ def _run_tracked(job: Job, study: Study, claim: Claim, data: list[Splits], echo:
 
 
 def run_trial(
-    search: Search,
-    params: Mapping[str, Value],
-    data: list[Splits],
-    run: TrialRun,
-    study: Study,
-    claim: Claim,
-) -> TrialResult:
+    study: Study, claim: Claim, params: Mapping[str, Value], data: list[Splits], run: TrialRun
+) -> dict[str, float]:
     """Prune and retrain with each seed, until the end or until the trial is stopped early.
 
-    Raises as `prune_rounds`.
+    Returns the trial's `choose.RESULTS`, or how far it got; raises as `prune_rounds`.
     """
-    began, config = perf_counter(), search.resolved(params)
+    began, search = perf_counter(), study.search
+    config = search.resolved(params)
     seeds = [
         _rounds(search.resolved(params, seed), splits, len(data))
         for seed, splits in zip(search.config.seeds(), data, strict=True)
@@ -133,7 +118,11 @@ def run_trial(
     before, number = None, -1
     for number, results in enumerate(zip(*seeds, strict=True)):
         means = {name: fmean(each.metrics[name] for each in results) for name in AVERAGED}
-        run.log_round(number, means | _by_seed(search, results))
+        by_seed = {
+            f"valid_accuracy/seed_{seed}": each.metrics["valid_accuracy"]
+            for seed, each in zip(search.config.seeds(), results, strict=True)
+        }
+        run.log_round(number, means | by_seed if len(results) > 1 else means)
         now = (means["sparsity"], means["valid_accuracy"])
         should_stop = search.config.objective == "accuracy" and study.record_levels(
             claim, levels_between(before, now)
@@ -143,23 +132,13 @@ def run_trial(
             break
     assert before
     retraining = number * config.retrain_epochs
-    values = {
+    return {
         "valid_accuracy": before[1],
         "total_epochs": config.epochs + retraining,
         "retraining_epochs": retraining,
         "rounds": number,
         "sparsity": before[0],
         "seconds": round(perf_counter() - began, 3),
-    }
-    return TrialResult(complete=number == search.cost(params).rounds, values=values)
-
-
-def _by_seed(search: Search, results: tuple[RoundResult, ...]) -> dict[str, float]:
-    if len(results) == 1:
-        return {}
-    return {
-        f"valid_accuracy/seed_{seed}": result.metrics["valid_accuracy"]
-        for seed, result in zip(search.config.seeds(), results, strict=True)
     }
 
 
