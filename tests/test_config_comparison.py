@@ -108,3 +108,10 @@ def test_all_of_the_main_parameters_can_be_given():
     arm = arms_of(asked)[-1]
     made = asked.config_of(arm.method, arm.seed)
     assert (made.lr, made.model, made.seed, made.reinit) == (0.1, "lenet_20", 1, "lottery")
+
+
+def test_tasks_in_another_folder_find_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    moved = config(data_root="data", pretrained="a/b.pth").with_absolute_paths()
+    assert (moved.data_root, moved.pretrained) == (f"{tmp_path}/data", f"{tmp_path}/a/b.pth")
+    assert config().with_absolute_paths().pretrained == "none"

@@ -185,7 +185,10 @@ class Common(Parameters):
 
     def with_absolute_paths(self) -> Self:
         """The same parameters for tasks that run in another folder."""
-        return self.model_copy(update={"data_root": str(pathlib.Path(self.data_root).absolute())})
+        paths = {name: getattr(self, name) for name in ("data_root", "pretrained")}
+        return self.model_copy(
+            update={k: str(pathlib.Path(v).absolute()) for k, v in paths.items() if v != NONE}
+        )
 
 
 class Execution(Parameters):
