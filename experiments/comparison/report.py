@@ -15,7 +15,7 @@ from experiments.comparison.results import Comparison, Failure
 from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.fields import NONE
-from experiments.config.parameters import AUTO, as_text, default_text
+from experiments.config.parameters import AUTO, as_text
 
 FOLDER = "reports"
 PAGE = "report.html"
@@ -45,18 +45,17 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
     Raises:
         ValueError: If a run or a file of the comparison is gone.
     """
-    rounds, epochs = record.read_tables(made)
     config = CompareConfig(**made.config)
     requested = {name: as_text(value) for name, value in made.config.items()}
-    usual = {name: default_text(field) for name, field in CompareConfig.model_fields.items()}
-    changed = {name: text for name, text in requested.items() if text != usual[name]}
+    given = config.model_dump(exclude_defaults=True)
+    changed = {name: text for name, text in requested.items() if name in given}
     setting = _setting(made, config, requested)
     return Comparison(
-        name=record.name_of(run_id),
+        name=str(mlflow.get_run(run_id).info.run_name),
         setting=setting,
         defaults=frozenset(setting) - frozenset(changed),
-        rounds=rounds,
-        epochs=epochs,
+        rounds=record.read_table(made, "rounds.csv"),
+        epochs=record.read_table(made, "epochs.csv"),
         masks=record.read_masks(made),
         image_shape=tuple(made.image_shape),
         shown_round=made.shown_round,
