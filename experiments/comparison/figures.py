@@ -183,18 +183,11 @@ def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size - 0.5}
     for (row, column), value in np.ndenumerate(shown if len(names) <= 15 else shown[:0]):
         if not np.isnan(value):
             colour = "#ffffff" if value < 0.6 * most else "#111111"
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                f"{value:.2f}",
-                color=colour,
-                ha="center",
-                va="center",
-                fontsize=size - 0.5,
-            )
+            axes.text(column + 0.5, row + 0.5, f"{value:.2f}", color=colour, **centred)
     bar = figure.colorbar(picture, ax=axes, shrink=0.8)
     bar.ax.axhline(chance, color="#ffffff", lw=2)
     bar.set_ticks([0, chance, most], labels=["0", f"random masks: {chance:.2f}", f"{most:.2f}"])
@@ -285,15 +278,8 @@ def draw_rounds(
         aside = np.exp(0.4 * step * ((place + 0.5) / len(by_method) - 0.5))
         table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
         half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
-        axes.errorbar(
-            table.loc[own.index, "x"],
-            own["mean"],
-            yerr=half,
-            lw=1.3,
-            elinewidth=1,
-            capsize=1.5,
-            **style.line,
-        )
+        x = table.loc[own.index, "x"]
+        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style.line)
     return table
 
 
@@ -309,20 +295,13 @@ def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
     """Limit the y axis, mark points below it at the edge, and return a note on how low they are."""
     bottom, top = accuracy_limits(drawn["mean"], drawn["low"], drawn["high"])
     axes.set_ylim(bottom, top)
-    below = drawn[drawn["mean"] < bottom]
-    by_method = styles(methods_of(drawn))
-    edge: dict[str, Any] = {
-        "transform": axes.get_xaxis_transform(),
-        "clip_on": False,
-        "ls": "",
-        "marker": "v",
-    }
-    for method, points in below.groupby("method", sort=False)["x"]:
-        heights = [0.012] * len(points)
-        axes.plot(points, heights, ms=4, color=by_method[str(method)].colour, **edge)
-    lowest = below.groupby("method", sort=False)["mean"].min()
-    names = ", ".join(f"{method} (down to {value:.3g}%)" for method, value in lowest.items())
-    return f"▾ below the range shown: {names}" if names else ""
+    by_method, notes = styles(methods_of(drawn)), []
+    at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    for method, points in drawn[drawn["mean"] < bottom].groupby("method", sort=False):
+        colour, heights = by_method[str(method)].colour, [0.012] * len(points)
+        axes.plot(points["x"], heights, "v", ms=4, color=colour, **at_edge)
+        notes.append(f"{method} (down to {points['mean'].min():.3g}%)")
+    return f"▾ below the range shown: {', '.join(notes)}" if notes else ""
 
 
 def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:

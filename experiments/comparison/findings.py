@@ -13,7 +13,6 @@ from experiments.comparison.statistics import DENSE, ROUNDING, dense_interval, m
 from experiments.comparison.text import UNKNOWN, count, listed, percent, weights
 
 ACCURACY, EARLY_STOP = "test_accuracy", "early_stop_iteration"
-NO_CONTROL = "none"
 TRAINED_STARTS = ("keep", "lr_rewind", "rewind")  # their early stop excludes earlier training
 CANNOT_TEST, EQUAL = "same in every seed", "equal in every seed"
 ONE_SEED, NO_SEED = "one seed", "no common seed"
@@ -97,15 +96,13 @@ def _claims(comparison: Comparison, best: str, others: list[str]) -> str:
 
 
 def _smallest(tickets: pd.DataFrame) -> str:
-    found = tickets.sort_values("remaining", kind="stable")
     shares = [
-        f"{row['method']} {weights(row['remaining'])}"
-        for _, row in found.dropna(subset="remaining").iterrows()
+        f"{row['method']} {'none' if pd.isna(row['remaining']) else weights(row['remaining'])}"
+        for _, row in tickets.sort_values("remaining", kind="stable").iterrows()
     ]
-    none = methods_of(found[found["remaining"].isna()])
     return (
         "Weights left in the smallest network that matches the dense one (mean validation accuracy "
-        f"at least as high): {listed([*shares, *(f'{name} none' for name in none)])}."
+        f"at least as high): {listed(shares)}."
     )
 
 
@@ -186,7 +183,7 @@ def controls(comparison: Comparison) -> pd.DataFrame:
     number, summary = comparison.shown_round, comparison.summary
     arms = summary[summary["round"] == number].set_index("method")
     alike = arms[["reinit", "criterion", "pruning"]].agg(tuple, axis="columns")
-    plain = arms["control"] == NO_CONTROL
+    plain = arms["control"] == "none"
     rows = []
     for method in arms.index[~plain]:
         others = arms.index[plain & (alike == alike[method])]

@@ -96,8 +96,7 @@ def question(comparison: Comparison) -> str:
 def picture(name: str, svg: str) -> Picture:
     """An SVG in the page's own ink; ids get a prefix, since matplotlib repeats them."""
     svg = svg.replace(INK, "currentColor")
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
     box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+) ', svg)
     assert box is not None
     return Picture(name, Markup(svg), CAPTIONS[name], round(float(box.group(1))))
