@@ -78,13 +78,13 @@ class Training:
         return pixels, torch.randint(self.network.classes, (self.images,), generator=draw)
 
 
+@dataclass(frozen=True)
 class ImageByImage(Dataset[tuple[Tensor, int]]):
     """Images one by one, as `torchvision.datasets.MNIST` returns them."""
 
-    def __init__(
-        self, pixels: Tensor, labels: Tensor, transform: Callable[[object], Tensor]
-    ) -> None:
-        self.pixels, self.labels, self.transform = pixels, labels, transform
+    pixels: Tensor
+    labels: Tensor
+    transform: Callable[[object], Tensor]
 
     def __len__(self) -> int:
         return len(self.labels)
