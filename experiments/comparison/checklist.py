@@ -117,19 +117,18 @@ def curves(comparison: Comparison) -> Reply:
 
 def random_baseline(comparison: Comparison) -> Reply:
     """Whether a method prunes at random."""
-    arms = comparison.summary
-    found = methods_of(arms[(arms["criterion"] == "random") | (arms["control"] == "random_mask")])
+    at_random = "criterion == 'random' or control == 'random_mask'"
+    found = methods_of(comparison.summary.query(at_random))
     return ("yes", f"{listed(found)}.") if found else ("no", "No method prunes at random.")
 
 
 def magnitude_baseline(comparison: Comparison) -> Reply:
     """Whether a method prunes by magnitude."""
-    arms = comparison.summary
-    found = methods_of(arms[(arms["criterion"] == "magnitude") & (arms["control"] == "none")])
-    scope = comparison.setting.get("scope", "unknown")
+    by_magnitude = "criterion == 'magnitude' and control == 'none'"
+    found = methods_of(comparison.summary.query(by_magnitude))
     if not found:
         return "no", "No method prunes by magnitude."
-    return "yes", f"{listed(found)} (scope: {scope})."
+    return "yes", f"{listed(found)} (scope: {comparison.setting.get('scope', 'unknown')})."
 
 
 def other_methods(comparison: Comparison) -> Reply:

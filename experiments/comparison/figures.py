@@ -25,6 +25,7 @@ from experiments.comparison.statistics import dense_interval, methods_of, overla
 from experiments.figures import experiment
 from experiments.figures.intervals import accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
+from experiments.rounds.metrics import METRICS
 from pruning.masks import Masks
 
 BARS = "Mean over seeds; bars are its 95% Student interval"
@@ -83,16 +84,15 @@ def draw_early_stop(rounds: pd.DataFrame) -> Figure:
 def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) -> Figure:
     """Test accuracy against retraining epoch in one round, with a close-up if needed."""
     rows = rounds[rounds["round"] == shown_round]
-    table = mean_interval(
-        epochs[epochs["round"] == shown_round], ["method", "epoch"], "test_accuracy"
-    )
+    here = epochs[epochs["round"] == shown_round]
+    table = mean_interval(here, ["method", "epoch"], "test_accuracy")
     table = (100 * table[["mean", "low", "high"]]).reset_index()
     late = table[table["epoch"] > table["epoch"].max() / 2]
     close = accuracy_limits(late["mean"], late["low"], late["high"])
     two = close[1] - close[0] < 0.4 * (table["mean"].max() - table["mean"].min())
     share = f"{100 * (1 - rows['sparsity'].mean()):.3g}%"
     title = f"Retraining with {share} of the weights (round {shown_round})"
-    figure, panels = new_figure(title, 1 + two, height=4.4)
+    figure, panels = new_figure(title, 1 + two)
     for axes in panels:
         draw_dense_level(axes, rounds, "test_accuracy", 100)
         for method, style in styles(methods_of(rounds)).items():
@@ -117,17 +117,12 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
 def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against compression ratio and against theoretical speed-up."""
     figure, panels = new_figure("Accuracy against size, and against work", 2, sharey=True)
-    sizes = {
-        "compression_ratio": "compression ratio",
-        "theoretical_speedup": "theoretical speed-up",
-    }
-    for axes, (name, label) in zip(panels, sizes.items(), strict=True):
+    for axes, name in zip(panels, ("compression_ratio", "theoretical_speedup"), strict=True):
         drawn = draw_rounds(axes, rounds, "test_accuracy", name, 100)
         largest = drawn["x"].max()
         powers = range(0, int(np.log2(largest)) + 2, 1 if largest < 64 else 2)
-        ticks = [2**power for power in powers]
-        axes.set(xscale="log", xlabel=f"{label} (log scale)")
-        axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])  # noqa: RUF001
+        axes.set(xscale="log", xlabel=f"{METRICS[name].label} (log scale)")
+        axes.set_xticks([2**power for power in powers], [f"{2**power}×" for power in powers])  # noqa: RUF001
         axes.set_xlim(0.9, max(1.15 * largest, 2.1))
         axes.minorticks_off()
         note = zoom_to_means(axes, drawn)

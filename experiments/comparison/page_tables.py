@@ -174,9 +174,7 @@ METHODS: list[Column] = [
     METHOD,
     ("where surviving weights restart", _restart),
     ("learning rate", lambda row: Cell(SCHEDULES[REINITS[row["reinit"]].schedule])),
-    ("criterion", words("criterion")),
-    ("control", words("control")),
-    ("pruning", words("pruning")),
+    *((name, words(name)) for name in ("criterion", "control", "pruning")),
 ]
 SIZES: list[Column] = [
     ("fewer parameters", number("compression_ratio", ratio)),
@@ -218,4 +216,8 @@ RUNS: list[Column] = [
     ),
     ("run", _run),
 ]
-FAILURES: list[Column] = [METHOD, ("seed", number("seed", str)), ("reason", words("reason"))]
+FAILURES: list[Column] = [
+    ("method", words("label")),
+    ("seed", number("seed", str)),
+    ("reason", words("reason")),
+]

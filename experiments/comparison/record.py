@@ -53,23 +53,22 @@ class Record:
 
 
 def adopt(run: MlflowRun, parent: str) -> None:
-    """Nest a run under `parent` if its own comparison was interrupted or deleted."""
-    client, old_parent = mlflow.MlflowClient(), run.data.tags.get(PARENT)
-    if old_parent and old_parent != parent and _is_abandoned(old_parent, client):
-        client.set_tag(run.info.run_id, PARENT, parent)
+    """Nest a run under `parent` if its own comparison was deleted or will never finish.
 
-
-def _is_abandoned(run_id: str, client: mlflow.MlflowClient) -> bool:
-    """Whether a comparison will never finish; one whose process died is marked KILLED."""
+    A comparison whose process died is marked KILLED.
+    """
+    client, old_parent = mlflow.MlflowClient(), run.data.tags.get(PARENT, parent)
+    if old_parent == parent:
+        return
     try:
-        run = client.get_run(run_id)
+        old = client.get_run(old_parent)
     except MlflowException:
-        return True
-    if is_finished(run) or is_running(run) or run.data.tags.get("kind") != COMPARISON:
-        return False
-    if run.info.status == "RUNNING":
-        client.set_terminated(run_id, "KILLED")
-    return True
+        old = None
+    if old and (is_finished(old) or is_running(old) or old.data.tags.get("kind") != COMPARISON):
+        return
+    if old and old.info.status == "RUNNING":
+        client.set_terminated(old_parent, "KILLED")
+    client.set_tag(run.info.run_id, PARENT, parent)
 
 
 def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Record:

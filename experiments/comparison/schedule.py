@@ -131,8 +131,7 @@ class Schedule:
 
     def _is_finished(self, arm: Arm) -> bool:
         config = self._config_of(arm)
-        if config is None:
-            return False
+        assert config, "with masks=own no arm lacks a trunk"
         resolved = config.resolved(self.inputs.resolved.dataset)
         found = find_experiment(resolved, self.inputs.digests[arm.seed])
         return found is not None and is_finished(found)

@@ -41,8 +41,7 @@ def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
     """
     rows, by = rounds.sort_values("round", kind="stable"), ["method", "round"]
     groups = rows.groupby(by, sort=False)
-    parts = [groups[METHOD].first(), groups[SIZES].mean()]
-    parts.append(groups.size().rename("n").to_frame())
+    parts = [groups[METHOD].first(), groups[SIZES].mean(), groups.size().to_frame("n")]
     parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in COMPARED]
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
     first = ["method", *METHOD, "round"]
@@ -66,7 +65,7 @@ def differences(rounds: pd.DataFrame) -> pd.DataFrame:
     methods = methods_of(rounds)
     sparsity = rounds.groupby("round")["sparsity"].mean().drop(0, errors="ignore")
     pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     networks = pd.MultiIndex.from_product([methods, [0, *sparsity.index]])
     for metric in COMPARED:
         values = rounds.pivot(index="seed", columns=["method", "round"], values=metric)
@@ -75,8 +74,7 @@ def differences(rounds: pd.DataFrame) -> pd.DataFrame:
             for method, other in pairs:
                 against = (method, 0) if other == DENSE else (other, number)
                 result = paired(values[method, number], values[against])
-                place = {"metric": metric, "round": number, "sparsity": sparsity[number]}
-                rows.append(place | {"method": method, "other": other} | result._asdict())
+                rows.append((metric, number, sparsity[number], method, other, *result))
     names = ["metric", "round", "sparsity", "method", "other", *Paired._fields]
     return pd.DataFrame(rows, columns=names)
 

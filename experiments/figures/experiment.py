@@ -73,9 +73,7 @@ def draw_epochs(rounds: pd.DataFrame, epochs: pd.DataFrame, title: str) -> Figur
         label = f"{row['round']:.0f}: {100 * (1 - row['sparsity']):.3g}%"
         if int(row["round"]) not in labelled_rounds(len(rounds)):
             label = "_"  # keeps it out of the legend
-        axes.plot(
-            curve["epoch"], 100 * curve["valid_accuracy"], color=shade, label=label, marker="."
-        )
+        axes.plot(curve["epoch"], 100 * curve["valid_accuracy"], ".-", color=shade, label=label)
     axes.set(xlabel="epoch of the round", ylabel="validation accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(title="round: remaining", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
