@@ -15,7 +15,7 @@ from experiments.processes.terminal import print_line
 from experiments.rounds.data import load_data
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking import server
-from experiments.tracking.session import tracked_run
+from experiments.tracking.session import describe, tracked_run
 
 
 def compare_methods(asked: CompareConfig) -> str:
@@ -32,22 +32,11 @@ def compare_methods(asked: CompareConfig) -> str:
         config = asked.with_absolute_paths()
     server.check_tracking()
     inputs = read_inputs(config)
-    shown = config.shown_round or inputs.rounds
-    if shown > inputs.rounds:
-        raise ValueError(f"shown_round must be at most {inputs.rounds}, the last, got {shown}")
     with tracked_run(record.comparison_name(config, inputs.resolved)) as run_id:
-        record.describe(run_id, config, inputs.resolved)
+        tags = {"dataset": inputs.resolved.dataset, "model": inputs.resolved.model}
+        describe(run_id, config.model_dump(), tags | {"kind": record.COMPARISON})
         outcomes = run_arms(config, inputs, run_id, print_line)
-        made = record.make_record(
-            config,
-            inputs.resolved,
-            outcomes,
-            shown_round=shown,
-            image_shape=list(inputs.image_shape),
-            images=inputs.images,
-            data_source=inputs.source,
-        )
-        record.log_record(run_id, made)
+        made = record.log_record(run_id, inputs.record, outcomes)
         if not any(outcome.run_id for outcome in outcomes.values()):
             raise ValueError(f"every arm failed; {record.failure_lines(outcomes)[0]}")
         folder = make_report(run_id, made)
@@ -61,7 +50,7 @@ def read_inputs(config: CompareConfig) -> Inputs:
     """Read the data of every seed once, and plan the rounds.
 
     Raises:
-        ValueError: As `load_data` and `plan_rounds`.
+        ValueError: As `load_data` and `plan_rounds`, and if `shown_round` is not one of these.
     """
     arms, digests = arms_of(config), {}
     dataset = config.dataset
@@ -72,12 +61,17 @@ def read_inputs(config: CompareConfig) -> Inputs:
             print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
         dataset, digests[seed] = data.name, data.digest
     resolved = first.resolved(dataset)
-    return Inputs(
-        dataset=dataset,
-        digests=digests,
-        resolved=resolved,
-        rounds=len(plan_rounds(resolved, data)),
-        image_shape=data.image_shape,
+    rounds = len(plan_rounds(resolved, data))
+    shown = config.shown_round or rounds
+    if shown > rounds:
+        raise ValueError(f"shown_round must be at most {rounds}, the last, got {shown}")
+    made = record.Record(
+        config=config.model_dump(),
+        setting=resolved.settings(),
+        shown_round=shown,
+        image_shape=list(data.image_shape),
         images={part: len(getattr(data, part)) for part in ("train", "valid", "test")},
-        source=data.source,
+        data_source=data.source,
+        arms=[],
     )
+    return Inputs(digests, resolved, made)

@@ -77,7 +77,6 @@ def comparison_of(rounds, **changes):
         environment={},
         images={},
         data_source="",
-        pretrained=False,
     )
     return replace(whole, **changes)
 

@@ -13,7 +13,7 @@ import torch
 from experiments.comparison.checklist import ITEMS
 from experiments.comparison.figures import draw_all, to_svg
 from experiments.comparison.page import question, render_page
-from experiments.comparison.results import Comparison, Failure
+from experiments.comparison.results import Comparison
 
 METHODS = {  # reinit, criterion, control; where accuracy and early stop end, against dense
     "keep": ("keep", "magnitude", "none", -0.004, 0.35),
@@ -136,7 +136,6 @@ def comparison_of(kinds=METHODS, seeds=(0, 1, 2), shown_round=7, sizes=(30, 20))
         },
         images={"train": 1412, "valid": 128, "test": 257},
         data_source="as asked for (dataset=digits)",
-        pretrained=False,
     )
 
 
@@ -152,7 +151,7 @@ def failing():
         whole,
         setting=whole.setting | {"dataset": HOSTILE},
         rounds=whole.rounds[~(broken & (whole.rounds["round"] > 8))],
-        failed=(Failure("random", 2, f"the loss is nan in {HOSTILE}"),),
+        failed=[{"label": "random", "seed": 2, "reason": f"the loss is nan in {HOSTILE}"}],
     )
 
 

@@ -6,85 +6,36 @@
 * Detection. Ours: MTCNN on batches of photographs of one size. Plain: one photograph at a time.
 """
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
-import torch.nn.functional as F
 from matplotlib import cbook
 from PIL import Image, ImageOps
-from torch import Tensor, nn
-from torch.nn.utils.prune import random_unstructured
-from torch.utils.data import DataLoader
-from torchvision import transforms
 
-from datasets import Split, View
+from datasets import View
 from datasets.photographs.detection import Detector
-from experiments.bench.timing import ImageByImage, forever
-from experiments.config.experiment import has_bf16
-from experiments.training.engine import Recipe, dense
+from experiments.bench.timing import Step
+from experiments.bench.training import Training
+from experiments.training.engine import Recipe
 from models import Architecture
 
-CLASSES, SIDE = 7, 128
-NETWORK = Architecture("lightcnn_9", (1, SIDE, SIDE), CLASSES)
-IMAGES, BATCH, RATE, DECAY, CLIP, SMOOTHING = 200, 20, 1e-3, 0.05, 1.0, 0.1
-MEAN, STD = 0.5, 0.25
-PHOTOGRAPHS = 16
-Step = Callable[[], object]
-
-
-def ours(device: str) -> Step:
-    """The training step of an experiment."""
-    engine = dense(NETWORK, device, has_bf16(device))
-    state = {name: value.to(device) for name, value in NETWORK.draw(0).items()}
-    masks = {name: torch.rand_like(state[name]) < 0.5 for name in NETWORK.prunable}
-    pixels, labels = _data()
-    split = Split(pixels.unsqueeze(1), labels, View(255, MEAN, STD, crop=SIDE)).to(device)
-    recipe = Recipe(
+PHOTOGRAPHS, BATCH, SIDE = 16, 20, 128
+TRAINING = Training(
+    Architecture("lightcnn_9", (1, SIDE, SIDE), classes=7),
+    images=200,
+    side=144,
+    view=View(white=255, mean=0.5, std=0.25, crop=SIDE),
+    recipe=Recipe(
         optimizer="adamw",
-        lr=lambda progress: RATE,
+        lr=lambda progress: 1e-3,
         momentum=0.0,
-        weight_decay=DECAY,
+        weight_decay=0.05,
         batch_size=BATCH,
         epochs=1,
         eval_every=0,
-        grad_clip=CLIP,
-        label_smoothing=SMOOTHING,
-    )
-    engine.start(state, masks, recipe)
-    batches = forever(lambda: engine.batches(split, BATCH, seed=0))
-    loss_sum = torch.zeros((), device=device)
-    return lambda: engine.train(batches, (RATE,), loss_sum)
-
-
-def plain(device: str) -> Step:
-    """The training step as tutorials write it."""
-    model = _model().to(device)
-    for layer in model.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
-    transform = transforms.Compose(
-        [
-            transforms.RandomCrop(SIDE),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    loader = DataLoader(ImageByImage(*_data(), transform), batch_size=BATCH, shuffle=True)
-    batches = forever(lambda: iter(loader))
-
-    def step() -> None:
-        images, labels = next(batches)
-        logits = model(images.to(device))
-        loss = F.cross_entropy(logits, labels.to(device), label_smoothing=SMOOTHING)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-
-    return step
+        grad_clip=1.0,
+        label_smoothing=0.1,
+    ),
+    bf16=True,
+)
 
 
 def find_together(device: str) -> Step:
@@ -97,18 +48,6 @@ def find_singly(device: str) -> Step:
     """The same with one call of MTCNN per picture."""
     detector, pictures = Detector(device), _portraits()
     return lambda: [detector.mtcnn.detect(picture, landmarks=True) for picture in pictures]
-
-
-def _model() -> nn.Module:
-    model = NETWORK.build()
-    model.load_state_dict(NETWORK.draw(0))
-    return model
-
-
-def _data() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (IMAGES, 144, 144), generator=generator, dtype=torch.uint8)
-    return pixels, torch.randint(CLASSES, (IMAGES,), generator=generator)
 
 
 def _portraits() -> list[Image.Image]:

@@ -9,54 +9,22 @@ Half of the weights are pruned, batch 60, Adam.
 """
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.utils.prune import random_unstructured
-from torch.utils.data import DataLoader
-from torchvision import transforms
 
-from datasets import Split, View
-from experiments.bench.timing import ImageByImage, Step, forever
-from experiments.training.engine import Recipe, dense
+from datasets import View
+from experiments.bench.timing import Step
+from experiments.bench.training import Training
+from experiments.training.engine import Recipe
 from models import Architecture
 
 LENET = Architecture("lenet_300_100", (1, 28, 28), 10)
-IMAGES, BATCH, RATE = 55_000, 60, 1.2e-3
-
-
-def ours(device: str) -> Step:
-    """The training step of every experiment."""
-    engine = dense(LENET, device, bf16=False)
-    state = {name: value.to(device) for name, value in LENET.draw(0).items()}
-    masks = {name: torch.rand_like(state[name]) < 0.5 for name in LENET.prunable}
-    pixels, labels = _data()
-    view = View(white=255, mean=0.1307, std=0.3081)
-    split = Split(pixels.unsqueeze(1), labels, view).to(device)
-    recipe = Recipe("adam", lambda progress: RATE, 0.0, 0.0, BATCH, 1, 0)
-    engine.start(state, masks, recipe)
-    batches = forever(lambda: engine.batches(split, BATCH, seed=0))
-    loss_sum = torch.zeros((), device=device)
-    return lambda: engine.train(batches, (RATE,), loss_sum)
-
-
-def plain(device: str) -> Step:
-    """The training step of most tutorials."""
-    model = LENET.build().to(device)
-    for layer in model.children():
-        random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.1307, 0.3081)])
-    loader = DataLoader(ImageByImage(*_data(), transform), batch_size=BATCH, shuffle=True)
-    batches = forever(lambda: iter(loader))
-
-    def step() -> None:
-        images, labels = next(batches)
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+BATCH, RATE = 60, 1.2e-3
+TRAINING = Training(
+    LENET,
+    images=55_000,
+    side=28,
+    view=View(white=255, mean=0.1307, std=0.3081),
+    recipe=Recipe("adam", lambda progress: RATE, 0.0, 0.0, BATCH, 1, 0),
+)
 
 
 def floor(device: str) -> Step:
@@ -81,9 +49,3 @@ def floor(device: str) -> Step:
         optimizer.step()
 
     return step
-
-
-def _data() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (IMAGES, 28, 28), generator=generator, dtype=torch.uint8)
-    return pixels, torch.randint(10, (IMAGES,), generator=generator)

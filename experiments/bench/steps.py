@@ -30,13 +30,13 @@ class Bench:
 BENCHES = {
     "lenet": Bench(
         "a training step of LeNet-300-100",
-        {"ours": lenet.ours, "plain": lenet.plain, "floor": lenet.floor},
+        {"ours": lenet.TRAINING.ours, "plain": lenet.TRAINING.plain, "floor": lenet.floor},
         share=1,
         images=lenet.BATCH,
     ),
     "lightcnn": Bench(
         "a training step of LightCNN-9",
-        {"ours": faces.ours, "plain": faces.plain},
+        {"ours": faces.TRAINING.ours, "plain": faces.TRAINING.plain},
         share=1 / 40,
         images=faces.BATCH,
     ),

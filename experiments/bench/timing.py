@@ -1,14 +1,10 @@
-"""What the benchmarks share: taking turns, endless batches, and images one by one."""
+"""What the benchmarks share: taking turns, and how times are printed."""
 
-from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 Step = Callable[[], object]
 
@@ -26,29 +22,6 @@ def take_turns(steps: dict[str, Step], turns: int, count: int) -> dict[str, list
             if turn:
                 times[kind].append(1000 * (perf_counter() - began) / count)
     return times
-
-
-class ImageByImage(Dataset[tuple[Tensor, int]]):
-    """Images one by one, as `torchvision.datasets.MNIST` returns them."""
-
-    def __init__(
-        self, pixels: Tensor, labels: Tensor, transform: Callable[[object], Tensor]
-    ) -> None:
-        self.pixels, self.labels, self.transform = pixels, labels, transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture = Image.fromarray(self.pixels[index].numpy())
-        return self.transform(picture), int(self.labels[index])
-
-
-def forever(
-    epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of epoch after epoch, without end."""
-    return chain.from_iterable(make() for make in repeat(epoch))
 
 
 def median_range(values: list[float], form: str) -> str:

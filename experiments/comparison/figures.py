@@ -25,6 +25,7 @@ from experiments.comparison.statistics import dense_interval, methods_of, overla
 from experiments.figures import experiment
 from experiments.figures.intervals import accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
+from experiments.rounds.metrics import METRICS
 from pruning.masks import Masks
 
 BARS = "Mean over seeds; bars are its 95% Student interval"
@@ -83,16 +84,15 @@ def draw_early_stop(rounds: pd.DataFrame) -> Figure:
 def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) -> Figure:
     """Test accuracy against retraining epoch in one round, with a close-up if needed."""
     rows = rounds[rounds["round"] == shown_round]
-    table = mean_interval(
-        epochs[epochs["round"] == shown_round], ["method", "epoch"], "test_accuracy"
-    )
+    here = epochs[epochs["round"] == shown_round]
+    table = mean_interval(here, ["method", "epoch"], "test_accuracy")
     table = (100 * table[["mean", "low", "high"]]).reset_index()
     late = table[table["epoch"] > table["epoch"].max() / 2]
     close = accuracy_limits(late["mean"], late["low"], late["high"])
     two = close[1] - close[0] < 0.4 * (table["mean"].max() - table["mean"].min())
     share = f"{100 * (1 - rows['sparsity'].mean()):.3g}%"
     title = f"Retraining with {share} of the weights (round {shown_round})"
-    figure, panels = new_figure(title, 1 + two, height=4.4)
+    figure, panels = new_figure(title, 1 + two)
     for axes in panels:
         draw_dense_level(axes, rounds, "test_accuracy", 100)
         for method, style in styles(methods_of(rounds)).items():
@@ -117,17 +117,12 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
 def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against compression ratio and against theoretical speed-up."""
     figure, panels = new_figure("Accuracy against size, and against work", 2, sharey=True)
-    sizes = {
-        "compression_ratio": "compression ratio",
-        "theoretical_speedup": "theoretical speed-up",
-    }
-    for axes, (name, label) in zip(panels, sizes.items(), strict=True):
+    for axes, name in zip(panels, ("compression_ratio", "theoretical_speedup"), strict=True):
         drawn = draw_rounds(axes, rounds, "test_accuracy", name, 100)
         largest = drawn["x"].max()
         powers = range(0, int(np.log2(largest)) + 2, 1 if largest < 64 else 2)
-        ticks = [2**power for power in powers]
-        axes.set(xscale="log", xlabel=f"{label} (log scale)")
-        axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])  # noqa: RUF001
+        axes.set(xscale="log", xlabel=f"{METRICS[name].label} (log scale)")
+        axes.set_xticks([2**power for power in powers], [f"{2**power}×" for power in powers])  # noqa: RUF001
         axes.set_xlim(0.9, max(1.15 * largest, 2.1))
         axes.minorticks_off()
         note = zoom_to_means(axes, drawn)
@@ -183,18 +178,11 @@ def draw_overlap(masks: Mapping[tuple[str, int], Masks]) -> Figure:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size - 0.5}
     for (row, column), value in np.ndenumerate(shown if len(names) <= 15 else shown[:0]):
         if not np.isnan(value):
             colour = "#ffffff" if value < 0.6 * most else "#111111"
-            axes.text(
-                column + 0.5,
-                row + 0.5,
-                f"{value:.2f}",
-                color=colour,
-                ha="center",
-                va="center",
-                fontsize=size - 0.5,
-            )
+            axes.text(column + 0.5, row + 0.5, f"{value:.2f}", color=colour, **centred)
     bar = figure.colorbar(picture, ax=axes, shrink=0.8)
     bar.ax.axhline(chance, color="#ffffff", lw=2)
     bar.set_ticks([0, chance, most], labels=["0", f"random masks: {chance:.2f}", f"{most:.2f}"])
@@ -285,15 +273,8 @@ def draw_rounds(
         aside = np.exp(0.4 * step * ((place + 0.5) / len(by_method) - 0.5))
         table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
         half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
-        axes.errorbar(
-            table.loc[own.index, "x"],
-            own["mean"],
-            yerr=half,
-            lw=1.3,
-            elinewidth=1,
-            capsize=1.5,
-            **style.line,
-        )
+        x = table.loc[own.index, "x"]
+        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style.line)
     return table
 
 
@@ -309,20 +290,13 @@ def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
     """Limit the y axis, mark points below it at the edge, and return a note on how low they are."""
     bottom, top = accuracy_limits(drawn["mean"], drawn["low"], drawn["high"])
     axes.set_ylim(bottom, top)
-    below = drawn[drawn["mean"] < bottom]
-    by_method = styles(methods_of(drawn))
-    edge: dict[str, Any] = {
-        "transform": axes.get_xaxis_transform(),
-        "clip_on": False,
-        "ls": "",
-        "marker": "v",
-    }
-    for method, points in below.groupby("method", sort=False)["x"]:
-        heights = [0.012] * len(points)
-        axes.plot(points, heights, ms=4, color=by_method[str(method)].colour, **edge)
-    lowest = below.groupby("method", sort=False)["mean"].min()
-    names = ", ".join(f"{method} (down to {value:.3g}%)" for method, value in lowest.items())
-    return f"▾ below the range shown: {names}" if names else ""
+    by_method, notes = styles(methods_of(drawn)), []
+    at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    for method, points in drawn[drawn["mean"] < bottom].groupby("method", sort=False):
+        colour, heights = by_method[str(method)].colour, [0.012] * len(points)
+        axes.plot(points["x"], heights, "v", ms=4, color=colour, **at_edge)
+        notes.append(f"{method} (down to {points['mean'].min():.3g}%)")
+    return f"▾ below the range shown: {', '.join(notes)}" if notes else ""
 
 
 def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:

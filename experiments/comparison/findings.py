@@ -13,7 +13,6 @@ from experiments.comparison.statistics import DENSE, ROUNDING, dense_interval, m
 from experiments.comparison.text import UNKNOWN, count, listed, percent, weights
 
 ACCURACY, EARLY_STOP = "test_accuracy", "early_stop_iteration"
-NO_CONTROL = "none"
 TRAINED_STARTS = ("keep", "lr_rewind", "rewind")  # their early stop excludes earlier training
 CANNOT_TEST, EQUAL = "same in every seed", "equal in every seed"
 ONE_SEED, NO_SEED = "one seed", "no common seed"
@@ -59,7 +58,8 @@ def headline(comparison: Comparison) -> list[str]:
     here = summary[summary["round"] == number]
     if number == 0 or here.empty:
         return ["No method has a pruned network of this size, so there is nothing to compare."]
-    best, *others = ranked(here)
+    # Methods with fewer seeds rank last, since the worst seeds may be missing.
+    best, *others = here.sort_values(["n", f"{ACCURACY}_mean"], ascending=False)["method"]
     row = here[here["method"] == best].iloc[0]
     dense = dense_interval(comparison.rounds, ACCURACY)
     return [
@@ -69,12 +69,6 @@ def headline(comparison: Comparison) -> list[str]:
         _claims(comparison, best, others),
         _smallest(comparison.tickets),
     ]
-
-
-def ranked(summary: pd.DataFrame) -> list[str]:
-    """Methods from best to worst; those with fewer seeds last, since the worst may be missing."""
-    order = ["n", f"{ACCURACY}_mean"]
-    return [str(name) for name in summary.sort_values(order, ascending=False)["method"]]
 
 
 def _accuracy(row: pd.Series, prefix: str = "") -> str:
@@ -97,21 +91,19 @@ def _claims(comparison: Comparison, best: str, others: list[str]) -> str:
 
 
 def _smallest(tickets: pd.DataFrame) -> str:
-    found = tickets.sort_values("remaining", kind="stable")
     shares = [
-        f"{row['method']} {weights(row['remaining'])}"
-        for _, row in found.dropna(subset="remaining").iterrows()
+        f"{row['method']} {'none' if pd.isna(row['remaining']) else weights(row['remaining'])}"
+        for _, row in tickets.sort_values("remaining", kind="stable").iterrows()
     ]
-    none = methods_of(found[found["remaining"].isna()])
     return (
         "Weights left in the smallest network that matches the dense one (mean validation accuracy "
-        f"at least as high): {listed([*shares, *(f'{name} none' for name in none)])}."
+        f"at least as high): {listed(shares)}."
     )
 
 
 def caveats(comparison: Comparison) -> list[str]:
     """What limits every number on the page: seeds, assumptions, many tests, missing networks."""
-    seeds, methods = comparison.seeds, comparison.methods
+    seeds = comparison.rounds["seed"].unique()
     found = [f"n = {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))})."]
     if len(seeds) == 1:
         found.append("With one seed no spread is known, and any difference may be chance.")
@@ -122,7 +114,7 @@ def caveats(comparison: Comparison) -> list[str]:
             f"The {count(tests, 'p-value')} on this page are not corrected for multiple "
             "comparisons: without any real difference, about one in twenty would be below 0.05."
         )
-    if len(methods) > 2:
+    if len(comparison.methods) > 2:
         found.append(
             "The most accurate method was chosen by the same test images that it is reported on, "
             "which flatters its lead."
@@ -134,8 +126,7 @@ def incomplete(rounds: pd.DataFrame) -> list[str]:
     """Methods that lack networks, and of which seeds."""
     every = pd.MultiIndex.from_product([rounds["seed"].unique(), rounds["round"].unique()])
     notes = []
-    for method in methods_of(rounds):
-        own = rounds.loc[rounds["method"] == method, ["seed", "round"]]
+    for method, own in rounds.groupby("method", sort=False)[["seed", "round"]]:
         missing = every.difference(pd.MultiIndex.from_frame(own))
         seeds = sorted(set(missing.get_level_values(0)))
         if seeds:
@@ -186,7 +177,7 @@ def controls(comparison: Comparison) -> pd.DataFrame:
     number, summary = comparison.shown_round, comparison.summary
     arms = summary[summary["round"] == number].set_index("method")
     alike = arms[["reinit", "criterion", "pruning"]].agg(tuple, axis="columns")
-    plain = arms["control"] == NO_CONTROL
+    plain = arms["control"] == "none"
     rows = []
     for method in arms.index[~plain]:
         others = arms.index[plain & (alike == alike[method])]

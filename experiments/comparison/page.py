@@ -7,7 +7,6 @@ and what it shows in `render_page`.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -28,16 +27,6 @@ DESIGNS = {
     "shared": "All methods retrain the same masks, found by one trunk experiment, so methods "
     "differ only in where the surviving weights restart.",
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure on the page; `width` is the width that it is drawn at, in CSS pixels."""
-
-    name: str
-    svg: Markup
-    caption: str
-    width: int
 
 
 def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
@@ -83,21 +72,23 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
 def question(comparison: Comparison) -> str:
     """What the comparison asks."""
     model, dataset = (comparison.setting.get(name, f"the {name}") for name in ("model", "dataset"))
-    if len(comparison.methods) == 1:
-        return f"How small can {comparison.methods[0]} make {model} on {dataset}?"
-    if len(comparison.methods) > 4:
-        return (
-            f"Which of {len(comparison.methods)} methods finds the best small {model} on {dataset}?"
-        )
-    methods = listed(comparison.methods, "or")
-    return f"Which method finds the best small {model} on {dataset}: {methods}?"
+    methods = comparison.methods
+    if len(methods) == 1:
+        return f"How small can {methods[0]} make {model} on {dataset}?"
+    if len(methods) > 4:
+        return f"Which of {len(methods)} methods finds the best small {model} on {dataset}?"
+    names = listed(methods, "or")
+    return f"Which method finds the best small {model} on {dataset}: {names}?"
 
 
-def picture(name: str, svg: str) -> Picture:
-    """An SVG in the page's own ink; ids get a prefix, since matplotlib repeats them."""
+def picture(name: str, svg: str) -> dict[str, object]:
+    """A figure in the page's own ink, its caption, and the width it is drawn at in CSS pixels.
+
+    Ids get a prefix, since matplotlib repeats them.
+    """
     svg = svg.replace(INK, "currentColor")
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
     box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+) ', svg)
     assert box is not None
-    return Picture(name, Markup(svg), CAPTIONS[name], round(float(box.group(1))))
+    width = round(float(box.group(1)))
+    return {"name": name, "svg": Markup(svg), "caption": CAPTIONS[name], "width": width}

@@ -51,8 +51,8 @@ class Table:
     @property
     def numeric(self) -> tuple[bool, ...]:
         """Whether all cells of a column are numbers."""
-        columns = zip(*self.rows, strict=True) if self.rows else [() for _ in self.heads]
-        return tuple(all(cell.value is not None for cell in column) for column in columns)
+        places = range(len(self.heads))
+        return tuple(all(row[place].value is not None for row in self.rows) for place in places)
 
 
 Row = Any  # a mapping from column names to values
@@ -125,10 +125,6 @@ def _cell(value: Any, text: Callable[[float], str]) -> Cell:
     return Cell(UNKNOWN, math.nan) if pd.isna(value) else Cell(text(value), float(value))
 
 
-def _left(row: Row) -> Cell:
-    return _cell(1 - row["sparsity"], weights)
-
-
 def _mean(metric: str) -> list[Column]:
     def cell(row: Row) -> Cell:
         mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
@@ -136,13 +132,9 @@ def _mean(metric: str) -> list[Column]:
         return _cell(mean, lambda value: metric_text(metric, value) + spread)
 
     return [
-        (_heading(metric), cell),
+        (METRICS[metric].label + (" (%)" if in_percent(metric) else ""), cell),
         ("95% interval", interval(f"{metric}_low", f"{metric}_high", metric)),
     ]
-
-
-def _heading(metric: str) -> str:
-    return METRICS[metric].label + (" (%)" if in_percent(metric) else "")
 
 
 def _dense(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -165,10 +157,6 @@ def _runs(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _minutes(row: Row) -> Cell:
-    return Cell(f"{row['minutes']:.1f}", row["minutes"], volatile=True)
-
-
 def _run(row: Row) -> Cell:
     text = row["run_id"][:8] if row["href"] else row["run_id"]
     return Cell(text, href=row["href"], volatile=True)
@@ -181,14 +169,12 @@ def _restart(row: Row) -> Cell:
 
 METHOD, ROUND = ("method", words("method")), ("round", number("round"))
 SEEDS = ("seeds", number("n"))
-LEFT = ("weights left", _left)
+LEFT: Column = ("weights left", lambda row: _cell(1 - row["sparsity"], weights))
 METHODS: list[Column] = [
     METHOD,
     ("where surviving weights restart", _restart),
     ("learning rate", lambda row: Cell(SCHEDULES[REINITS[row["reinit"]].schedule])),
-    ("criterion", words("criterion")),
-    ("control", words("control")),
-    ("pruning", words("pruning")),
+    *((name, words(name)) for name in ("criterion", "control", "pruning")),
 ]
 SIZES: list[Column] = [
     ("fewer parameters", number("compression_ratio", ratio)),
@@ -224,7 +210,14 @@ RUNS: list[Column] = [
     ("last round", number("round")),
     LEFT,
     ("test accuracy (%)", amount("test_accuracy", "test_accuracy")),
-    ("minutes without dense network", _minutes),
+    (
+        "minutes without dense network",
+        lambda row: Cell(f"{row['minutes']:.1f}", row["minutes"], volatile=True),
+    ),
     ("run", _run),
 ]
-FAILURES: list[Column] = [METHOD, ("seed", number("seed", str)), ("reason", words("reason"))]
+FAILURES: list[Column] = [
+    ("method", words("label")),
+    ("seed", number("seed", str)),
+    ("reason", words("reason")),
+]

@@ -4,12 +4,10 @@ A comparison is a run with one nested run per arm. Its file `comparison.json` li
 else in a report is read from them.
 """
 
-import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlflow
@@ -18,11 +16,12 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from experiments.config.comparison import Arm, CompareConfig, arms_of
+from experiments.comparison.statistics import METHOD
+from experiments.config.comparison import Arm, CompareConfig
 from experiments.config.experiment import Resolved
 from experiments.processes.tasks import Outcome
 from experiments.rounds.metrics import COMPARED
-from experiments.tracking import session, summary
+from experiments.tracking import summary
 from experiments.tracking.environment import environment
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished
 from experiments.tracking.server import without_login
@@ -47,51 +46,46 @@ class Record:
     data_source: str
     arms: list[dict[str, Any]]  # label, seed and method of each, and its run_id or reason
 
-
-def describe(run_id: str, config: CompareConfig, resolved: Resolved) -> None:
-    """Log the parameters and the tags of a comparison's run."""
-    tags = {"dataset": resolved.dataset, "model": resolved.model, "kind": COMPARISON}
-    session.describe(run_id, config.model_dump(), tags)
+    @property
+    def finished(self) -> list[dict[str, Any]]:
+        """The arms that have a run."""
+        return [arm for arm in self.arms if arm["run_id"]]
 
 
 def adopt(run: MlflowRun, parent: str) -> None:
-    """Nest a run under `parent` if its own comparison was interrupted or deleted."""
-    client, old_parent = mlflow.MlflowClient(), run.data.tags.get(PARENT)
-    if old_parent and old_parent != parent and _is_abandoned(old_parent, client):
-        client.set_tag(run.info.run_id, PARENT, parent)
+    """Nest a run under `parent` if its own comparison was deleted or will never finish.
 
-
-def _is_abandoned(run_id: str, client: mlflow.MlflowClient) -> bool:
-    """Whether a comparison will never finish; one whose process died is marked KILLED."""
+    A comparison whose process died is marked KILLED.
+    """
+    client, old_parent = mlflow.MlflowClient(), run.data.tags.get(PARENT, parent)
+    if old_parent == parent:
+        return
     try:
-        run = client.get_run(run_id)
+        old = client.get_run(old_parent)
     except MlflowException:
-        return True
-    if is_finished(run) or is_running(run) or run.data.tags.get("kind") != COMPARISON:
-        return False
-    if run.info.status == "RUNNING":
-        client.set_terminated(run_id, "KILLED")
-    return True
+        old = None
+    if old and (is_finished(old) or is_running(old) or old.data.tags.get("kind") != COMPARISON):
+        return
+    if old and old.info.status == "RUNNING":
+        client.set_terminated(old_parent, "KILLED")
+    client.set_tag(run.info.run_id, PARENT, parent)
 
 
-def make_record(
-    config: CompareConfig, resolved: Resolved, outcomes: Mapping[Arm, Outcome], **facts: Any
-) -> Record:
-    """The record of a comparison whose arms have ended."""
+def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Record:
+    """Log the record with the arms, which have ended, and tag their runs with their methods.
+
+    A run that is tagged with a method keeps it.
+    """
     arms = [
-        {"label": arm.label, "seed": arm.seed} | arm.method.model_dump() | asdict(outcomes[arm])
-        for arm in arms_of(config)
+        {"label": arm.label, "seed": arm.seed} | arm.method.model_dump() | asdict(outcome)
+        for arm, outcome in outcomes.items()
     ]
-    return Record(config=config.model_dump(), setting=resolved.settings(), arms=arms, **facts)
-
-
-def log_record(run_id: str, made: Record) -> None:
-    """Log the record, and tag the arms' runs with their methods unless they already are."""
-    client = mlflow.MlflowClient()
+    made, client = replace(made, arms=arms), mlflow.MlflowClient()
     client.log_dict(run_id, asdict(made), FILE)
-    for arm in made.arms:
-        if arm["run_id"] and "method" not in client.get_run(arm["run_id"]).data.tags:
+    for arm in made.finished:
+        if "method" not in client.get_run(arm["run_id"]).data.tags:
             client.set_tag(arm["run_id"], "method", arm["label"])
+    return made
 
 
 def read_record(run_id: str) -> Record:
@@ -101,43 +95,30 @@ def read_record(run_id: str) -> Record:
         ValueError: If there is no such run, or it is not a comparison that has ended.
     """
     get_run(run_id, "run")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=FILE, dst_path=folder
-            )
-            return Record(**json.loads(Path(path).read_text()))
-        except (MlflowException, OSError, TypeError, ValueError):
-            raise ValueError(
-                f"run: {run_id} has no readable {FILE}: it is not a comparison, or it was "
-                "interrupted; the same compare command continues it"
-            ) from None
+    try:
+        return Record(**mlflow.artifacts.load_dict(f"runs:/{run_id}/{FILE}"))
+    except (MlflowException, OSError, TypeError, ValueError):
+        raise ValueError(
+            f"run: {run_id} has no readable {FILE}: it is not a comparison, or it was "
+            "interrupted; the same compare command continues it"
+        ) from None
 
 
-def read_tables(made: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rounds and epochs of all arms: comparison.csv and epochs.csv.
+def read_table(made: Record, name: str) -> pd.DataFrame:
+    """The table `name` of all arms, such as rounds.csv, with a row's arm and run.
 
     Raises:
-        ValueError: If the run of an arm, or a file of it, is gone.
+        ValueError: If no arm has a run, or the run of an arm, or a file of it, is gone.
     """
-    columns = ("label", "reinit", "criterion", "control", "pruning", "seed")
-    tables: dict[str, list[pd.DataFrame]] = {"rounds.csv": [], "epochs.csv": []}
-    for arm in made.arms:
-        if not arm["run_id"]:
-            continue
-        for name, parts in tables.items():
-            with tempfile.TemporaryDirectory() as folder:
-                table = pd.read_csv(_file(arm, name, folder))
-            arm_columns = {column.replace("label", "method"): arm[column] for column in columns}
-            parts.append(
-                pd.concat([pd.DataFrame(arm_columns, index=table.index), table], axis=1).assign(
-                    run_id=arm["run_id"]
-                )
-            )
-    if not tables["rounds.csv"]:
+    if not made.finished:
         raise ValueError("no arm of this comparison succeeded, so there is nothing to report")
-    rounds, epochs = (pd.concat(parts, ignore_index=True) for parts in tables.values())
-    return rounds, epochs
+    parts = []
+    for arm in made.finished:
+        of_arm = {"method": arm["label"]} | {column: arm[column] for column in [*METHOD, "seed"]}
+        with _file(arm, name) as path:
+            table = pd.read_csv(path)
+        parts.append(pd.DataFrame({**of_arm, **table, "run_id": arm["run_id"]}, table.index))
+    return pd.concat(parts, ignore_index=True)
 
 
 def read_masks(made: Record) -> dict[tuple[str, int], Masks]:
@@ -148,60 +129,50 @@ def read_masks(made: Record) -> dict[tuple[str, int], Masks]:
     """
     name = f"checkpoints/{checkpoint_name(made.shown_round)}.safetensors"
     masks = {}
-    for arm in made.arms:
-        if arm["run_id"]:
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoint = load_checkpoint(_file(arm, name, folder))
-            masks[(arm["label"], arm["seed"])] = checkpoint.masks
+    for arm in made.finished:
+        with _file(arm, name) as path:
+            masks[(arm["label"], arm["seed"])] = load_checkpoint(path).masks
     return masks
 
 
-def _file(arm: Mapping[str, Any], name: str, folder: str) -> str:
-    try:
-        return mlflow.artifacts.download_artifacts(
-            run_id=arm["run_id"], artifact_path=name, dst_path=folder
-        )
-    except (MlflowException, OSError):
-        raise ValueError(
-            f"{name} of run {arm['run_id']} ({arm['label']}, seed {arm['seed']}) is gone: delete "
-            "that run, then repeat the compare command"
-        ) from None
-
-
-def name_of(run_id: str) -> str:
-    """The name of a run."""
-    return str(mlflow.get_run(run_id).info.run_name)
+@contextmanager
+def _file(arm: Mapping[str, Any], name: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = mlflow.artifacts.download_artifacts(
+                run_id=arm["run_id"], artifact_path=name, dst_path=folder
+            )
+        except (MlflowException, OSError):
+            raise ValueError(
+                f"{name} of run {arm['run_id']} ({arm['label']}, seed {arm['seed']}) is gone: "
+                "delete that run, then repeat the compare command"
+            ) from None
+        yield path
 
 
 def links(made: Record) -> dict[str, str]:
     """The page of each arm's run in the UI; without a server, that of `mlflow ui`."""
     uri = mlflow.get_tracking_uri()
     base = without_login(uri) if uri.startswith("http") else UI
+    runs = [mlflow.get_run(arm["run_id"]).info for arm in made.finished]
     return {
-        run_id: f"{base}/#/experiments/{mlflow.get_run(run_id).info.experiment_id}/runs/{run_id}"
-        for run_id in _run_ids(made)
+        run.run_id: f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}" for run in runs
     }
 
 
 def environment_of(made: Record) -> dict[str, str]:
     """The machine and the versions that the arms used; several values where they differ."""
-    found: dict[str, dict[str, None]] = {name: {} for name in environment("cpu")}
-    for run_id in _run_ids(made):
-        tags = mlflow.get_run(run_id).data.tags
-        for name, values in found.items():
-            values[tags.get(name, "unknown")] = None
-    return {name: ", ".join(values) for name, values in found.items()}
-
-
-def _run_ids(made: Record) -> list[str]:
-    return [arm["run_id"] for arm in made.arms if arm["run_id"]]
+    tags = [mlflow.get_run(arm["run_id"]).data.tags for arm in made.finished]
+    return {
+        name: ", ".join(dict.fromkeys(own.get(name, "unknown") for own in tags))
+        for name in environment("cpu")
+    }
 
 
 def log_summary(run_id: str, table: pd.DataFrame) -> None:
     """Log means over seeds as metrics of the comparison, for the UI's charts; steps are rounds."""
-    metric = partial(Metric, timestamp=0)
     metrics = [
-        metric(f"{name}_mean/{row['method']}", float(row[f"{name}_mean"]), step=int(row["round"]))
+        Metric(f"{name}_mean/{row['method']}", float(row[f"{name}_mean"]), 0, int(row["round"]))
         for _, row in table.iterrows()
         for name in COMPARED
     ]

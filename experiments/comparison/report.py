@@ -11,11 +11,10 @@ import pandas as pd
 from experiments.comparison import record
 from experiments.comparison.figures import draw_all, to_svg
 from experiments.comparison.page import render_page
-from experiments.comparison.results import Comparison, Failure
+from experiments.comparison.results import Comparison
 from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
-from experiments.config.fields import NONE
-from experiments.config.parameters import AUTO, as_text, default_text
+from experiments.config.parameters import AUTO, as_text
 
 FOLDER = "reports"
 PAGE = "report.html"
@@ -45,18 +44,17 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
     Raises:
         ValueError: If a run or a file of the comparison is gone.
     """
-    rounds, epochs = record.read_tables(made)
     config = CompareConfig(**made.config)
     requested = {name: as_text(value) for name, value in made.config.items()}
-    usual = {name: default_text(field) for name, field in CompareConfig.model_fields.items()}
-    changed = {name: text for name, text in requested.items() if text != usual[name]}
+    given = config.model_dump(exclude_defaults=True)
+    changed = {name: text for name, text in requested.items() if name in given}
     setting = _setting(made, config, requested)
     return Comparison(
-        name=record.name_of(run_id),
+        name=str(mlflow.get_run(run_id).info.run_name),
         setting=setting,
         defaults=frozenset(setting) - frozenset(changed),
-        rounds=rounds,
-        epochs=epochs,
+        rounds=record.read_table(made, "rounds.csv"),
+        epochs=record.read_table(made, "epochs.csv"),
         masks=record.read_masks(made),
         image_shape=tuple(made.image_shape),
         shown_round=made.shown_round,
@@ -64,10 +62,7 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
             ["mlflow run . -e compare", *(f"-P {n}={shlex.quote(v)}" for n, v in changed.items())]
         ),
         data_source=made.data_source,
-        pretrained=config.pretrained != NONE,
-        failed=tuple(
-            Failure(arm["label"], arm["seed"], arm["reason"]) for arm in made.arms if arm["reason"]
-        ),
+        failed=[arm for arm in made.arms if arm["reason"]],
         links=record.links(made),
         environment=record.environment_of(made),
         images=made.images,
@@ -91,15 +86,9 @@ def _setting(
 
 
 def _write_files(comparison: Comparison, folder: Path) -> None:
-    tables = {
-        "comparison": comparison.rounds,
-        "epochs": comparison.epochs,
-        "summary": comparison.summary,
-        "differences": comparison.differences,
-        "tickets": comparison.tickets,
-    }
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+    comparison.rounds.to_csv(folder / "comparison.csv", index=False)
+    for name in ("epochs", "summary", "differences", "tickets"):
+        getattr(comparison, name).to_csv(folder / f"{name}.csv", index=False)
     figures, drawings, plots = draw_all(comparison), {}, folder / "plots"
     plots.mkdir()
     for name, figure in figures.items():

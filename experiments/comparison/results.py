@@ -1,22 +1,14 @@
 """Results: all that a report shows of one comparison, as plain data without MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from experiments.comparison import statistics
 from pruning.masks import Masks
-
-
-class Failure(NamedTuple):
-    """An arm that did not finish, and why."""
-
-    method: str
-    seed: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -32,13 +24,12 @@ class Comparison:
         masks: Masks of `shown_round` by (method, seed).
         image_shape: (channels, height, width).
         shown_round: The round that tables and figures of a single round show.
-        failed: Arms that did not finish.
+        failed: Arms that did not finish: label, seed and reason of each.
         links: URLs of runs by run id.
         command: The command that repeats the comparison.
         environment: Versions, processor and commit.
         images: Number of images in train, valid and test.
         data_source: Where the images come from.
-        pretrained: Whether the dense networks start from published values.
     """
 
     name: str
@@ -49,13 +40,12 @@ class Comparison:
     masks: Mapping[tuple[str, int], Masks]
     image_shape: tuple[int, ...]
     shown_round: int
-    failed: tuple[Failure, ...]
+    failed: Sequence[Mapping[str, Any]]
     links: Mapping[str, str]
     command: str
     environment: Mapping[str, str]
     images: Mapping[str, int]
     data_source: str
-    pretrained: bool
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -76,8 +66,3 @@ class Comparison:
     def methods(self) -> list[str]:
         """The methods, in order of appearance."""
         return statistics.methods_of(self.rounds)
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds, in order of appearance."""
-        return [int(seed) for seed in self.rounds["seed"].unique()]

@@ -37,13 +37,9 @@ POLL_SECONDS = 2.0  # between checks whether another process has finished
 class Inputs:
     """The data of a comparison, and what follows from them before anything is trained."""
 
-    dataset: str
     digests: dict[int, str]  # of the data, by seed
     resolved: Resolved  # of the first arm
-    rounds: int  # after the dense one
-    image_shape: tuple[int, ...]
-    images: dict[str, int]
-    source: str
+    record: record.Record  # without arms
 
 
 @dataclass
@@ -104,7 +100,9 @@ class Schedule:
             reason = self.outcomes[self.base_arms[arm.seed]].reason
             self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
-        earlier = find_or_resume(config, self.inputs.dataset, self.inputs.digests[arm.seed])
+        earlier = find_or_resume(
+            config, self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
+        )
         if earlier.is_running:
             if arm not in self.in_other_processes:
                 self.echo(f"{arm.name}: waiting for another process that is running it")
@@ -124,20 +122,17 @@ class Schedule:
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an arm, which branches off its base arm; None if it lacks a trunk."""
         base = self.base_arms.get(arm.seed, arm)
-        masks, branch = "own", NONE
-        if arm != base:
-            masks = self.config.masks
-            branch = self.outcomes[base].run_id or NONE
+        masks = "own" if arm == base else self.config.masks
+        branch = NONE if arm == base else self.outcomes[base].run_id or NONE
         if masks == "shared" and branch == NONE:
             return None
-        more = {"dataset": self.inputs.dataset, "masks": masks, "branch_of": branch}
+        more = {"dataset": self.inputs.resolved.dataset, "masks": masks, "branch_of": branch}
         return self.config.config_of(arm.method, arm.seed, **more)
 
     def _is_finished(self, arm: Arm) -> bool:
         config = self._config_of(arm)
-        if config is None:
-            return False
-        resolved = config.resolved(self.inputs.dataset)
+        assert config, "with masks=own no arm lacks a trunk"
+        resolved = config.resolved(self.inputs.resolved.dataset)
         found = find_experiment(resolved, self.inputs.digests[arm.seed])
         return found is not None and is_finished(found)
 
@@ -164,7 +159,7 @@ def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> 
     needs = Needs(config.workers, inputs.resolved.device, server.tracking_uri(), len(arms))
     with EXECUTORS[config.executor](needs) as executor:
         schedule = Schedule(config, inputs, parent, echo, executor)
-        if note := other_versions_note(inputs.dataset, inputs.resolved.model):
+        if note := other_versions_note(inputs.resolved.dataset, inputs.resolved.model):
             echo(note)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}

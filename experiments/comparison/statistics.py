@@ -7,6 +7,7 @@ compared within each seed, because arms of one seed share a dense network. Value
 than one seed are NaN with one. p-values are not corrected for multiple comparisons.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -40,8 +41,7 @@ def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
     """
     rows, by = rounds.sort_values("round", kind="stable"), ["method", "round"]
     groups = rows.groupby(by, sort=False)
-    parts = [groups[METHOD].first(), groups[SIZES].mean()]
-    parts.append(groups.size().rename("n").to_frame())
+    parts = [groups[METHOD].first(), groups[SIZES].mean(), groups.size().to_frame("n")]
     parts += [mean_interval(rows, by, name)[INTERVAL].add_prefix(f"{name}_") for name in COMPARED]
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
     first = ["method", *METHOD, "round"]
@@ -65,15 +65,16 @@ def differences(rounds: pd.DataFrame) -> pd.DataFrame:
     methods = methods_of(rounds)
     sparsity = rounds.groupby("round")["sparsity"].mean().drop(0, errors="ignore")
     pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
+    networks = pd.MultiIndex.from_product([methods, [0, *sparsity.index]])
     for metric in COMPARED:
         values = rounds.pivot(index="seed", columns=["method", "round"], values=metric)
+        values = values.reindex(columns=networks)  # NaN where no seed of a method has a round
         for number in sparsity.index:
             for method, other in pairs:
                 against = (method, 0) if other == DENSE else (other, number)
-                result = paired(_column(values, (method, number)), _column(values, against))
-                place = {"metric": metric, "round": number, "sparsity": sparsity[number]}
-                rows.append(place | {"method": method, "other": other} | result._asdict())
+                result = paired(values[method, number], values[against])
+                rows.append((metric, number, sparsity[number], method, other, *result))
     names = ["metric", "round", "sparsity", "method", "other", *Paired._fields]
     return pd.DataFrame(rows, columns=names)
 
@@ -95,17 +96,14 @@ def paired(first: pd.Series, second: pd.Series) -> Paired:
     that one value, and the p-value is NaN: t would divide by a spread of zero, and a few equal
     seeds do not prove that the spread is zero.
     """
-    both = pd.concat([first, second], axis="columns", keys=["first", "second"]).dropna()
-    change = (both["first"] - both["second"]).to_numpy(dtype=float)
+    change = (first - second).dropna().to_numpy(dtype=float)
     n = len(change)
-    if n == 0:
-        return Paired(0, *[float("nan")] * 4)
-    mean = float(change.mean())
-    if n == 1:
-        return Paired(n, mean, *[float("nan")] * 3)
+    mean = float(change.mean()) if n else math.nan
+    if n < 2:
+        return Paired(n, mean, math.nan, math.nan, math.nan)
     if np.ptp(change) <= ROUNDING:
-        return Paired(n, mean, mean, mean, float("nan"))
-    test = stats.ttest_rel(both["first"], both["second"])
+        return Paired(n, mean, mean, mean, math.nan)
+    test = stats.ttest_1samp(change, 0)
     low, high = test.confidence_interval(CONFIDENCE)
     return Paired(n, mean, float(low), float(high), float(test.pvalue))
 
@@ -150,23 +148,17 @@ def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
     return own.iloc[:0] if enough.empty else own[own["round"] == enough["sparsity"].idxmax()]
 
 
-class Overlap(NamedTuple):
-    """Jaccard indices of masks, and those expected by chance; both [arms, arms] by (method, seed).
-
-    The index of two masks is the number of weights that survive in both, over the number that
-    survive in either: 1 for equal masks.
-    """
-
-    jaccard: pd.DataFrame
-    expected: pd.DataFrame
-
-
-def overlap(masks: Mapping[tuple[str, int], Masks]) -> Overlap:
+def overlap(masks: Mapping[tuple[str, int], Masks]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Overlap of the masks of each pair of arms, over all prunable weights.
 
-    `expected` is that of random masks with as many survivors in each layer: two that keep a and b
-    of a layer's n weights share a * b / n of them on average (a ratio of expectations, accurate for
-    layers of more than a few weights). NaN if both masks are empty.
+    The Jaccard index of two masks is the number of weights that survive in both, over the number
+    that survive in either: 1 for equal masks, NaN if both are empty.
+
+    Returns:
+        The indices, and those expected of random masks with as many survivors in each layer: two
+        that keep a and b of a layer's n weights share a * b / n of them on average (a ratio of
+        expectations, accurate for layers of more than a few weights). Both [arms, arms] by
+        (method, seed).
     """
     arms = pd.MultiIndex.from_tuples(masks, names=["method", "seed"])
     counts = np.array([[int(m.sum()) for m in mask.values()] for mask in masks.values()])
@@ -177,12 +169,10 @@ def overlap(masks: Mapping[tuple[str, int], Masks]) -> Overlap:
     )
     chance = counts / sizes @ counts.T
 
-    def index(both: Any) -> pd.DataFrame:
-        either = kept[:, None] + kept[None, :] - both
-        with np.errstate(invalid="ignore"):
-            return pd.DataFrame(both / either, index=arms, columns=arms)
-
-    return Overlap(index(shared), index(chance))
+    either = np.add.outer(kept, kept)
+    with np.errstate(invalid="ignore"):
+        jaccard, expected = (both / (either - both) for both in (shared, chance))
+    return pd.DataFrame(jaccard, arms, arms), pd.DataFrame(expected, arms, arms)
 
 
 def pixels(
@@ -203,8 +193,3 @@ def pixels(
 def methods_of(rows: pd.DataFrame) -> list[str]:
     """The methods, in order of appearance."""
     return [str(method) for method in rows["method"].unique()]
-
-
-def _column(values: pd.DataFrame, name: tuple[str, int]) -> pd.Series:
-    """A column of a pivoted table; all NaN if no seed of a method reached the round."""
-    return values[name] if name in values else pd.Series(np.nan, index=values.index)

@@ -1,5 +1,7 @@
 """Figures of one experiment. Each `draw_*` returns a `Figure` and touches no file."""
 
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -71,9 +73,7 @@ def draw_epochs(rounds: pd.DataFrame, epochs: pd.DataFrame, title: str) -> Figur
         label = f"{row['round']:.0f}: {100 * (1 - row['sparsity']):.3g}%"
         if int(row["round"]) not in labelled_rounds(len(rounds)):
             label = "_"  # keeps it out of the legend
-        axes.plot(
-            curve["epoch"], 100 * curve["valid_accuracy"], color=shade, label=label, marker="."
-        )
+        axes.plot(curve["epoch"], 100 * curve["valid_accuracy"], ".-", color=shade, label=label)
     axes.set(xlabel="epoch of the round", ylabel="validation accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(title="round: remaining", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -85,14 +85,8 @@ def draw_layers(rounds: pd.DataFrame, title: str) -> Figure:
     figure, axes = _figure(title)
     columns = layer_columns(rounds)
     widths = np.linspace(7, 1.5, len(columns))  # lines that coincide show as stripes
-    for number, (layer, column) in enumerate(columns.items()):
-        axes.plot(
-            rounds["round"],
-            100 * rounds[column],
-            color=COLOURS[number % len(COLOURS)],
-            lw=widths[number],
-            label=layer,
-        )
+    for colour, width, (layer, name) in zip(cycle(COLOURS), widths, columns.items(), strict=False):
+        axes.plot(rounds["round"], 100 * rounds[name], color=colour, lw=width, label=layer)
     axes.plot(rounds["round"], 100 * rounds["sparsity"], color="white", lw=0.8, ls="--")
     axes.set(xlabel="round", ylabel="pruned weights (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
