@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 from uuid import uuid4
 
 from datasets import Splits
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     counts = [int(word) for word in args.workers.split(",")]
     print_line(f"storage {args.storage}, tracking {server.tracking_uri()}")
-    measured: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    measured: dict[int, list[Measured]] = {count: [] for count in counts}
     for _ in range(args.turns):
         for count in counts:
             measured[count].append(measure(args.storage, count, args.trials * count))
@@ -54,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_line(f"  {name:<16} {median_range([each[name] for each in turns], '8.1f')}")
 
 
-def measure(url: str, count: int, trials: int) -> dict[str, float]:
+Measured = dict[str, float]
+
+
+def measure(url: str, count: int, trials: int) -> Measured:
     """Run `trials` trials with `count` workers.
 
     Returns:
@@ -101,8 +103,12 @@ def idle_trial(job: trial.Job, echo: Echo) -> str:
             spent.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    with patch.object(trial, "prune_rounds", at_once), patch.object(Storage, "retry", timed):
+    vars(trial)["prune_rounds"] = at_once
+    Storage.retry = timed  # type: ignore[method-assign]
+    try:
         run_id = trial.claim_and_run(job, lambda line: None)
+    finally:
+        Storage.retry = retry  # type: ignore[method-assign]
     echo(f"idle: {1000 * (time.perf_counter() - began):.3f} {1000 * sum(spent):.3f}")
     return run_id
 
