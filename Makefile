@@ -26,8 +26,8 @@ compare: setup
 	mlflow run . -e compare --env-manager=local --experiment-name $(EXPERIMENT) $(ARGS)
 
 test: setup
-	$(PYTEST) -m 'not (servers or cluster or browser or real_data)'
-	@echo 'Not run: tests with servers, a Ray cluster, a browser or real data (make test-all).'
+	$(PYTEST) -m 'not (servers or cluster or browser or real_data or slow)'
+	@echo 'Not run: tests with servers, a Ray cluster, a browser, real data or random kills (make test-all).'
 
 test-all: setup
 	$(PYTEST)

@@ -12,11 +12,12 @@ from contextlib import closing, suppress
 
 import mlflow
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import QUICK, ROOT
 
-TRIALS, KILLS, ALL_AT_ONCE = 6, 4, 3  # every third kill hits all processes
+TRIALS, KILLS, ALL_AT_ONCE = 8, 6, 3  # every third kill hits all processes
 SEARCH = {
     "train_limit": 300,
     "epochs": 1,
@@ -52,6 +53,7 @@ def running():
         return []
 
 
+@pytest.mark.slow
 def test_random_kills_neither_lose_nor_double_a_trial(store):
     """Workers are killed during their trials, and sometimes all processes, with kill -9."""
     chance, killed, process = random.Random(5), [], start()

@@ -5,6 +5,7 @@ other. If a process dies, only its own task fails; if its parent dies, it stops,
 can be resumed.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -83,6 +84,7 @@ _worker: dict[str, Any] = {}  # of a worker process: the queue for its messages
 
 
 def _start_worker(queue: "SimpleQueue[Message]") -> None:
+    gc.disable()  # until the first task and all that it imports have been received
     torch.set_num_threads(THREADS_PER_WORKER)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
     _worker["queue"] = queue
@@ -97,4 +99,5 @@ def _start_worker(queue: "SimpleQueue[Message]") -> None:
 
 
 def _task(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
+    gc.enable()
     return run_task(work, args, lambda line: _worker["queue"].put((name, line)))
