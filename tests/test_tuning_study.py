@@ -102,12 +102,12 @@ def test_four_processes_share_the_trials_and_enqueue_them_once(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    study = study_of(search_of(**SMALL | {"trials": 24}), tmp_path)
+    assert states(study) == ["COMPLETE"] * 24, done.stdout
     found = [list(map(int, line.split()[1:])) for line in done.stdout.splitlines()]
     assert len(found) == 4
     assert sum(map(bool, found)) > 1  # they did share
-    assert sorted(number for numbers in found for number in numbers) == list(range(24))
-    study = study_of(search_of(**SMALL | {"trials": 24}), tmp_path)
-    assert states(study) == ["COMPLETE"] * 24
+    assert sorted(number for numbers in found for number in numbers) == list(range(24)), done.stdout
 
 
 def test_the_baseline_is_the_first_trial_and_its_retry(tmp_path):
