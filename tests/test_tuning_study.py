@@ -86,7 +86,7 @@ for number in range(4):
                     break
                 found.append(claim.number)
                 assert study.end(claim, [0.9, 10])
-        print(number, *found, flush=True)
+        print(" ".join(map(str, [number, *found])) + "\\n", end="", flush=True)  # one write
         os._exit(0)
 for _ in range(4):
     assert os.wait()[1] == 0
