@@ -125,10 +125,12 @@ def main() -> None:
     if name in COMMANDS:
         run_command(name, sys.argv[2:])
         return
+    if name not in ("-h", "--help"):
+        print(f"error: command must be one of {', '.join(COMMANDS)}, got {name}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     print("usage: python -m experiments COMMAND [--help]\n")
     for known, command in COMMANDS.items():
         print(f"  {known:<14} {command.summary}")
-    sys.exit(0 if name in ("-h", "--help") else EXIT_USER_ERROR)
 
 
 if __name__ == "__main__":
