@@ -1,5 +1,6 @@
 """MLproject: generated from the parameters of each command, so that the two always agree."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,8 @@ entry_points:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write MLproject."""
-    del argv
+    """Rewrite MLproject from the parameters in experiments/config/."""
+    ArgumentParser("python -m experiments mlproject", description=main.__doc__).parse_args(argv)
     PATH.write_text(mlproject())
 
 

@@ -1,5 +1,6 @@
 """Run: config, data, rounds, log. `mlflow run . -P reinit=lottery` runs this file."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -120,6 +121,9 @@ def resume_warnings(stored: StoredRun, config: Resolved, digest: str) -> Iterato
             f"resume: the data are not those that run {stored.run_id} began with; "
             f"it read {stored.tags.get('dataset_source')}"
         )
+    absent = [name for row in stored.history.rounds[:1] for name in row if math.isnan(row[name])]
+    if absent:
+        yield f"WARNING: {', '.join(absent)}: not logged by the version that began the run"
     now = environment(config.device) | {"code": code_digest(config)}
     for name in sorted(now.keys() - COMMIT):  # what counts of a commit is in `code`
         before = stored.tags.get(name)

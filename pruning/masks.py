@@ -106,7 +106,8 @@ def drop_lowest_units(scores: Tensor, mask: Tensor, units: Tensor, count: int) -
     """Prune whole units, lowest scores first, as long as at most `count` survivors go.
 
     A unit's score is the sum over its survivors: for magnitude the L1 norm of Li et al. 2017,
-    arXiv:1608.08710.
+    arXiv:1608.08710. If no unit is as small as `count`, nothing is pruned: a criterion that prunes
+    in many small steps needs single weights.
 
     Args:
         units: Int64, shaped like `scores`: the number of each weight's unit.

@@ -101,10 +101,14 @@ def old(base):
     client.set_tag(run_id, FINGERPRINT, base.data.tags[FINGERPRINT])
 
 
-@pytest.mark.parametrize("masks", ["own", "shared"])
-def test_a_base_run_of_another_version_is_refused(old, masks):
+def test_the_dense_network_of_another_version_is_refused(old):
     with pytest.raises(ValueError, match="was made by another version of this program"):
-        do(reinit="random", branch_of=old.info.run_id, masks=masks)
+        do(reinit="random", branch_of=old.info.run_id)
+
+
+def test_the_masks_of_another_version_can_be_shared(old):
+    branched = do(reinit="random", branch_of=old.info.run_id, masks="shared")
+    assert client_rounds(branched) == client_rounds(old)
 
 
 def test_runs_of_another_version_are_not_found_but_counted(old):

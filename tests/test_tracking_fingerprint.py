@@ -41,14 +41,9 @@ def changed(folder, path, old, new, **settings):
 
 
 LOOP, ENGINE = "experiments/training/loop.py", "experiments/training/engine.py"
-MASKS, CRITERIA, METRICS = (
-    "pruning/masks.py",
-    "pruning/criteria.py",
-    "experiments/rounds/metrics.py",
-)
+MASKS, CRITERIA = "pruning/masks.py", "pruning/criteria.py"
 OPTIMIZERS, SCHEDULES = "experiments/training/optimizers.py", "experiments/training/schedules.py"
 ROUNDS, METRICS = "experiments/rounds/rounds.py", "experiments/rounds/metrics.py"
-UNITS = "GRANULARITIES: dict[str, Callable[[Masks], Units]] = {"
 DIFFERENT = {
     "a constant of the engine": (ENGINE, "2000 * 28 * 28", "1000 * 28 * 28"),
     "a constant of the training loop": (LOOP, 'float("inf")', "1e9"),

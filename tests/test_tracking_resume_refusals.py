@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import sqlite3
 import subprocess
@@ -19,7 +20,7 @@ from experiments.processes.locks import run_lock
 from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.run import resume_warnings
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
-from experiments.tracking.resume import find_or_resume, load_run
+from experiments.tracking.resume import find_or_resume, history_of, load_run
 from experiments.tracking.session import tracked_run
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import QUICK, ROOT, command, working_in
@@ -142,6 +143,31 @@ def test_a_metric_that_an_older_version_did_not_log_is_nan(failed):
     assert rounds["remaining_weights"].dtype == int
     assert epochs["valid_loss"].isna().all()
     assert epochs["valid_accuracy"].notna().all()
+    (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
+    assert warning == (
+        "WARNING: early_stop_iteration, theoretical_speedup: "
+        "not logged by the version that began the run"
+    )
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_metric_may_be_missing_from_the_first_rounds_only(failed, step):
+    """From a version on, a metric is logged in every round; a hole is damage."""
+    run = mlflow.get_run(failed)
+    for name in run.data.metrics:
+        if not name.startswith("epoch/"):
+            mlflow.MlflowClient().log_metric(failed, name, 0.5, step=1)
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        where = "key='early_stop_iteration' AND step=?"
+        database.execute(f"DELETE FROM metrics WHERE {where}", (step,))
+    config = config_from({"dataset": "digits"}).resolved("digits")
+    if step == 0:
+        first, second = history_of(run, config, "resume").rounds
+        assert math.isnan(first["early_stop_iteration"])
+        assert second["early_stop_iteration"] == 0.5
+    else:
+        with pytest.raises(ValueError, match=f"metrics of run {failed} are missing"):
+            history_of(run, config, "resume")
 
 
 def forget(run_id, *names):

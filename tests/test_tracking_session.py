@@ -82,6 +82,10 @@ def test_a_run_is_marked_with_how_its_block_ended(parent, error, status, tag):
         raise error
     assert mlflow.get_run(claimed).info.status == status
     assert tag in mlflow.get_run(claimed).data.tags.items()
+    with claim_run(claimed):  # the next command completes it
+        pass
+    assert mlflow.get_run(claimed).info.status == "FINISHED"
+    assert tag[0] not in mlflow.get_run(claimed).data.tags
 
 
 def test_params_that_are_logged_already_stay(parent):

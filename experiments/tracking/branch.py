@@ -65,7 +65,7 @@ def open_base_run(
 
 
 def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[str, str]) -> None:
-    if not is_of_this_scheme(tags):
+    if config.masks == "own" and not is_of_this_scheme(tags):
         raise ValueError(
             f"branch_of: run {config.branch_of} was made by another version of this program; "
             "start it again"

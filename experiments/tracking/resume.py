@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import mlflow
@@ -154,11 +155,12 @@ def _check_same(asked: Config, stored: Config) -> None:
 def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
     """The complete rounds of a run and their epochs.
 
-    Metrics that this program does not log are ignored; one that an older version did not log is
-    NaN.
+    Metrics that this program does not log are ignored. One that an older version did not log is
+    NaN in the rounds of that version, the first ones.
 
     Raises:
-        ValueError: If a round is missing, or a metric that is `required`.
+        ValueError: If a round is missing, or a metric that is `required` or that an earlier round
+            has.
     """
     by_round: dict[int, Row] = {}
     by_step: dict[int, Row] = {}
@@ -176,7 +178,9 @@ def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
             rows.setdefault(point.step, {})[name] = value
     rounds = [{"round": n} | by_round[n] for n in sorted(by_round) if COMPLETE in by_round[n]]
     complete = {row["round"] for row in rounds}
-    if complete != set(range(len(rounds))) or any(not row.keys() >= REQUIRED for row in rounds):
+    names = [REQUIRED, *(row.keys() for row in rounds)]
+    lost = any(not later >= earlier for earlier, later in pairwise(names))
+    if complete != set(range(len(rounds))) or lost:
         raise ValueError(
             f"{parameter}: metrics of run {run.info.run_id} are missing; start a new run"
         )

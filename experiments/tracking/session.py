@@ -92,6 +92,7 @@ def claim_run(run_id: str) -> Iterator[bool]:
             yield False
             return
         mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+        _unmark(run)
         with _marked_on_exit(run_id), heartbeat(lambda: write_heartbeat(run_id)):
             yield True
 
@@ -135,6 +136,12 @@ def _close(run_id: str | None, status: str, tags: dict[str, str]) -> None:
         print(f"run {closing} could not be marked {status}: {reason}", file=sys.stderr)
 
 
+def _unmark(run: MlflowRun) -> None:
+    """Remove what `_marked_on_exit` wrote when an earlier command stopped."""
+    for tag in {"error", "interrupted"} & run.data.tags.keys():
+        mlflow.MlflowClient().delete_tag(run.info.run_id, tag)
+
+
 def choose_experiment() -> None:
     """Log to our experiment, unless the environment names another."""
     if not any(os.environ.get(name) for name in CHOOSE_EXPERIMENT):
@@ -144,8 +151,7 @@ def choose_experiment() -> None:
 def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) -> str:
     if resume != NONE:
         os.environ.pop("MLFLOW_RUN_ID", None)
-        for tag in {"error", "interrupted"} & set(mlflow.start_run(run_id=resume).data.tags):
-            mlflow.delete_tag(tag)
+        _unmark(mlflow.start_run(run_id=resume))
         return resume
     attached = attached_run()
     choose_experiment()
