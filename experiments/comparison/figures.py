@@ -46,8 +46,8 @@ CAPTIONS = {
     "weights that remain.",
     "overlap": "Jaccard index of the masks of each pair of arms (method and seed) in the shown "
     "round: weights that both keep, divided by weights that either keeps; 1 means equal masks. "
-    "The line in the colour bar is the value for random masks with as many weights in each layer. No "
-    "intervals.",
+    "The line in the colour bar is the value for random masks with as many weights in each layer. "
+    "No intervals.",
     "pixels": "Share of each input pixel's first-layer weights that survive in the shown round, "
     "mean over the seeds of a method. No intervals.",
 }

@@ -1,7 +1,7 @@
 """Metrics: what is measured of the network at the end of a round.
 
-A record describes all of a metric. To add one: a record in `METRICS`. It is then logged, written to rounds.csv, and kept by a resumed
-run; the flags say where else it appears.
+One record describes all of a metric. To add one: a record in `METRICS`. It is then logged, written
+to rounds.csv, and kept by a resumed run; the flags say where else it appears.
 """
 
 from collections.abc import Callable, Mapping

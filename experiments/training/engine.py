@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Load `state` under `masks`, with a new optimizer."""
 
     def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
-        """All images of `split` once, in an order drawn from `seed`; a last batch may be smaller."""
+        """All images of `split` once, in an order from `seed`; the last batch may be smaller."""
 
     def train(self, batches: Iterator[Batch], rates: Iterable[float], loss_sum: Tensor) -> None:
         """Take one step for each learning rate, with the next of `batches`.
