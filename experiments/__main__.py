@@ -21,7 +21,7 @@ EXIT_USER_ERROR = 2
 
 @contextmanager
 def fast_imports() -> Iterator[None]:
-    """Without garbage collection, which takes a seventh of the time and finds nothing."""
+    """Import without garbage collection, which takes a seventh of the time and finds nothing."""
     gc.disable()
     try:
         yield

@@ -125,7 +125,7 @@ def resume_warnings(stored: StoredRun, config: Resolved, digest: str) -> Iterato
     if absent:
         yield f"WARNING: {', '.join(absent)}: not logged by the version that began the run"
     now = environment(config.device) | {"code": code_digest(config)}
-    for name in sorted(now.keys() - COMMIT):  # what counts of a commit is in `code`
+    for name in sorted(now.keys() - COMMIT):  # the part of a commit that counts is in `code`
         before = stored.tags.get(name)
         if now[name] != before:
             yield (

@@ -149,7 +149,7 @@ class Progress:
     workers: Executor
     echo: Echo
     ended_before: dict[str, set[int]] = field(init=False)  # numbers of trials
-    reclaimed: float = 0.0  # when, monotonic
+    reclaimed: float = 0.0  # monotonic time of the last `reclaim_dead`
     submitted: Counter[str] = field(default_factory=Counter)  # tasks, by method
     work: ClassVar[Work] = staticmethod(claim_and_run)
 
@@ -200,7 +200,7 @@ class Progress:
             )
 
     def reclaim_dead(self) -> None:
-        """Leave no trial and no run to a dead process, and enqueue the trials that are missing."""
+        """Reclaim the trials of dead processes, close their runs, and enqueue missing trials."""
         for method, study in self.studies.items():
             study.reclaim_dead()
             study.enqueue_missing()

@@ -1,7 +1,7 @@
 """Controls: does it matter which weights are pruned, or only how many in each layer?
 
-A control spoils the choice of a criterion in a known way, and keeps the number of survivors; a
-control of masks keeps it in every layer. A result that survives the control did not come from the
+A control spoils the choice of a criterion in a known way, and keeps the number of survivors; one
+that changes masks keeps it in every layer. A result that survives the control did not come from the
 choice (Su et al. 2020, arXiv:2009.11094; Frankle et al. 2021, arXiv:2009.08576). A control works
 before the choice, on scores, or after it, on masks::
 

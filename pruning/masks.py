@@ -2,9 +2,9 @@
 
 A network is plain data: a `State` (a snapshot of its `state_dict`) and `Masks` (bool, one for each
 prunable weight tensor, True = survives). Everything here is a pure function over these: nothing is
-mutated, nothing is random. Two questions are apart: a *scope* says which tensors compete with each
-other (a *group*), a *granularity* which weights are pruned at once (a *unit*). To add one: write it
-here, add a line to `SCOPES` or `GRANULARITIES`.
+mutated, nothing is random. Two questions are separate: a *scope* says which tensors compete with
+each other (a *group*), a *granularity* which weights are pruned at once (a *unit*). To add one:
+write it here, add a line to `SCOPES` or `GRANULARITIES`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -191,8 +191,8 @@ def plan_removals(
     """How many weights each group loses in each round, fixed before anything is trained.
 
     A full round takes `round(rate * survivors)` weights from a group. With `rounds` = 0 there are
-    as many rounds as `target_sparsity` needs. The last one removes exactly what is missing to
-    `round(target_sparsity * all weights)`, in the proportions of a full round, and may take
+    as many rounds as `target_sparsity` needs. The last one removes exactly what it takes to
+    reach `round(target_sparsity * all weights)`, in the proportions of a full round, and may take
     a remainder of up to `REMAINDER` of its own removals as well. Otherwise there are exactly
     `rounds` full rounds and the target is ignored.
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of its own for a test, which can be stopped and started again."""
+"""A PostgreSQL server for a single test, which can stop and start it."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-# Fast rather than safe, and for few: nothing of it is kept.
+# Fast rather than safe: none of the data are kept.
 SETTINGS = ("fsync=off", "full_page_writes=off", "listen_addresses=127.0.0.1")
 
 
 def binaries() -> Path | None:
-    """The folder of Debian's newest PostgreSQL, or of whichever is on the path."""
+    """The folder of Debian's newest PostgreSQL, or of the one on the path."""
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     found = str(debian[-1]) if debian else shutil.which("initdb")
     return Path(found).parent if found else None
@@ -36,7 +36,7 @@ class Postgres:
 
     def __init__(self, folder: Path, bin_folder: Path) -> None:
         self.folder, self.bin, self.port = folder, bin_folder, free_port()
-        # It refuses to work for root.
+        # PostgreSQL refuses to run as root.
         self.user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
         if self.user:
             shutil.chown(folder, "postgres", "postgres")
@@ -44,7 +44,7 @@ class Postgres:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, name: str, *words: str) -> None:
-        """Run one of its programs."""
+        """Run one of PostgreSQL's programs."""
         argv = [str(self.bin / name), *words]
         subprocess.run(argv, cwd=self.folder, check=True, capture_output=True, **self.user)
 
@@ -64,14 +64,14 @@ class Postgres:
         raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
-        """Stop it at once, whoever is connected."""
+        """Stop it at once, even if clients are connected."""
         if self.process:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(timeout=30)
             self.process = None
 
     def url(self, database: str) -> str:
-        """The address of a database, which is made if it is not there."""
+        """The address of a database, which this creates."""
         argv = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", database)
         self.run("createdb", *argv)
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"

@@ -135,8 +135,8 @@ def test_the_headline_names_the_best_method_its_differences_and_the_smallest_tic
 def test_a_lead_that_is_the_same_in_every_seed_is_not_called_significant():
     rounds = rounds_of({"lottery": (0.96, 0.96, 0.96), "random": (0.1, 0.1, 0.1)})
     assert headline(comparison_of(rounds))[1] == (
-        "Compared seed by seed, lottery differs by the same amount in every seed, which leaves "
-        "nothing to test, from random and the dense network."
+        "Compared seed by seed, lottery differs from random and the dense network by the same "
+        "amount in every seed, which leaves nothing to test."
     )
 
 
@@ -145,8 +145,8 @@ def test_one_seed_claims_no_difference_and_no_spread():
     first, second, _ = headline(comparison)
     assert "97.00% (one seed); the dense network has 95.00% (one seed)" in first
     assert second == (
-        "Compared seed by seed, lottery shares one seed, too few to show a difference, with random "
-        "and the dense network."
+        "Compared seed by seed, lottery shares one seed with random and the dense network, too few "
+        "to show a difference."
     )
     assert caveats(comparison) == [
         "n = 1 seed (0).",
@@ -229,7 +229,7 @@ def test_a_control_that_does_worse_shows_that_the_mask_matters():
     assert row["meaning"] == "it matters which weights are kept"
 
 
-def test_a_control_that_does_better_is_called_so():
+def test_a_control_that_does_better_is_reported_as_such():
     better = {
         "lottery": MASKED["lottery shuffled_mask"],
         "lottery shuffled_mask": (0.96, 0.97, 0.98),

@@ -68,7 +68,7 @@ def test_pixels_are_drawn_as_percent():
     assert axes.images[0].get_array().tolist() == [[50, 0], [100, 100]]
 
 
-def test_of_many_rounds_only_some_are_named(tmp_path):
+def test_only_some_of_many_rounds_are_labelled(tmp_path):
     assert experiment.labelled_rounds(3) == [0, 1, 2]
     many = experiment.labelled_rounds(44)
     assert len(many) == experiment.MOST_NAMED

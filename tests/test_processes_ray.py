@@ -115,7 +115,7 @@ def start(name, folder, env, **parameters):
 
 @contextmanager
 def looking_at(address):
-    """A storage to look at what others do in it; makes its tables if they are not there."""
+    """A storage in which to watch what other processes do; creates its tables if it has none."""
     rdb = optuna.storages.RDBStorage(address, engine_kwargs={"poolclass": NullPool})
     try:
         yield rdb
@@ -124,7 +124,7 @@ def looking_at(address):
 
 
 def trials_of(storage, study):
-    """The trials of a study that another process makes at some time."""
+    """The trials of a study that another process creates; none if it has not yet."""
     try:
         return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
     except KeyError:
@@ -132,14 +132,14 @@ def trials_of(storage, study):
 
 
 def process_of(trial):
-    """The process that is in the midst of a trial, and so holds no lock of the database's."""
+    """The process that is in the middle of a trial, so it holds no lock of the database."""
     if trial.state != TrialState.RUNNING or "mlflow_run_id" not in trial.user_attrs:
         return None
     return int(trial.user_attrs["worker"].split()[1])
 
 
 def hold_all(storage, study, number, command):
-    """Stop processes in the midst of their trials until so many stand still; trials by process."""
+    """Stop `number` processes in the middle of their trials; trials by process."""
     held = {}
     while len(held) < number:
         assert command.poll() is None, command.stdout.read()
@@ -191,17 +191,17 @@ def test_a_search_on_a_ray_cluster_outlives_a_killed_worker(database, env, ray_c
         os.kill(victim, signal.SIGKILL)
         for process in held.keys() - {victim}:
             os.kill(process, signal.SIGCONT)
-        told, _ = search.communicate(timeout=240)
-        assert search.returncode == 0, told
+        printed, _ = search.communicate(timeout=240)
+        assert search.returncode == 0, printed
         assert sorted(nodes.values()) == [2, 2]
         trials = check_runs(storage, study, asked=6)
     assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [lost]
     assert [t.number for t in trials if t.system_attrs.get("retry_history")] == [6]
     assert trials[6].params == trials[lost].params
-    assert "6 trials, 4 at a time" in told
-    assert "a worker died" in told
-    assert "fresh seed 1000: test" in told
-    assert "Traceback" not in told
+    assert "6 trials, 4 at a time" in printed
+    assert "a worker died" in printed
+    assert "fresh seed 1000: test" in printed
+    assert "Traceback" not in printed
 
 
 ARMS = QUICK | {"rounds": 4, "retrain_epochs": 40, "seeds": "0,", "reinits": "keep,lottery"}
@@ -257,21 +257,21 @@ def numbers_in(folder):
 
 
 @pytest.mark.servers
-def test_commands_that_begin_at_once_share_one_search(database, env, tmp_path):
+def test_commands_that_start_together_share_one_search(database, env, tmp_path):
     address, study = database.url("joined"), "joined/lottery"
     searches = [
         tune(tmp_path / str(n), env, address, trials=9, executor="inline", study="joined")
         for n in range(3)
     ]
-    told = [search.communicate(timeout=240)[0] for search in searches]
-    assert [search.returncode for search in searches] == [0, 0, 0], told
+    printed = [search.communicate(timeout=240)[0] for search in searches]
+    assert [search.returncode for search in searches] == [0, 0, 0], printed
     with looking_at(address) as storage:
         trials = check_runs(storage, study, asked=9)
     assert len(trials) == 9
     baseline = {"prune_rate": 0.2, "retrain_epochs": 10}
     assert [trial.number for trial in trials if trial.params == baseline] == [0]
-    assert sum("Recommended for each method" in each for each in told) == 1
-    assert not any("does not answer" in each for each in told)
+    assert sum("Recommended for each method" in each for each in printed) == 1
+    assert not any("does not answer" in each for each in printed)
 
 
 @pytest.mark.servers
@@ -286,12 +286,12 @@ def test_a_search_waits_for_a_database_that_is_restarted(store, tmp_path):
         server.stop()
         time.sleep(3)
         server.start()
-        told, _ = search.communicate(timeout=120)
-        assert search.returncode == 0, told
+        printed, _ = search.communicate(timeout=120)
+        assert search.returncode == 0, printed
         check_runs(storage, study, asked=4)
 
 
-def test_a_database_that_does_not_answer_is_told_in_one_line():
+def test_a_database_that_does_not_answer_is_reported_in_one_line():
     said = []
     with pytest.raises(ConnectionError) as caught:
         open_storage(f"postgresql+psycopg://a@127.0.0.1:{free_port()}/optuna", 1, said.append)
@@ -318,7 +318,7 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line(monkeypatch, capsys
         ("postgresql+psycopg://a@b/c", "sqlite:///m.db", "a tracking server that all machines"),
     ],
 )
-def test_a_cluster_wants_servers_rather_than_files(monkeypatch, storage, tracking, why):
+def test_a_cluster_needs_servers_rather_than_files(monkeypatch, storage, tracking, why):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     with pytest.raises(ValueError, match=why):
         connect(TuneConfig(executor="ray", storage=storage))

@@ -63,7 +63,7 @@ def test_mlflow_run_leaves_one_complete_run(anywhere, path):
     assert "To view the run: mlflow ui --backend-store-uri sqlite:" in done.stdout
 
 
-def test_a_project_resumes_a_run_and_leaves_no_double(anywhere, path, monkeypatch):
+def test_a_project_resumes_a_run_and_leaves_no_duplicate(anywhere, path, monkeypatch):
     monkeypatch.setattr(Run, "finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config_from(QUICK))

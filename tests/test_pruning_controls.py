@@ -40,7 +40,7 @@ def test_every_control_leaves_as_many_survivors_in_each_layer(name, masks):
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_every_control_follows_its_arguments_alone_and_changes_none(name, masks):
+def test_every_control_depends_on_its_arguments_alone_and_changes_none(name, masks):
     before = [{key: mask.clone() for key, mask in part.items()} for part in masks]
     turned = [dict(reversed(part.items())) for part in masks]
     first = CONTROLS[name].masks(*masks, 7)
@@ -66,13 +66,13 @@ def test_every_control_keeps_the_layers_and_shapes_of_scores(name):
     assert scores["b"].tolist() == [[1.0, -2.0]]
 
 
-def test_no_control_is_no_change(masks):
+def test_control_none_changes_nothing(masks):
     scores = {"w": torch.tensor([1.0, 2.0])}
     assert CONTROLS["none"].scores(scores)["w"].tolist() == [1.0, 2.0]
     assert same(CONTROLS["none"].masks(*masks, 7), masks[0])
 
 
-def test_inverted_lets_the_largest_go_first():
+def test_inverted_prunes_the_largest_first():
     scores = {"w": torch.tensor([3.0, 1.0, 2.0, 0.0])}
     mask = torch.ones(4, dtype=torch.bool)
     kept = drop_lowest(CONTROLS["inverted"].scores(scores)["w"], mask, 2)
@@ -80,7 +80,7 @@ def test_inverted_lets_the_largest_go_first():
 
 
 @pytest.mark.parametrize("name", ["shuffled_mask", "random_mask"])
-def test_masks_are_drawn_by_the_seed_and_unlike_the_criterions(name, masks):
+def test_drawn_masks_depend_on_the_seed_and_differ_from_the_criterions(name, masks):
     first, second = (CONTROLS[name].masks(*masks, seed) for seed in (7, 8))
     for key in ("a", "b"):
         assert not torch.equal(first[key], second[key])
@@ -95,7 +95,7 @@ def test_shuffled_mask_uses_every_place_that_is_left_and_no_other():
     assert places == {0, 2, 3}
 
 
-def test_shuffled_mask_with_nothing_gone_before_uses_the_whole_layer():
+def test_shuffled_mask_with_nothing_pruned_before_uses_the_whole_layer():
     pruned = {"w": torch.tensor([True, False, False, False])}
     shuffle = CONTROLS["shuffled_mask"].masks
     places = {int(shuffle(pruned, within_of(pruned), seed)["w"].nonzero()) for seed in range(30)}
@@ -103,7 +103,7 @@ def test_shuffled_mask_with_nothing_gone_before_uses_the_whole_layer():
 
 
 @pytest.mark.parametrize("name", ["shuffled_mask", "random_mask"])
-def test_masks_in_each_other_stay_so_under_one_seed(name, masks):
+def test_nested_masks_stay_nested_under_one_seed(name, masks):
     smaller, larger = masks
     whole = within_of(larger)
     inner, outer = (CONTROLS[name].masks(part, whole, 7) for part in (smaller, larger))

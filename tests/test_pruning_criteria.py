@@ -113,6 +113,6 @@ def test_random_depends_on_its_seed_and_the_shapes_alone(evidence):
     assert not torch.equal(random(evidence, 1)["a.weight"], random(evidence, 2)["a.weight"])
 
 
-def test_only_synflow_scores_anew_within_a_round():
+def test_only_synflow_scores_repeatedly_within_a_round():
     assert {name for name, criterion in CRITERIA.items() if criterion.steps > 1} == {"synflow"}
     assert CRITERIA["synflow"].steps == 100

@@ -85,7 +85,7 @@ def test_prune_lets_layers_compete_in_a_group():
 
 
 def outputs(masks):
-    """Each output unit of a layer goes with all its incoming weights."""
+    """Each output unit of a layer is pruned with all its incoming weights."""
     numbers, start = {}, 0
     for name, mask in masks.items():
         rows = torch.arange(start, start + len(mask))
@@ -120,7 +120,7 @@ def test_single_weights_are_units_of_one(seed):
         assert drop_lowest_units(scores, mask, units, count).equal(expected)
 
 
-def test_another_scope_groups_layers_its_own_way(monkeypatch):
+def test_another_scope_groups_layers_in_its_own_way(monkeypatch):
     monkeypatch.setitem(SCOPES, "pairs", lambda hidden: [hidden[:2], hidden[2:]])
     groups = groups_of(("a", "b", "c", "d"), "pairs", 0.2, 0.1)
     assert [group.names for group in groups] == [("a", "b"), ("c",), ("d",)]
@@ -233,6 +233,6 @@ def test_steps_refuse_removals_out_of_range(count):
         in_steps({("w",): count}, {("w",): 5}, 3)
 
 
-def test_steps_refuse_to_be_none():
+def test_fewer_than_one_step_is_refused():
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         in_steps({("w",): 1}, {("w",): 5}, 0)

@@ -191,13 +191,13 @@ def test_lottery_restarts_from_the_very_first_values(data):
         assert same(result.network.state, apply_masks(initial, result.network.masks))
 
 
-def test_keep_goes_on_from_the_trained_values(data):
+def test_keep_continues_from_the_trained_values(data):
     dense, *later = frozen_start("keep", data)
     for result in later:
         assert same(result.network.state, apply_masks(dense.network.state, result.network.masks))
 
 
-def test_random_draws_anew_in_every_round(data):
+def test_random_draws_new_values_in_every_round(data):
     _, first, second, third = frozen_start("random", data)
     both = first.network.masks["fc1.weight"] & second.network.masks["fc1.weight"]
     a, b = (result.network.state["fc1.weight"][both] for result in (first, second))
@@ -236,7 +236,7 @@ def test_continuing_from_any_round_changes_nothing(reinit, pruning, data):
 
 
 @pytest.mark.parametrize("reinit", ["keep", "random", "rewind", "shuffle"])
-def test_a_lightcnn_goes_on_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
+def test_a_lightcnn_continues_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
     """Whatever the memory format of a convolution's weights, and with crops and mirror images."""
     pixels = torch.randint(256, (40, 20, 20), generator=torch.Generator().manual_seed(0))
     images, labels = pixels.byte(), torch.arange(40) % 2
@@ -345,7 +345,7 @@ def test_sharing_the_masks_of_the_same_method_changes_nothing(data):
     assert [a.metrics for a in base] == [b.metrics for b in results]
 
 
-def test_keep_on_shared_masks_goes_on_from_the_trunks_values(data):
+def test_keep_on_shared_masks_continues_from_the_trunks_values(data):
     base = run(config(reinit="lottery"), data)
     settings = config(reinit="keep", retrain_lr=1e-300, **SHARED)
     _, *later = run(settings, data, base=as_base(base))
@@ -355,7 +355,7 @@ def test_keep_on_shared_masks_goes_on_from_the_trunks_values(data):
 
 
 @pytest.mark.parametrize("control", ["shuffled_mask", "random_mask"])
-def test_controls_of_shared_masks_keep_the_layers_counts_and_lie_in_each_other(control, data):
+def test_controls_of_shared_masks_keep_the_layers_counts_and_stay_nested(control, data):
     base = run(config(reinit="lottery", scope="global"), data)
     settings = config(reinit="lottery", scope="global", control=control, **SHARED)
     results = run(settings, data, base=as_base(base))
@@ -368,7 +368,7 @@ def test_controls_of_shared_masks_keep_the_layers_counts_and_lie_in_each_other(c
             assert not (mask & ~before.network.masks[name]).any()
 
 
-def test_the_looks_tell_the_test_accuracy_where_an_epoch_ends(data):
+def test_evaluations_have_the_test_accuracy_where_an_epoch_ends(data):
     result = run(config(rounds=1, eval_every=2), data)[1]
     assert result.evaluations[-1].test_accuracy == result.metrics["test_accuracy"]
     inner = [

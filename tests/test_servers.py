@@ -1,4 +1,4 @@
-"""Real servers: a tracking server that goes and comes back, and a model that answers."""
+"""Real servers: a tracking server that stops and comes back, and a model that answers."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def wait_for(address, process):
 
 
 def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
-    """The run fails in one line when its server goes, and is resumed when that is back."""
+    """The run fails in one line when its server stops, and is resumed when the server is back."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     server = [

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# A package or command imports only from the floors above its own in this list.
-FLOORS = (
+# From the lowest layer up: a package or command imports only from the layers before its own.
+LAYERS = (
     {"pruning", "models", "datasets"},
     {"experiments.training", "experiments.processes"},
     {"experiments.config"},
@@ -49,11 +49,11 @@ def imported(path):
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 IMPORTS = {path.relative_to(ROOT).as_posix(): set(imported(path)) for path in FILES}
 
 
-def room_of(module):
+def part_of(module):
     """`pruning` for `pruning.masks`, `experiments.config` for `experiments.config.fields`."""
     parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] == "experiments" else 1])
@@ -61,11 +61,11 @@ def room_of(module):
 
 @pytest.mark.parametrize("name", [name for name in IMPORTS if name != "experiments/__init__.py"])
 def test_imports_point_one_way(name):
-    room = room_of(name.removesuffix(".py").replace("/", "."))
-    floor = FLOOR_OF[room]  # every room is on one
+    part = part_of(name.removesuffix(".py").replace("/", "."))
+    layer = LAYER_OF[part]  # every part is in one
     own = [module for module in IMPORTS[name] if module.partition(".")[0] in PACKAGES]
     assert not [
-        module for module in own if room_of(module) != room and FLOOR_OF[room_of(module)] >= floor
+        module for module in own if part_of(module) != part and LAYER_OF[part_of(module)] >= layer
     ]
 
 

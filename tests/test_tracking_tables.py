@@ -24,7 +24,7 @@ def test_epochs_are_counted_through_all_rounds_and_back():
     assert [row["round"] for row in rows] == [0, 0, 0, 1, 1, 2, 2]
 
 
-def test_looks_within_an_epoch_are_not_rows():
+def test_evaluations_within_an_epoch_are_not_rows():
     config = config_from({"epochs": 1}).resolved("digits")
     inside = Evaluation(1, 5, False, 1.0, 1.0, 0.5)
     assert len(epoch_rows(config, 0, (inside, *evaluations(1)))) == 1

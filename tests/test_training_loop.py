@@ -146,7 +146,7 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
     assert first != second
 
 
-def test_looks_fall_on_epoch_ends_and_on_the_grid(data):
+def test_evaluations_fall_on_epoch_ends_and_on_the_grid(data):
     engine, state, masks = setting()
     evaluations, trained = finish(train(engine, state, masks, data, recipe(eval_every=4), seed=0))
     assert [evaluation.iteration for evaluation in evaluations] == [4, 5, 8, 10, 12, 15]
@@ -239,7 +239,7 @@ def one_step(engine, state, masks, data, plan, lr=0.1):
     return loss, engine.snapshot()
 
 
-def test_pruned_weights_have_no_part_in_the_norm(data):
+def test_pruned_weights_do_not_count_in_the_norm(data):
     """The step of a clipped, masked network equals the one of its survivors' gradients alone."""
     engine, state, masks = setting(density=0.3)
     plan = recipe(optimizer="sgd", grad_clip=0.01)

@@ -54,7 +54,7 @@ def running():
 
 
 @pytest.mark.slow
-def test_random_kills_neither_lose_nor_double_a_trial(store):
+def test_random_kills_neither_lose_nor_duplicate_a_trial(store):
     """Workers are killed during their trials, and sometimes all processes, with kill -9."""
     chance, killed, process = random.Random(5), [], start()
     while len(killed) < KILLS:

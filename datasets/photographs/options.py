@@ -17,7 +17,9 @@ class FaceOptions(BaseModel):
         0.9, ge=0, le=1, description="lowest MTCNN confidence of a face to keep"
     )
     min_size: float = Field(
-        20, ge=0, description="shortest side of a face's box, in pixels of the photograph"
+        20,
+        ge=0,
+        description="shorter side of the smallest face to keep, in pixels of the photograph",
     )
     align: bool = Field(
         True,

@@ -91,7 +91,7 @@ def measure(url: str, count: int, trials: int) -> Measured:
 
 
 def idle_trial(job: trial.Job, echo: Echo) -> str:
-    """As `claim_and_run`, without training; prints its milliseconds and the storage's."""
+    """Like `claim_and_run`, without training; prints its milliseconds and the storage's."""
     spent: list[float] = []
     retry = Storage.retry
 
@@ -114,7 +114,7 @@ def idle_trial(job: trial.Job, echo: Echo) -> str:
 
 
 class Idle(Progress):
-    """As `Progress`, with trials that do not train."""
+    """Like `Progress`, with trials that do not train."""
 
     work = staticmethod(idle_trial)
 

@@ -2,7 +2,7 @@
 
 Blalock et al. 2020, "What is the State of Neural Network Pruning?", arXiv:2003.03033, section 6
 and the appendix, in our words. To add an item: a function of a `Comparison` that returns the answer
-and its reason, and a line in `ITEMS`; there, an answer that never changes stands itself.
+and its reason, and a line in `ITEMS`; an answer that never changes is written there directly.
 """
 
 from collections.abc import Callable

@@ -45,9 +45,9 @@ CAPTIONS = {
     "The first layer is dark and wide, the last light and thin. The scale is logarithmic in the "
     "weights that remain.",
     "overlap": "Jaccard index of the masks of each pair of arms (method and seed) in the shown "
-    "round: weights that both keep over weights that either keeps; 1 means equal masks. The line "
-    "in the colour bar is the value for random masks with as many weights in each layer. No "
-    "intervals.",
+    "round: weights that both keep, divided by weights that either keeps; 1 means equal masks. "
+    "The line in the colour bar is the value for random masks with as many weights in each layer. "
+    "No intervals.",
     "pixels": "Share of each input pixel's first-layer weights that survive in the shown round, "
     "mean over the seeds of a method. No intervals.",
 }
@@ -243,7 +243,7 @@ def to_svg(figure: Figure) -> str:
     for pattern, new in (
         (r"^.*?(?=<svg)", ""),  # the XML prolog
         (r"<metadata>.*?</metadata>\s*", ""),
-        (r"<defs>\s*<style.*?</style>\s*</defs>\s*", ""),  # it would hold for the whole page
+        (r"<defs>\s*<style.*?</style>\s*</defs>\s*", ""),  # it would apply to the whole page
         (r'<svg ([^>]*?)width="\S+" height="\S+"', r'<svg \1width="100%" role="img"'),
         (r'<g id="[^"]*">', "<g>"),  # ids of several figures of one page would clash
         (r"font-family: [^;\"]*sans-serif", "font-family: sans-serif"),

@@ -1,4 +1,4 @@
-"""Findings: the few sentences that carry a page, the verdict on each difference, and caveats.
+"""Findings: the sentences at the top of a page, the verdict on each difference, and caveats.
 
 A difference counts as shown only if its 95% interval excludes 0.
 """
@@ -21,9 +21,9 @@ CLAIMS = {  # verdict -> what the best method's difference from others is called
     "higher": "is more accurate than {}",
     "lower": "is less accurate than {}",
     NOT_SHOWN: "shows no difference from {}",
-    CANNOT_TEST: "differs by the same amount in every seed, which leaves nothing to test, from {}",
+    CANNOT_TEST: "differs from {} by the same amount in every seed, which leaves nothing to test",
     EQUAL: "has the same accuracy in every seed as {}",
-    ONE_SEED: "shares one seed, too few to show a difference, with {}",
+    ONE_SEED: "shares one seed with {}, too few to show a difference",
     NO_SEED: "shares no seed with {}",
 }
 
@@ -117,7 +117,7 @@ def caveats(comparison: Comparison) -> list[str]:
     if len(comparison.methods) > 2:
         found.append(
             "The most accurate method was chosen by the same test images that it is reported on, "
-            "which flatters its lead."
+            "which makes its lead look larger."
         )
     return found
 
@@ -167,7 +167,7 @@ def last_iteration(comparison: Comparison) -> float:
 
 
 def controls(comparison: Comparison) -> pd.DataFrame:
-    """Each control minus the arm that prunes alike without it, and what that means.
+    """Each control minus the arm that prunes in the same way without it, and what that means.
 
     Frankle et al. 2021, arXiv:2009.08576; Su et al. 2020, arXiv:2009.11094.
 

@@ -1,7 +1,7 @@
 """Record: what a comparison logs to MLflow, and how it is read back.
 
-A comparison is a run with one nested run per arm. Its file `comparison.json` lists those runs; all
-else in a report is read from them.
+A comparison is a run with one nested run per arm. Its file `comparison.json` lists those runs;
+everything else in a report is read from them.
 """
 
 import tempfile

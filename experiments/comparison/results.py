@@ -1,4 +1,4 @@
-"""Results: all that a report shows of one comparison, as plain data without MLflow."""
+"""Results: everything that a report shows of one comparison, as plain data without MLflow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

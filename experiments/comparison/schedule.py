@@ -63,7 +63,7 @@ class Schedule:
         """Choose the base arms, and put them first."""
         if self.config.masks == "own":
             finished = [arm for arm in arms if self._is_finished(arm)]
-            # Rather a finished arm than the first, which would train the dense network again.
+            # Prefer a finished arm to the first one, which would train the dense network again.
             self.base_arms = {arm.seed: arm for arm in reversed([*finished, *arms])}
         else:
             self.base_arms = trunks_of(self.config, arms)
@@ -78,7 +78,7 @@ class Schedule:
                 self._start(arm)
 
     def finish(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
-        """Keep how an arm ended, and report it."""
+        """Record how an arm ended, and report it."""
         if outcome.died:
             self.death, self.death_checked = outcome.reason, 0.0
             self.close_dead()
@@ -138,13 +138,13 @@ class Schedule:
 
 
 def run_arm(config: Config, parent: str, digest: str | None, echo: Echo) -> str:
-    """Run an arm where its executor puts it; the id of its run.
+    """Run an arm as a task of an executor; the id of its run.
 
     Args:
-        digest: Of the data that the comparison has read, for a machine that may have others.
+        digest: Of the data that the comparison has read; this machine may have different ones.
 
     Raises:
-        ValueError: As `run_experiment`; also if the data of this machine are others.
+        ValueError: As `run_experiment`; also if the data of this machine are different.
     """
     if digest and config.resume == NONE and load_data(config)[0].digest != digest:
         raise ValueError(

@@ -86,7 +86,7 @@ class Method(Parameters):
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
         "iterative",
-        description="iterative: prune the last round's network; one_shot: always the dense one",
+        description="iterative: prune the previous round's network; one_shot: always the dense one",
     )
 
 
@@ -118,7 +118,7 @@ class Common(Parameters):
         None, description="prune_rate of the output layer (0 never prunes it); auto is prune_rate"
     )
     target_sparsity: Annotated[float, _unit] = Field(
-        0.9, description="share of weights pruned after the last round; reached exactly"
+        0.9, description="share of weights pruned by the end of the last round; reached exactly"
     )
     rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = Field(
         0,
@@ -142,8 +142,8 @@ class Common(Parameters):
     )
     retrain_lr: Annotated[Rate | None, or_auto] = Field(
         None,
-        description="learning rate of retraining; auto is lr, but for reinit=keep the last rate of "
-        "the schedule (0.3 of lr for lightcnn)",
+        description="learning rate of retraining; auto is lr, but for reinit=keep the final rate "
+        "of the schedule (0.3 of lr for lightcnn)",
     )
     schedule: Annotated[str, one_of(*SCHEDULES)] = Field(
         "cosine", description=f"learning rate schedule within a round: {', '.join(SCHEDULES)}"

@@ -1,4 +1,4 @@
-"""What a search can be asked for: `python -m experiments tune`."""
+"""Tune: the parameters of a search, `python -m experiments tune`."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -47,7 +47,9 @@ class Tuning(Parameters):
         description=f"one method, a list, or all ({', '.join(ALL)}); each gets its own study",
     )
     trials: Positive = Field(
-        50, description="trials per study, with those of earlier commands; the first is the default"
+        50,
+        description="trials per study, including those of earlier commands; the first is the "
+        "default",
     )
     objective: Annotated[str, one_of(*OBJECTIVES)] = Field(
         "pareto",
@@ -61,17 +63,19 @@ class Tuning(Parameters):
     )
     budget_epochs: Annotated[Positive | None, or_auto] = Field(
         None,
-        description="objective=accuracy: most retraining epochs of a trial, over all rounds; auto "
-        "is what the first trial takes",
+        description="objective=accuracy: maximum retraining epochs of a trial, over all rounds; "
+        "auto is what the first trial takes",
     )
     tolerance: Share = Field(
         0.005,
         description="objective=pareto: recommend the cheapest trial whose accuracy is within this "
         "distance of the best",
     )
-    seeds_per_trial: Positive = Field(1, description="seeds that each trial is averaged over")
+    seeds_per_trial: Positive = Field(
+        1, description="number of seeds that each trial is averaged over"
+    )
     confirm_seeds: Annotated[int, Field(ge=0, le=FRESH)] = Field(
-        3, description="fresh seeds to retrain and test the recommended trial with"
+        3, description="number of fresh seeds to retrain and test the recommended trial with"
     )
     seed: Annotated[int, Field(ge=0, lt=2**62)] = Field(
         0, description="first seed of each trial, and seed of the search itself"

@@ -58,7 +58,7 @@ class Style:
 def styles(methods: Sequence[str]) -> dict[str, Style]:
     """A style for each method: a reinit method has its own, any other gets the next free one.
 
-    Colours repeat after seven methods, with other dashes; no two methods share a style.
+    Colours repeat after seven methods, with different dashes; no two methods share a style.
     """
     fixed = {method: FIXED.index(method) for method in methods if method in FIXED}
     free = (slot for slot in count() if slot not in fixed.values())

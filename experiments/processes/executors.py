@@ -24,7 +24,7 @@ from experiments.processes.tasks import (
 
 
 class Inline(Executor):
-    """One task after another in a thread of this process: to debug, and to test what comes next.
+    """One task after another in a thread of this process: for debugging and for tests.
 
     The thread keeps the active MLflow run of a task apart from the caller's.
     """
@@ -48,7 +48,7 @@ class Inline(Executor):
 
 @contextmanager
 def open_inline() -> Iterator[Inline]:
-    """A thread that computes as a worker process does; the process's thread count comes back."""
+    """A thread that computes as a worker process does; the thread count is restored on exit."""
     import torch
 
     before = torch.get_num_threads()
@@ -68,7 +68,7 @@ class Needs:
     workers: int | None  # tasks at a time; None is as many as there is room for
     device: str  # "cpu" or "cuda"
     tracking_uri: str  # where tasks log to
-    tasks: float = inf  # how many there are at most
+    tasks: float = inf  # how many tasks there are at most
 
 
 def _processes(needs: Needs) -> AbstractContextManager[Executor]:

@@ -1,7 +1,7 @@
 """Locks and heartbeats: is the process that works on a run still alive?
 
 On one machine a file lock shows it: the system releases the lock however a process ends. Between
-machines a heartbeat does: a time stamp that the process renews.
+machines a heartbeat shows it: a time stamp that the process renews.
 """
 
 import os

@@ -30,7 +30,7 @@ from experiments.processes.tasks import (
     run_task,
 )
 
-STOP_SECONDS = 30.0  # for a process that is stopped to mark its run
+STOP_SECONDS = 30.0  # that a stopped process has to mark its run
 
 
 class Pool(Executor):
@@ -86,7 +86,7 @@ _worker: dict[str, Any] = {}  # of a worker process: the queue for its messages
 def _start_worker(queue: "SimpleQueue[Message]") -> None:
     gc.disable()  # until the first task and all that it imports have been received
     torch.set_num_threads(THREADS_PER_WORKER)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore that a process leaves behind
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, left behind on exit
     _worker["queue"] = queue
 
     def stop_with_parent() -> None:

@@ -43,7 +43,7 @@ except ImportError:
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("experiments", "pruning", "models", "datasets")  # folders that are sent to every machine
 SHARED_VARIABLES = ("MLFLOW_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # prefixes of their names
-STOP_SECONDS = 30.0  # for tasks that are stopped to mark their runs
+STOP_SECONDS = 30.0  # that stopped tasks have to mark their runs
 CONNECT_SECONDS = 10.0  # for a cluster to answer
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DIED = (
@@ -57,7 +57,7 @@ class Cluster(Executor):
 
     Args:
         limit: Tasks at a time; None is as many as the cluster has `resource`.
-        resource: What a task takes one of: "CPU" or "GPU".
+        resource: What each task takes one of, "CPU" or "GPU".
     """
 
     def __init__(self, limit: int | None, resource: str, queue: Queue, tracking_uri: str) -> None:
@@ -67,7 +67,7 @@ class Cluster(Executor):
 
     @property
     def count(self) -> int:
-        """How many tasks can run at a time, on the machines that there are now."""
+        """How many tasks can run at a time, on the cluster's current machines."""
         return self.limit or max(1, int(_resources().get(self.resource, 0)))
 
     def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
@@ -109,7 +109,7 @@ def connect(address: str, tracking_uri: str, *servers: str) -> None:
     if urlsplit(tracking_uri).scheme not in ("http", "https"):
         raise ValueError(
             "executor=ray needs a tracking server that all machines can reach: set "
-            f"MLFLOW_TRACKING_URI to one such as http://host:5000, it is {tracking_uri}"
+            f"MLFLOW_TRACKING_URI to one such as http://host:5000; it is {tracking_uri}"
         )
     _connect(address)
     machines = {node["NodeManagerAddress"] for node in _nodes() if node["Alive"]}
@@ -152,7 +152,7 @@ def open_cluster(workers: int | None, device: str, tracking_uri: str) -> Iterato
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:  # Ray turns ours into a plain one, without the signal
+    except KeyboardInterrupt:  # Ray turns our exception into this one, without the signal
         raise_if_interrupted()
         raise
     except exceptions.RayError:
@@ -164,7 +164,7 @@ def _one_line_errors() -> Iterator[None]:
 def _connect(address: str) -> None:
     if "://" in address:
         raise ValueError(
-            "ray_address must be auto or host:port, and this machine part of the cluster, "
+            "ray_address must be auto or host:port, and this machine must be in the cluster, "
             f"got {address}"
         )
     handler = signal.getsignal(signal.SIGTERM)

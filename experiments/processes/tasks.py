@@ -86,7 +86,7 @@ class Executor(ABC):
 
     @abstractmethod
     def _lost(self, error: BaseException) -> Outcome:
-        """How a task ended that could not return an outcome; raises `error` if it is a bug."""
+        """The outcome of a task that could not return one; raises `error` if it is a bug."""
 
 
 def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:

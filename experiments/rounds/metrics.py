@@ -1,7 +1,7 @@
-"""Metrics: what is measured of the network at the end of a round. One record says all of a metric.
+"""Metrics: what is measured of the network at the end of a round.
 
-To add one: a record in `METRICS`. It is then logged, written to rounds.csv, and kept by a resumed
-run; the flags say where else it appears.
+One record describes all of a metric. To add one: a record in `METRICS`. It is then logged, written
+to rounds.csv, and kept by a resumed run; the flags say where else it appears.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a round: how it is called and computed, and where it appears.
+    """A metric of a round: its name, how it is computed, and where it appears.
 
     Attributes:
         label: In tables and on axes.

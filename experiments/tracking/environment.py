@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 VERSIONS = ("torch", "torchvision", "numpy", "mlflow", "safetensors")
-COMMIT = {"git_commit", "git_dirty"}  # of our code; what counts of it is in its digest
+COMMIT = {"git_commit", "git_dirty"}  # of our code; its digest holds the part that counts
 
 
 def environment(device: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ PUBLISHED = "models.published"  # only with pretrained
 CONFIG = "experiments.config"  # all that it decides is in the settings
 AUTO_DATASET = "datasets._load_auto"  # the settings name the data set that was loaded
 TABLE = "experiments.rounds.metrics.METRICS"  # of it, only what comparisons and searches use
-# Which entry of a registry do the settings choose? Of one that is not here, all entries count.
+# Which entry of a registry do the settings choose? If it is not listed here, all its entries count.
 REGISTRIES: dict[str, Callable[[Resolved], str]] = {
     "datasets.DATASETS": lambda config: config.dataset,
     "experiments.training.optimizers.OPTIMIZERS": lambda config: config.optimizer,

@@ -287,7 +287,7 @@ def is_finished(run: MlflowRun) -> bool:
 
 
 def other_versions_note(dataset: str, model: str) -> str:
-    """A line about runs with this data set and model whose fingerprints are computed otherwise.
+    """A line about runs with this data set and model whose fingerprints are computed differently.
 
     It is empty if the active run's MLflow experiment has none.
     """

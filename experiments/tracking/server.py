@@ -1,4 +1,4 @@
-"""Server: does the tracking server answer, and which run has `mlflow run` opened on it for us?"""
+"""Server: does the tracking server answer, and which run did `mlflow run` open on it for us?"""
 
 import logging
 import os
@@ -22,7 +22,7 @@ def mark_failed(run_id: str, error: BaseException) -> None:
 
 @contextmanager
 def short_timeouts() -> Iterator[None]:
-    """Give up on a tracking server that does not answer after seconds, not MLflow's minutes."""
+    """Give up on a tracking server after seconds without an answer, not after MLflow's minutes."""
     limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update({name: before[name] or value for name, value in limits.items()})

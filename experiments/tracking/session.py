@@ -1,4 +1,4 @@
-"""Sessions: a run in MLflow that this process works on, from its start to how it ends.
+"""Sessions: a run in MLflow that this process works on, from its start to its end.
 
 A process that works on a run holds its lock and renews its heartbeat (experiments/processes/
 locks.py), so that others can distinguish a run in progress from one whose process was killed.

@@ -14,5 +14,5 @@ torch.set_flush_denormal(True)
 # The same as `use_deterministic_algorithms(True)`, which also imports the compiler (1.3 s).
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 torch.set_deterministic_debug_mode("error")
-# Filling new memory, which goes with it, takes time, and nothing here reads memory unwritten.
+# That also fills new memory, which takes time, and nothing here reads uninitialised memory.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Engines: how one network is trained and evaluated under one set of masks.
 
 An engine holds a network's values, its masks and the state of its optimizer. The loop in
-training/loop.py and the rounds know it by the protocol `Engine` alone. The invariant that every
+training/loop.py and the rounds use it through the protocol `Engine` alone. The invariant that every
 engine keeps, after every step and every load: a pruned weight is exactly zero.
 """
 
@@ -37,7 +37,7 @@ class Recipe:
     batch_size: int
     epochs: int
     eval_every: int  # iterations; 0 is once an epoch
-    grad_clip: float = 0.0  # largest norm of the gradient; 0 is any
+    grad_clip: float = 0.0  # largest norm of the gradient; 0 is no limit
     label_smoothing: float = 0.0
 
 
@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Load `state` under `masks`, with a new optimizer."""
 
     def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
-        """All images of `split` once, in an order drawn from `seed`; the last batch may be less."""
+        """All images of `split` once, in an order from `seed`; the last batch may be smaller."""
 
     def train(self, batches: Iterator[Batch], rates: Iterable[float], loss_sum: Tensor) -> None:
         """Take one step for each learning rate, with the next of `batches`.

@@ -1,6 +1,6 @@
 """Confirm: retrain and test the recommended trials with seeds that no trial has used.
 
-Only here does a search use test images. Experiments that have been run before are found again.
+Only here does a search use test images. Experiments that have already run are reused.
 """
 
 import shlex

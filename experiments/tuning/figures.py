@@ -104,7 +104,7 @@ def in_percent(trials: Iterable[FrozenTrial], lowest: float = -np.inf) -> optuna
     """A study in memory whose only objective is validation accuracy in percent.
 
     Args:
-        lowest: Accuracies below are replaced by this.
+        lowest: Accuracies below this are replaced by it.
     """
     study = optuna.create_study(direction="maximize")
     for trial in trials:

@@ -286,7 +286,7 @@ def interactive_fronts(
 
 
 def hover_texts(table: pd.DataFrame, search: Search) -> list[str]:
-    """What the mouse shows of each trial."""
+    """What hovering over each trial shows."""
     texts = []
     for row in table.to_dict("records"):
         lines = [f"<b>trial {row['number']}</b>, {row['state']}"]

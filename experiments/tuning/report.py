@@ -1,6 +1,6 @@
 """Report: what a search found, as text, tables and figures.
 
-Each study gets in its run, and in `reports/<run id>/<method>/`: `trials.csv`, `recommended.json`,
+Each study gets, in its run and in `reports/<run id>/<method>/`: `trials.csv`, `recommended.json`,
 `command.txt`, `plots/` and `interactive.html`. The search gets `recommended.csv`, `tested.csv`, and
 all fronts in one figure, `fronts.png` and `fronts.html`.
 """

@@ -1,8 +1,8 @@
 """Runs: what a search logs to MLflow.
 
 The run of a search has nested runs for its studies, and those have nested runs for their trials. A
-trial's run has no lock and no heartbeat: its trial in Optuna's storage has both, and tells how the
-run ends if its process dies. Steps of a trial's metrics are rounds; metrics are means over its
+trial's run has no lock and no heartbeat: its trial in Optuna's storage has both, and decides how
+the run ends if its process dies. Steps of a trial's metrics are rounds; metrics are means over its
 seeds.
 """
 
@@ -47,7 +47,7 @@ class TrialRun:
         self._flushed = time.monotonic()
 
     def log_round(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of a round, at the latest with the result."""
+        """Log the metrics of a round, now or later, but no later than the result."""
         now = int(1000 * time.time())
         self._buffer += [Metric(name, value, now, number) for name, value in metrics.items()]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -106,7 +106,7 @@ def open_trial(
 
 @cache
 def _environment(device: str) -> dict[str, str]:
-    """As `environment`, which calls git, but once per process."""
+    """Like `environment`, which calls git, but only once per process."""
     return environment(device)
 
 

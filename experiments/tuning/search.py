@@ -110,7 +110,7 @@ class Search:
         excluded = Tuning.model_fields.keys() - STUDY_FIELDS
         excluded |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
-        variants = [  # together with it, they run the code of all trials
+        variants = [  # with `resolved`, they run the code of all trials
             resolved.model_copy(update={name: value})
             for name, rule in self.space.items()
             if isinstance(rule, Choices)

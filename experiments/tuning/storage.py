@@ -63,7 +63,7 @@ class Storage:
     url: str
     patience: float
     echo: Echo
-    recoveries: list[float] = field(default_factory=list)  # when long outages ended, monotonic
+    recoveries: list[float] = field(default_factory=list)  # monotonic times when long outages ended
 
     def retry(self, do: Callable[[], Result]) -> Result:
         """The result of `do`, which is repeated until the storage answers.
@@ -195,7 +195,7 @@ def parse_url(url: str) -> URL:
 
 
 def absolute_url(url: str) -> str:
-    """The same storage as a URL that holds in every folder; raises as `parse_url`."""
+    """The same storage as a URL that works from every folder; raises as `parse_url`."""
     parsed = parse_url(url)
     if parsed.drivername == "postgresql":  # the driver of requirements-cluster.txt
         parsed = parsed.set(drivername="postgresql+psycopg")

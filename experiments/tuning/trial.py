@@ -167,7 +167,7 @@ _dense: dict[str, RoundResult] = {}
 
 
 def _rounds(config: Resolved, data: Splits, seeds: int) -> Iterator[RoundResult]:
-    """As `prune_rounds`, with a dense network that may come from an earlier trial."""
+    """Like `prune_rounds`, with a dense network that may come from an earlier trial."""
     key = json.dumps(config.dense_settings() | {"data": data.digest}, sort_keys=True)
     if key not in _dense:
         _dense[key] = next(_results(prune_rounds(config, data)))
