@@ -163,10 +163,7 @@ def _one_line_errors() -> Iterator[None]:
 
 def _connect(address: str) -> None:
     if "://" in address:
-        raise ValueError(
-            "ray_address must be auto or host:port, and this machine must be in the cluster, "
-            f"got {address}"
-        )
+        raise ValueError(f"ray_address must be auto or host:port, got {address}")
     handler = signal.getsignal(signal.SIGTERM)
     others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE]
     code = {"working_dir": str(ROOT), "excludes": others}
