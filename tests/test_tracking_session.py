@@ -5,6 +5,7 @@ import time
 
 import mlflow
 import pytest
+from sqlalchemy import create_engine, text
 
 from experiments.processes.locks import lock_name, run_lock
 from experiments.processes.signals import Interrupted
@@ -86,6 +87,20 @@ def test_a_run_is_marked_with_how_its_block_ended(parent, error, status, tag):
         pass
     assert mlflow.get_run(claimed).info.status == "FINISHED"
     assert tag[0] not in mlflow.get_run(claimed).data.tags
+
+
+def test_a_run_interrupted_in_the_middle_of_a_write_is_marked(parent):
+    claimed = begin(parent)
+
+    def write():
+        connection = create_engine(mlflow.get_tracking_uri()).connect()
+        connection.execute(text("UPDATE runs SET name = 'half written'"))
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted), claim_run(claimed):
+        write()
+    assert mlflow.get_run(claimed).info.status == "KILLED"
+    assert mlflow.get_run(claimed).info.run_name != "half written"
 
 
 def test_params_that_are_logged_already_stay(parent):

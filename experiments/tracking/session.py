@@ -4,6 +4,7 @@ A process that works on a run holds its lock and renews its heartbeat (experimen
 locks.py), so that others can distinguish a run in progress from one whose process was killed.
 """
 
+import gc
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from traceback import clear_frames
 
 import mlflow
 from mlflow.entities import Param, RunTag
@@ -107,6 +109,9 @@ def _marked_on_exit(run_id: str | None = None) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         signal = stop.signal_name if isinstance(stop, Interrupted) else "SIGINT"
         status, tags = "KILLED", {"interrupted": signal}
+        # In the middle of a write to SQLite: what the frames hold would keep the file locked.
+        clear_frames(stop.__traceback__)
+        gc.collect()
         raise
     except BaseException as error:
         tags = {"error": describe_error(error)}
