@@ -170,6 +170,18 @@ def test_a_metric_may_be_missing_from_the_first_rounds_only(failed, step):
             history_of(run, config, "resume")
 
 
+def test_rounds_read_back_have_the_columns_of_a_new_run_in_order(failed):
+    """A store returns metrics in any order, here the loss last."""
+    run = mlflow.get_run(failed)
+    forget(failed, "train_loss", "epoch/train_loss")
+    for name, step in (("epoch/train_loss", 2), ("train_loss", 0)):
+        mlflow.MlflowClient().log_metric(failed, name, run.data.metrics[name], step=step)
+    frames = load_run(config_from({"resume": failed})).history.frames()
+    for frame, name in zip(frames, ("rounds.csv", "epochs.csv"), strict=True):
+        written = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}")
+        assert ",".join(frame.columns) == written.splitlines()[0]
+
+
 def forget(run_id, *names):
     """Delete metrics, as if they had never been logged."""
     with closing(sqlite3.connect("mlflow.db")) as database, database:

@@ -4,8 +4,9 @@ One record describes all of a metric. To add one: a record in `METRICS`. It is t
 to rounds.csv, and kept by a resumed run; the flags say where else it appears.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import nan
 
 from experiments.training.loop import Evaluation, Trained
 from pruning import sizes
@@ -196,7 +197,22 @@ def measure(measured: Measured) -> dict[str, float]:
         if metric.measure and (measured.test or not metric.needs_test)
     }
     layers = {
-        f"{LAYER_PREFIX}{name.removesuffix('.weight')}": sizes.sparsity({name: mask})
-        for name, mask in measured.masks.items()
+        layer_metric(name): sizes.sparsity({name: mask}) for name, mask in measured.masks.items()
     }
     return metrics | layers
+
+
+def layer_metric(name: str) -> str:
+    """The metric of the sparsity of a prunable tensor."""
+    return f"{LAYER_PREFIX}{name.removesuffix('.weight')}"
+
+
+def in_order(row: Mapping[str, float], prunable: Iterable[str]) -> dict[str, float]:
+    """A row of rounds.csv that was read back, in the order in which it is written.
+
+    A metric that it lacks becomes NaN.
+    """
+    measured = [name for name, metric in METRICS.items() if metric.measure]
+    layers = [layer for name in prunable if (layer := layer_metric(name)) in row]
+    logged = [name for name, metric in METRICS.items() if not metric.measure]
+    return {name: row.get(name, nan) for name in ("round", *measured, *layers, *logged)}

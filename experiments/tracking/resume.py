@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +16,16 @@ from mlflow.exceptions import MlflowException
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import as_text, default_text
 from experiments.processes.tasks import THREADS_PER_WORKER
-from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH
+from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH, in_order
 from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
 from experiments.tracking.session import is_running, is_running_elsewhere
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
+from models import Architecture
 from pruning.checkpoint import Checkpoint, load_checkpoint
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
+IMAGE_SHAPE = (1, 128, 128)  # any: the names of the layers do not depend on it
 REQUIRED = {name for name, metric in METRICS.items() if metric.required}
 
 # These may differ when a run is resumed, because they do not change its result.
@@ -184,18 +186,15 @@ def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
         raise ValueError(
             f"{parameter}: metrics of run {run.info.run_id} are missing; start a new run"
         )
-    rounds = [row | _missing(row, METRICS) for row in rounds]
+    prunable = Architecture(config.model, IMAGE_SHAPE, 2).prunable
+    rounds = [in_order(row, prunable) for row in rounds]
     epochs = []
     for step, row in sorted(by_step.items()):
         number, epoch = place_of(config, step)
         if number in complete:
             place = {"round": number, "epoch": epoch, "step": step}
-            epochs.append(place | row | _missing(row, PER_EPOCH))
+            epochs.append(place | {name: row.get(name, math.nan) for name in PER_EPOCH})
     return History(rounds, epochs, frozenset(by_step))
-
-
-def _missing(row: Row, names: Iterable[str]) -> Row:
-    return {name: math.nan for name in names if name not in row}
 
 
 def network_of(run_id: str, config: Resolved, parameter: str, folder: str, number: int) -> Snapshot:
