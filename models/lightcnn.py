@@ -73,14 +73,6 @@ class Residual(nn.Module):
         return result
 
 
-class MaxPool(nn.Module):
-    """The maximum of each 2x2 square, including partial squares at the border."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Values [N, channels, height, width], height and width halved, rounded up."""
-        return F.max_pool2d(values, 2, ceil_mode=True)
-
-
 class MaxMeanPool(nn.Module):
     """Maximum plus mean of each 2x2 square, including partial squares at the border."""
 
@@ -97,14 +89,14 @@ class LightCNN9(nn.Module):
         super().__init__()
         self.features = nn.Sequential(
             mfm_conv(image_shape[0], 48, 5),
-            MaxPool(),
+            nn.MaxPool2d(2, ceil_mode=True),
             Group(48, 96),
-            MaxPool(),
+            nn.MaxPool2d(2, ceil_mode=True),
             Group(96, 192),
-            MaxPool(),
+            nn.MaxPool2d(2, ceil_mode=True),
             Group(192, 128),
             Group(128, 128),
-            MaxPool(),
+            nn.MaxPool2d(2, ceil_mode=True),
         )
         self.fc1 = MFM(nn.Linear(pooled_size(image_shape), 2 * 256))
         self.fc2 = nn.Linear(256, classes)
@@ -133,7 +125,7 @@ class LightCNN29(nn.Module):
         self.group3 = Group(192, 128)
         self.block4 = residuals(128, 4)
         self.group4 = Group(128, 128)
-        self.pool = MaxMeanPool() if v2 else MaxPool()
+        self.pool = MaxMeanPool() if v2 else nn.MaxPool2d(2, ceil_mode=True)
         size = pooled_size(image_shape)
         self.fc = nn.Linear(size, 256) if v2 else MFM(nn.Linear(size, 2 * 256))
         self.fc2 = nn.Linear(256, classes, bias=not v2)
