@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from models.lenet import lenet
 from models.lightcnn import LIGHTCNNS, lightcnn
 
-Builder = Callable[[str, tuple[int, ...], int], nn.Module]
-
-MODELS: dict[str, Builder] = {
+MODELS: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
     "lenet": lenet,
     "lightcnn": lightcnn,
 }
@@ -45,27 +43,6 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
     """Names of the weight tensors that can be pruned, from input to output layer."""
     layers = (name for name, layer in model.named_modules() if isinstance(layer, PRUNABLE_LAYERS))
     return tuple(f"{name}.weight" for name in layers)
-
-
-def draw_state(
-    name: str, image_shape: tuple[int, ...], classes: int, seed: int
-) -> dict[str, Tensor]:
-    """Random initial values on the CPU: Gaussian Glorot weights, zero biases (arXiv:1803.03635).
-
-    Tensors that are not in a prunable layer keep the model's own initialisation.
-    The result depends on `seed` only.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(name, image_shape, classes)
-    generator = torch.Generator().manual_seed(seed)
-    state = {name: value.detach() for name, value in model.state_dict().items()}
-    for weight in prunable_weights(model):
-        nn.init.xavier_normal_(state[weight], generator=generator)
-        bias = weight.removesuffix("weight") + "bias"
-        if bias in state:
-            nn.init.zeros_(state[bias])
-    return state
 
 
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
@@ -109,8 +86,22 @@ class Architecture:
         return build_model(self.name, self.image_shape, self.classes)
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """Random initial values on the CPU, as `draw_state`."""
-        return draw_state(self.name, self.image_shape, self.classes, seed)
+        """Random initial values on the CPU: Gaussian Glorot weights, zero biases.
+
+        Tensors that are not in a prunable layer keep the model's own initialisation. The result
+        depends on `seed` only. Frankle & Carbin 2019, arXiv:1803.03635.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.build()
+        generator = torch.Generator().manual_seed(seed)
+        state = {name: value.detach() for name, value in model.state_dict().items()}
+        for weight in prunable_weights(model):
+            nn.init.xavier_normal_(state[weight], generator=generator)
+            bias = weight.removesuffix("weight") + "bias"
+            if bias in state:
+                nn.init.zeros_(state[bias])
+        return state
 
     @cached_property
     def skeleton(self) -> nn.Module:
