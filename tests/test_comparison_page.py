@@ -276,7 +276,8 @@ def test_the_means_and_differences_of_the_shown_round_have_verdicts(html):
 
 
 def test_one_seed_makes_a_page_without_spread():
-    comparison = replace(comparison_of(seeds=(0,)), links={}, images={}, environment={})
+    unknown = {"git_commit": "unknown", "git_dirty": "unknown"}
+    comparison = replace(comparison_of(seeds=(0,)), links={}, environment=unknown)
     html = render_page(comparison, drawings())
     assert "With one seed no spread is known" in html
     assert ">one seed<" in html
