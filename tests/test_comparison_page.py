@@ -293,12 +293,6 @@ def test_dense_networks_alone_make_a_page():
     assert "Differences in" not in html
 
 
-def test_a_comparison_without_rounds_is_refused():
-    empty = comparison_of()
-    with pytest.raises(ValueError, match="without a finished round"):
-        render_page(replace(empty, rounds=empty.rounds.iloc[:0]), drawings())
-
-
 def test_the_question_names_methods_network_and_data():
     assert question(comparison_of()) == (
         "Which method finds the best small lenet_300_100 on digits: keep, random or lottery?"

@@ -42,17 +42,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a heading for each column; `numeric` marks the columns of numbers."""
+    """A table with a heading for each column, whose cells are all numbers or all words."""
 
     name: str
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-
-    @property
-    def numeric(self) -> tuple[bool, ...]:
-        """Whether all cells of a column are numbers."""
-        places = range(len(self.heads))
-        return tuple(all(row[place].value is not None for row in self.rows) for place in places)
 
 
 Row = Any  # a mapping from column names to values
