@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import dense_interval, methods_of, overlap, pixels, summarise
+from experiments.comparison.text import count, in_percent
 from experiments.figures import experiment
 from experiments.figures.intervals import accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
@@ -57,7 +58,7 @@ CAPTIONS = {
 def draw_accuracy(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against remaining weights, the dense network on the left."""
     figure, (axes,) = new_figure("Test accuracy against remaining weights")
-    drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining", 100)
+    drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining")
     note = zoom_to_means(axes, drawn)
     axes.set_ylabel("test accuracy (%)")
     remaining_axis(axes, rounds)
@@ -69,7 +70,7 @@ def draw_accuracy(rounds: pd.DataFrame) -> Figure:
 def draw_early_stop(rounds: pd.DataFrame) -> Figure:
     """Iteration of minimum validation loss against remaining weights."""
     figure, (axes,) = new_figure("How fast: iteration of minimum validation loss")
-    drawn = draw_rounds(axes, rounds, "early_stop_iteration", "remaining", 1)
+    drawn = draw_rounds(axes, rounds, "early_stop_iteration", "remaining")
     ticks = [digit * 10**power for power in range(8) for digit in (1, 2, 3, 5, 7)]
     axes.set(yscale="log", ylabel="early-stop iteration (log scale)")
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -94,7 +95,7 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
     title = f"Retraining with {share} of the weights (round {shown_round})"
     figure, panels = new_figure(title, 1 + two)
     for axes in panels:
-        draw_dense_level(axes, rounds, "test_accuracy", 100)
+        draw_dense_level(axes, rounds, "test_accuracy")
         for method, style in styles(methods_of(rounds)).items():
             own = table[table["method"] == method]
             axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **style.line)
@@ -118,7 +119,7 @@ def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against compression ratio and against theoretical speed-up."""
     figure, panels = new_figure("Accuracy against size, and against work", 2, sharey=True)
     for axes, name in zip(panels, ("compression_ratio", "theoretical_speedup"), strict=True):
-        drawn = draw_rounds(axes, rounds, "test_accuracy", name, 100)
+        drawn = draw_rounds(axes, rounds, "test_accuracy", name)
         largest = drawn["x"].max()
         powers = range(0, int(np.log2(largest)) + 2, 1 if largest < 64 else 2)
         axes.set(xscale="log", xlabel=f"{METRICS[name].label} (log scale)")
@@ -255,16 +256,14 @@ def to_svg(figure: Figure) -> str:
 CROWDED = 1.12  # ratio of two sizes whose labels would touch
 
 
-def draw_rounds(
-    axes: Axes, rounds: pd.DataFrame, metric: str, against: str, scale: float
-) -> pd.DataFrame:
+def draw_rounds(axes: Axes, rounds: pd.DataFrame, metric: str, against: str) -> pd.DataFrame:
     """Draw each method's means and intervals; return them with their positions `x`."""
     table = summarise(rounds)
     table["remaining"] = 100 * (1 - table["sparsity"])
     names = {against: "x"} | {f"{metric}_{end}": end for end in ("mean", "low", "high")}
     table = table[["method", "round", *names]].rename(columns=names)
-    table[["mean", "low", "high"]] *= scale
-    draw_dense_level(axes, rounds, metric, scale)
+    table[["mean", "low", "high"]] *= 100 if in_percent(metric) else 1
+    draw_dense_level(axes, rounds, metric)
     by_method = styles(methods_of(rounds))
     for place, (method, style) in enumerate(by_method.items()):
         own = table[table["method"] == method]
@@ -278,9 +277,9 @@ def draw_rounds(
     return table
 
 
-def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str, scale: float) -> None:
+def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str) -> None:
     """The dense networks' mean as a dashed line, its interval as a faint band."""
-    dense = scale * dense_interval(rounds, metric)
+    dense = dense_interval(rounds, metric) * (100 if in_percent(metric) else 1)
     axes.axhline(dense["mean"], color=INK, lw=1, ls=DASHED, zorder=1)
     if dense["low"] < dense["high"]:
         axes.axhspan(dense["low"], dense["high"], color=INK, alpha=0.08, lw=0, zorder=0)
@@ -335,6 +334,4 @@ def add_legend(
 
 def _seeds(counts: pd.DataFrame) -> str:
     least, most = counts["min"].min(), counts["max"].max()
-    if least < most:
-        return f"{least} to {most} seeds"
-    return "1 seed" if most == 1 else f"{most} seeds"
+    return f"{least} to {most} seeds" if least < most else count(most, "seed")
