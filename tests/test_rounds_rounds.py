@@ -240,7 +240,7 @@ def test_a_lightcnn_continues_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
     """Whatever the memory format of a convolution's weights, and with crops and mirror images."""
     pixels = torch.randint(256, (40, 20, 20), generator=torch.Generator().manual_seed(0))
     images, labels = pixels.byte(), torch.arange(40) % 2
-    raw = Images("noise", 255, images[:30], labels[:30], images[30:], labels[30:], crop=16)
+    raw = Images("noise", 255, (images[:30], labels[:30]), (images[30:], labels[30:]), crop=16)
     data = split_images("noise", raw, 0.2, 0, 0, True)
     asked = {"model": "lightcnn_9", "epochs": 2, "retrain_epochs": 1, "rounds": 2}
     asked |= {"criterion": "random" if reinit == "random" else "magnitude"}
