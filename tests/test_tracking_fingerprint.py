@@ -88,7 +88,7 @@ SAME = {
     "a schedule that is not in use": (SCHEDULES, "return 1.0", "return 2.0"),
     "a reinit that is not in use": ("pruning/reinit.py", "std()", "mean()"),
     "a data set that is not in use": ("datasets/mnist.py", "white=255", "white=256"),
-    "a model that is not in use": ("models/lightcnn.py", "Group(48, 96)", "Group(48, 95)"),
+    "a model that is not in use": ("models/lightcnn.py", "group(48, 96)", "group(48, 95)"),
     "published values, which are not used": ("models/published.py", "SHOWN = 3", "SHOWN = 4"),
     "a default, which is a setting": ("experiments/config/recipes.py", "size=60", "size=61"),
     "a description": ("experiments/config/fields.py", "description=", "title='', description="),
