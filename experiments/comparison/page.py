@@ -20,13 +20,6 @@ from experiments.comparison.results import Comparison
 from experiments.comparison.text import count, listed, weights
 from experiments.figures.style import INK
 
-DESIGNS = {
-    "own": "Each method prunes its own networks, so methods differ in their masks as well as in "
-    "where the surviving weights restart.",
-    "shared": "All methods retrain the same masks, found by one trunk experiment, so methods "
-    "differ only in where the surviving weights restart.",
-}
-
 
 def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
     """The comparison as one self-contained HTML file.
@@ -56,7 +49,6 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
         main=main,
         pictures=others,
         tables=tables(comparison),
-        design=DESIGNS[comparison.setting["masks"]],
         checklist=checklist(comparison),
         count=count,
     )

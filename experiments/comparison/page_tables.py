@@ -133,9 +133,8 @@ def _mean(metric: str) -> list[Column]:
 
 def _dense(rounds: pd.DataFrame) -> pd.DataFrame:
     """The dense network as a row of `statistics.summarise`."""
-    row: dict[str, object] = {"method": DENSE, "sparsity": 0.0}
+    row: dict[str, object] = {"method": DENSE, "sparsity": 0.0, "n": rounds["seed"].nunique()}
     row |= {"compression_ratio": 1.0, "theoretical_speedup": 1.0}
-    row |= {"n": rounds["seed"].nunique()}
     for name in MAIN:
         row |= dict(dense_interval(rounds, name).add_prefix(f"{name}_"))
     return pd.DataFrame([row])
