@@ -8,7 +8,7 @@ Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -47,19 +47,16 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
 
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
     """Multiply-adds per image for one weight of each prunable tensor."""
-    uses: dict[str, int] = {}
+    uses = dict.fromkeys(prunable_weights(model), 0)
 
-    def count(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-            uses[name] = uses.get(name, 0) + positions
+    def count(name: str, layer: nn.Module, inputs: object, output: Tensor) -> None:
+        uses[name] += output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
 
-        return hook
-
-    weights = prunable_weights(model)
     hooks = [
-        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(count(name))
-        for name in weights
+        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(
+            partial(count, name)
+        )
+        for name in uses
     ]
     device = next(model.parameters()).device
     model.eval()
@@ -67,7 +64,7 @@ def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int
         model(torch.zeros(2, *image_shape, device=device))
     for handle in hooks:
         handle.remove()
-    return {name: uses[name] for name in weights}
+    return uses
 
 
 @dataclass(frozen=True)
