@@ -98,9 +98,9 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
         draw_dense_level(axes, rounds, "test_accuracy")
         for method, style in styles(methods_of(rounds)).items():
             own = table[table["method"] == method]
-            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **style.line)
+            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **style)
             axes.fill_between(
-                own["epoch"], own["low"], own["high"], color=style.colour, alpha=0.18, lw=0
+                own["epoch"], own["low"], own["high"], color=style["color"], alpha=0.18, lw=0
             )
         axes.set_xlabel("retraining epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -273,7 +273,7 @@ def draw_rounds(axes: Axes, rounds: pd.DataFrame, metric: str, against: str) -> 
         table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
         half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
         x = table.loc[own.index, "x"]
-        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style.line)
+        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style)
     return table
 
 
@@ -292,7 +292,7 @@ def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
     by_method, notes = styles(methods_of(drawn)), []
     at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
     for method, points in drawn[drawn["mean"] < bottom].groupby("method", sort=False):
-        colour, heights = by_method[str(method)].colour, [0.012] * len(points)
+        colour, heights = by_method[str(method)]["color"], [0.012] * len(points)
         axes.plot(points["x"], heights, "v", ms=4, color=colour, **at_edge)
         notes.append(f"{method} (down to {points['mean'].min():.3g}%)")
     return f"▾ below the range shown: {', '.join(notes)}" if notes else ""
@@ -322,7 +322,7 @@ def add_legend(
     for method, style in styles(methods_of(rounds)).items():
         if method in seeds.index:
             label = method if same else f"{method} ({_seeds(seeds.loc[[method]])})"
-            handles.append(Line2D([], [], label=label, lw=1.5, **style.line))
+            handles.append(Line2D([], [], label=label, lw=1.5, **style))
     handles.append(Line2D([], [], label="dense network", color=INK, lw=1, ls=DASHED))
     title = f"mean and 95% interval of {_seeds(seeds)}" if same else "mean and 95% interval"
     if seeds["max"].max() == 1:
