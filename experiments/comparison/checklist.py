@@ -111,12 +111,9 @@ def seeds(comparison: Comparison) -> Reply:
 def error_bars(comparison: Comparison) -> Reply:
     """Whether every mean has a spread."""
     known = comparison.summary["test_accuracy_std"].notna()
-    if known.all():
-        return "yes", (
-            "Mean, standard deviation (n \N{MINUS SIGN} 1) and Student's 95% interval of the mean."
-        )
-    return "partly" if known.any() else "no", (
-        f"{int((~known).sum())} of {len(known)} means are of one seed and have no spread."
+    return "yes" if known.all() else "partly" if known.any() else "no", (
+        f"{known.sum()} of {len(known)} means have a standard deviation (n \N{MINUS SIGN} 1) and "
+        "Student's 95% interval of the mean; a mean of one seed has no spread."
     )
 
 
