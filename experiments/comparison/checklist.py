@@ -32,14 +32,11 @@ def checklist(comparison: Comparison) -> dict[str, Reply]:
 
 def reproducible(comparison: Comparison) -> Reply:
     """Whether the code's version is known, without changes after it."""
-    commits = comparison.environment["git_commit"].split(", ")
-    dirty = comparison.environment["git_dirty"]
-    changes = {"false": "", "unknown": "; changes after it are unknown"}
-    clean = len(commits) == 1 and commits != ["unknown"] and dirty == "false"
+    commit, dirty = (comparison.environment[name] for name in ("git_commit", "git_dirty"))
+    clean = commit != "unknown" and ", " not in commit and dirty == "false"
     return "yes" if clean else "partly", (
-        "Command, settings, versions and processor are on this page; commit "
-        f"{listed([name[:12] for name in commits])}"
-        f"{changes.get(dirty, '; files were changed after it')}."
+        "Command, settings, versions, processor and commit are on this page"
+        f"{'' if clean else ', but it is not known to be one commit without changes'}."
     )
 
 
@@ -101,10 +98,9 @@ def other_methods(comparison: Comparison) -> Reply:
 def seeds(comparison: Comparison) -> Reply:
     """Whether there are several seeds."""
     fewest, most = comparison.summary["n"].min(), comparison.summary["n"].max()
-    failed = f" {count(len(comparison.failed), 'arm')} failed." if comparison.failed else ""
     few = "" if fewest >= 3 else " Use at least three."
     return "yes" if fewest >= 3 else "partly" if most >= 2 else "no", (
-        f"n = {fewest if fewest == most else f'{fewest} to {most}'} seeds.{failed}{few}"
+        f"n = {fewest if fewest == most else f'{fewest} to {most}'} seeds.{few}"
     )
 
 
