@@ -30,8 +30,7 @@ def checklist(comparison: Comparison) -> dict[str, Reply]:
     }
 
 
-def reproducible(comparison: Comparison) -> Reply:
-    """Whether the code's version is known, without changes after it."""
+def _reproducible(comparison: Comparison) -> Reply:
     commit, dirty = (comparison.environment[name] for name in ("git_commit", "git_dirty"))
     clean = commit != "unknown" and ", " not in commit and dirty == "false"
     return "yes" if clean else "partly", (
@@ -40,8 +39,7 @@ def reproducible(comparison: Comparison) -> Reply:
     )
 
 
-def operating_points(comparison: Comparison) -> Reply:
-    """Whether there are networks near each of `OPERATING_POINTS`."""
+def _operating_points(comparison: Comparison) -> Reply:
     summary = comparison.summary
     sizes = summary.loc[summary["round"] > 0, "compression_ratio"]
     near = [at for at in OPERATING_POINTS if (abs(np.log(sizes / at)) <= np.log(NEAR)).any()]
@@ -52,8 +50,7 @@ def operating_points(comparison: Comparison) -> Reply:
     )
 
 
-def extremes(comparison: Comparison) -> Reply:
-    """Whether networks get so small that accuracy drops."""
+def _extremes(comparison: Comparison) -> Reply:
     means = comparison.summary.pivot(index="round", columns="method", values="test_accuracy_mean")
     drop = float(np.nanmax((means.loc[0] - means).to_numpy(dtype=float)))
     return "yes" if drop >= SUBSTANTIAL else "no", (
@@ -62,23 +59,20 @@ def extremes(comparison: Comparison) -> Reply:
     )
 
 
-def curves(comparison: Comparison) -> Reply:
-    """Whether there are several curves."""
+def _curves(comparison: Comparison) -> Reply:
     methods = comparison.methods
     return "yes" if len(methods) > 1 else "no", (
         f"{count(len(methods), 'method')}: {listed(methods)}."
     )
 
 
-def random_baseline(comparison: Comparison) -> Reply:
-    """Whether a method prunes at random."""
+def _random_baseline(comparison: Comparison) -> Reply:
     at_random = "criterion == 'random' or control == 'random_mask'"
     found = methods_of(comparison.summary.query(at_random))
     return ("yes", f"{listed(found)}.") if found else ("no", "No method prunes at random.")
 
 
-def magnitude_baseline(comparison: Comparison) -> Reply:
-    """Whether a method prunes by magnitude."""
+def _magnitude_baseline(comparison: Comparison) -> Reply:
     by_magnitude = "criterion == 'magnitude' and control == 'none'"
     found = methods_of(comparison.summary.query(by_magnitude))
     if not found:
@@ -86,8 +80,7 @@ def magnitude_baseline(comparison: Comparison) -> Reply:
     return "yes", f"{listed(found)} (scope: {comparison.setting['scope']})."
 
 
-def other_methods(comparison: Comparison) -> Reply:
-    """Whether there are other criteria to compare with."""
+def _other_methods(comparison: Comparison) -> Reply:
     newer = sorted(set(comparison.summary["criterion"]) - CLASSIC)
     besides = f"Besides magnitude: {listed(newer)}. " if newer else ""
     return "partly" if newer else "no", (
@@ -95,8 +88,7 @@ def other_methods(comparison: Comparison) -> Reply:
     )
 
 
-def seeds(comparison: Comparison) -> Reply:
-    """Whether there are several seeds."""
+def _seeds(comparison: Comparison) -> Reply:
     fewest, most = comparison.summary["n"].min(), comparison.summary["n"].max()
     few = "" if fewest >= 3 else " Use at least three."
     return "yes" if fewest >= 3 else "partly" if most >= 2 else "no", (
@@ -104,8 +96,7 @@ def seeds(comparison: Comparison) -> Reply:
     )
 
 
-def error_bars(comparison: Comparison) -> Reply:
-    """Whether every mean has a spread."""
+def _error_bars(comparison: Comparison) -> Reply:
     known = comparison.summary["test_accuracy_std"].notna()
     return "yes" if known.all() else "partly" if known.any() else "no", (
         f"{known.sum()} of {len(known)} means have a standard deviation (n \N{MINUS SIGN} 1) and "
@@ -113,8 +104,7 @@ def error_bars(comparison: Comparison) -> Reply:
     )
 
 
-def same_recipe(comparison: Comparison) -> Reply:
-    """Whether the methods share their learning-rate schedule."""
+def _same_recipe(comparison: Comparison) -> Reply:
     starts = {name: REINITS[name].schedule for name in comparison.rounds["reinit"].unique()}
     shared = "Code, data, splits, optimizer and epochs are the same"
     if len(set(starts.values())) == 1:
@@ -135,7 +125,7 @@ ITEMS: dict[str, Callable[[Comparison], Reply] | Reply] = {
         "Names, settings and numbers of images are on this page; pre-processing and the metrics' "
         "definitions are in the project's docs/method.md.",
     ),
-    "All hyperparameters, source code, libraries and hardware": reproducible,
+    "All hyperparameters, source code, libraries and hardware": _reproducible,
     "The same metrics for the network before pruning, and raw values at every point": (
         "yes",
         "Round 0 is the dense network of the same seed.",
@@ -144,19 +134,19 @@ ITEMS: dict[str, Callable[[Comparison], Reply] | Reply] = {
         "yes",
         "Both are in the tables. Neither is a measured time.",
     ),
-    "At least five operating points, such as 2, 4, 8, 16 and 32 times smaller": operating_points,
-    "Sizes so small that accuracy drops substantially": extremes,
-    "Trade-off curves beside those of competing methods": curves,
+    "At least five operating points, such as 2, 4, 8, 16 and 32 times smaller": _operating_points,
+    "Sizes so small that accuracy drops substantially": _extremes,
+    "Trade-off curves beside those of competing methods": _curves,
     "Top-1 accuracy, and top-5 where there are many classes": (
         "partly",
         "Top-1 is reported; top-5 is not measured.",
     ),
-    "A baseline of random pruning": random_baseline,
-    "A baseline of magnitude pruning, global or layer by layer": magnitude_baseline,
-    "Comparison with recent methods, and with methods from before 2010": other_methods,
-    "Several runs, each with its own seed and initial values": seeds,
-    "Means and sample standard deviations; error bars that say what they are": error_bars,
-    "The same code, data and fine-tuning recipe for every method": same_recipe,
+    "A baseline of random pruning": _random_baseline,
+    "A baseline of magnitude pruning, global or layer by layer": _magnitude_baseline,
+    "Comparison with recent methods, and with methods from before 2010": _other_methods,
+    "Several runs, each with its own seed and initial values": _seeds,
+    "Means and sample standard deviations; error bars that say what they are": _error_bars,
+    "The same code, data and fine-tuning recipe for every method": _same_recipe,
     "Claims no wider than the experiments": (
         "partly",
         "The sentences at the top are about this data set, this network and these seeds only. "
