@@ -24,9 +24,7 @@ from experiments.figures.style import INK
 def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
     """The comparison as one self-contained HTML file.
 
-    Args:
-        comparison: What the page shows.
-        drawings: The figures of `draw_all` as SVG, by name; the first stands at the top.
+    `drawings` are the figures of `draw_all` as SVG, by name; the first stands at the top.
     """
     shown = comparison.rounds.loc[comparison.rounds["round"] == comparison.shown_round, "sparsity"]
     main, *others = [picture(name, svg) for name, svg in drawings.items()]

@@ -60,18 +60,15 @@ class Config(Common, Method):
                 f"warmup_epochs must be less than epochs ({self.epochs}), "
                 f"got {self.warmup_epochs:g}"
             )
-        if self.masks == "shared":
-            self._check_shared()
-        return self
-
-    def _check_shared(self) -> None:
-        if self.branch_of == NONE:
+        shared = self.masks == "shared"
+        if shared and self.branch_of == NONE:
             raise ValueError("masks=shared needs branch_of, the run whose masks are used")
-        if self.control == "inverted" or self.pruning == "one_shot":
+        if shared and (self.control == "inverted" or self.pruning == "one_shot"):
             raise ValueError(
                 "masks=shared uses the masks of another run and cannot be combined with "
                 "control=inverted or pruning=one_shot"
             )
+        return self
 
     def settings(self) -> dict[str, Any]:
         """The parameters that can change the result; checkpoints hold them.
