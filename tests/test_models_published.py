@@ -181,8 +181,8 @@ def rejection(path, first):
 
 
 def test_a_whole_model_is_rejected(tmp_path, first):
-    torch.save(build_model("lenet_3", (1, 2, 2), 2), tmp_path / "model.pth")
-    assert "(models.lenet.LeNet)" in rejection(tmp_path / "model.pth", first)
+    torch.save(build_model(NAME, SHAPE, 7), tmp_path / "model.pth")
+    assert "(models.lightcnn.LightCNN9)" in rejection(tmp_path / "model.pth", first)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -63,7 +63,7 @@ DIFFERENT = {
     "the loader of the data": ("datasets/digits.py", "default_rng(0)", "default_rng(1)"),
     "a method of the data": ("datasets/splits.py", "sub_(self.mean)", "sub_(0)"),
     "how data are split": ("datasets/__init__.py", "1 / 12", "1 / 10"),
-    "the model": ("models/lenet.py", "F.relu(layer", "F.gelu(layer"),
+    "the model": ("models/lenet.py", "nn.ReLU()", "nn.GELU()"),
     "its initial values": ("models/__init__.py", "xavier_normal_", "kaiming_normal_"),
     "the random streams": (ROUNDS, 'number, "criterion"', 'number, "scores"'),
     "a setting of PyTorch": ("experiments/training/__init__.py", "denormal(True", "denormal(False"),
