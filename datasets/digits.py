@@ -21,8 +21,6 @@ def digits(root: Path) -> Images:
     return Images(
         source="scikit-learn load_digits",
         white=16,
-        images=images[tests:],
-        labels=labels[tests:],
-        test_images=images[:tests],
-        test_labels=labels[:tests],
+        train=(images[tests:], labels[tests:]),
+        test=(images[:tests], labels[:tests]),
     )

@@ -53,10 +53,8 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
     return Images(
         source=str(folder),
         white=255,
-        images=train.data,
-        labels=train.targets,
-        test_images=test.data,
-        test_labels=test.targets,
+        train=(train.data, train.targets),
+        test=(test.data, test.targets),
     )
 
 

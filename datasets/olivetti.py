@@ -55,18 +55,16 @@ def as_images(portraits: np.ndarray, source: str) -> Images:
     people = torch.arange(len(images))
     order = np.random.default_rng(0).permuted(np.tile(np.arange(EACH), (len(people), 1)), axis=1)
     images = images[people[:, None], torch.from_numpy(order)]  # [people, 10, SIDE, SIDE]
-    parts = torch.split(images, [EACH - VALID - TEST, VALID, TEST], dim=1)
-    labels = [people.repeat_interleave(part.shape[1]) for part in parts]
-    train, valid, test = (part.flatten(0, 1).contiguous() for part in parts)
+    train, valid, test = (
+        (part.flatten(0, 1).contiguous(), people.repeat_interleave(part.shape[1]))
+        for part in torch.split(images, [EACH - VALID - TEST, VALID, TEST], dim=1)
+    )
     return Images(
         source=source,
         white=255,
-        images=train,
-        labels=labels[0],
-        test_images=test,
-        test_labels=labels[2],
-        valid_images=valid,
-        valid_labels=labels[1],
+        train=train,
+        test=test,
+        valid=valid,
         crop=CROP,
         classes=tuple(f"person {number + 1}" for number in range(len(people))),
     )

@@ -18,18 +18,18 @@ class DataUnavailableError(ValueError):
     """A data set is missing, cannot be downloaded, or is damaged. The message says what to do."""
 
 
+Part = tuple[Tensor, Tensor]  # images [N, height, width] uint8 and labels [N] int64
+
+
 @dataclass(frozen=True)
 class Images:
     """A data set as stored: grey images with pixels from 0 to `white`, and labels."""
 
     source: str  # the folder, file or library that it comes from
     white: int
-    images: Tensor  # [N, height, width] uint8, for training
-    labels: Tensor  # [N] int64
-    test_images: Tensor  # [M, height, width] uint8
-    test_labels: Tensor  # [M] int64
-    valid_images: Tensor | None = None  # None: a share of the training images is held out
-    valid_labels: Tensor | None = None
+    train: Part
+    test: Part
+    valid: Part | None = None  # None: a share of the training images is held out
     crop: int = 0  # side of the square that a network sees; 0 means the whole image
     classes: tuple[str, ...] = ()  # names, if any
     mapped: bool = False  # the images are memory-mapped and read on demand
@@ -136,9 +136,6 @@ class Splits:
         return replace(self, test=None)
 
 
-Part = tuple[Tensor, Tensor]  # images and labels
-
-
 def split_images(
     name: str, raw: Images, valid_share: float, seed: int, train_limit: int, standardise: bool
 ) -> Splits:
@@ -155,7 +152,7 @@ def split_images(
         ValueError: If `train_limit` is larger than the number of training images.
     """
     train, valid = _train_and_valid(name, raw, valid_share, seed, train_limit)
-    parts = {"train": train, "valid": valid, "test": (raw.test_images, raw.test_labels)}
+    parts = {"train": train, "valid": valid, "test": raw.test}
     mean, std = _mean_and_std(train[0], raw.white)
     if not std:
         raise ValueError(f"all training images of {name} have the same colour")
@@ -164,7 +161,7 @@ def split_images(
         part: Split(images.unsqueeze(1), labels, view, raw.mapped)
         for part, (images, labels) in parts.items()
     }
-    classes = len(raw.classes) or int(raw.labels.max()) + 1
+    classes = len(raw.classes) or int(raw.train[1].max()) + 1
     return Splits(
         name=name,
         source=raw.source,
@@ -178,20 +175,17 @@ def split_images(
 def _train_and_valid(
     name: str, raw: Images, valid_share: float, seed: int, train_limit: int
 ) -> tuple[Part, Part]:
-    order = torch.randperm(len(raw.labels), generator=torch.Generator().manual_seed(seed))
-    own = raw.valid_labels is not None
-    rows, train_rows = order.tensor_split([0 if own else round(valid_share * len(order))])
+    images, labels = raw.train
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    rows, train_rows = order.tensor_split([0 if raw.valid else round(valid_share * len(order))])
     if train_limit > len(train_rows):
         raise ValueError(
             f"train_limit must be at most {len(train_rows)} for {name}, got {train_limit}"
         )
-    if raw.valid_images is not None and raw.valid_labels is not None:
-        valid = raw.valid_images, raw.valid_labels
-    else:
-        valid = raw.images[rows], raw.labels[rows]
+    valid = raw.valid or (images[rows], labels[rows])
     train_rows = train_rows[: train_limit or None]
-    whole = own and not train_limit  # may be larger than memory: neither copied nor shuffled
-    train = (raw.images, raw.labels) if whole else (raw.images[train_rows], raw.labels[train_rows])
+    whole = raw.valid and not train_limit  # may be larger than memory: neither copied nor shuffled
+    train = raw.train if whole else (images[train_rows], labels[train_rows])
     if not (len(train[1]) and len(valid[1])):
         raise ValueError(f"{name} is too small to split: it has {len(order)} training images")
     return train, valid

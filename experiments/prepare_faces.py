@@ -21,7 +21,6 @@ from experiments.tracking import server
 from experiments.tracking.session import describe, tracked_run
 
 MAX_CLASSES = 100  # for metrics and the printed table; counts.csv always has all classes
-BATCH = 1000  # metrics in one call of MLflow
 
 
 def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
@@ -51,9 +50,7 @@ def _log(counts: pd.DataFrame, out: Path) -> None:
     for label in classes:
         name = f"class/{metric_name(label)}"
         totals |= {f"{name}/{outcome}": count for outcome, count in counts.loc[label].items()}
-    metrics = list(totals.items())
-    for start in range(0, len(metrics), BATCH):
-        mlflow.log_metrics(dict(metrics[start : start + BATCH]))
+    mlflow.log_metrics(totals)
     mlflow.log_text(counts.to_csv(), "counts.csv")
     mlflow.log_artifact(str(out / MANIFEST))
     mlflow.log_artifacts(str(out / CONTACT_SHEETS), CONTACT_SHEETS)

@@ -8,7 +8,7 @@ Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from models.lenet import lenet
 from models.lightcnn import LIGHTCNNS, lightcnn
 
-Builder = Callable[[str, tuple[int, ...], int], nn.Module]
-
-MODELS: dict[str, Builder] = {
+MODELS: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
     "lenet": lenet,
     "lightcnn": lightcnn,
 }
@@ -47,42 +45,18 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}.weight" for name in layers)
 
 
-def draw_state(
-    name: str, image_shape: tuple[int, ...], classes: int, seed: int
-) -> dict[str, Tensor]:
-    """Random initial values on the CPU: Gaussian Glorot weights, zero biases (arXiv:1803.03635).
-
-    Tensors that are not in a prunable layer keep the model's own initialisation.
-    The result depends on `seed` only.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(name, image_shape, classes)
-    generator = torch.Generator().manual_seed(seed)
-    state = {name: value.detach() for name, value in model.state_dict().items()}
-    for weight in prunable_weights(model):
-        nn.init.xavier_normal_(state[weight], generator=generator)
-        bias = weight.removesuffix("weight") + "bias"
-        if bias in state:
-            nn.init.zeros_(state[bias])
-    return state
-
-
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
     """Multiply-adds per image for one weight of each prunable tensor."""
-    uses: dict[str, int] = {}
+    uses = dict.fromkeys(prunable_weights(model), 0)
 
-    def count(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-            uses[name] = uses.get(name, 0) + positions
+    def count(name: str, layer: nn.Module, inputs: object, output: Tensor) -> None:
+        uses[name] += output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
 
-        return hook
-
-    weights = prunable_weights(model)
     hooks = [
-        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(count(name))
-        for name in weights
+        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(
+            partial(count, name)
+        )
+        for name in uses
     ]
     device = next(model.parameters()).device
     model.eval()
@@ -90,7 +64,7 @@ def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int
         model(torch.zeros(2, *image_shape, device=device))
     for handle in hooks:
         handle.remove()
-    return {name: uses[name] for name in weights}
+    return uses
 
 
 @dataclass(frozen=True)
@@ -109,8 +83,22 @@ class Architecture:
         return build_model(self.name, self.image_shape, self.classes)
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """Random initial values on the CPU, as `draw_state`."""
-        return draw_state(self.name, self.image_shape, self.classes, seed)
+        """Random initial values on the CPU: Gaussian Glorot weights, zero biases.
+
+        Tensors that are not in a prunable layer keep the model's own initialisation. The result
+        depends on `seed` only. Frankle & Carbin 2019, arXiv:1803.03635.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.build()
+        generator = torch.Generator().manual_seed(seed)
+        state = {name: value.detach() for name, value in model.state_dict().items()}
+        for weight in prunable_weights(model):
+            nn.init.xavier_normal_(state[weight], generator=generator)
+            bias = weight.removesuffix("weight") + "bias"
+            if bias in state:
+                nn.init.zeros_(state[bias])
+        return state
 
     @cached_property
     def skeleton(self) -> nn.Module:

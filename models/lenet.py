@@ -1,33 +1,16 @@
 """LeNet-300-100 and other fully connected networks. LeCun et al. 1998; arXiv:1803.03635."""
 
+from collections import OrderedDict
 from itertools import pairwise
 from math import prod
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-
-class LeNet(nn.Module):
-    """A fully connected network with ReLU between its layers `fc1`, `fc2`, ..."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
-        for number, layer in enumerate(layers, start=1):
-            self.add_module(f"fc{number}", layer)
-        self.hidden, self.output = layers[:-1], layers[-1:]  # lists: not registered again
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [N, ...] to logits [N, classes]."""
-        values = images.flatten(1)  # [N, pixels]
-        for layer in self.hidden:
-            values = F.relu(layer(values))
-        logits: Tensor = self.output[0](values)
-        return logits
+from torch import nn
 
 
 def lenet(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A LeNet with hidden layers of the given sizes, such as "300_100".
+    """A fully connected network with ReLU between its layers `fc1`, `fc2`, ...
+
+    The hidden layers have the given sizes, such as "300_100".
 
     Raises:
         ValueError: If the sizes are not positive integers separated by underscores.
@@ -37,4 +20,10 @@ def lenet(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
         raise ValueError(
             f"model lenet requires layer sizes such as lenet_300_100, got lenet_{sizes}"
         )
-    return LeNet((prod(image_shape), *(int(part) for part in parts), classes))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    widths = prod(image_shape), *(int(part) for part in parts), classes
+    for number, (inputs, outputs) in enumerate(pairwise(widths), start=1):
+        layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+        layers[f"relu{number}"] = nn.ReLU()
+    layers.popitem()  # logits keep their sign
+    return nn.Sequential(layers)

@@ -6,6 +6,7 @@ group. The release is for grey 128x128 images. Here pooling rounds odd sizes up,
 works; so does the release, except for its 29v2, which rounds down.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from math import ceil
@@ -45,20 +46,6 @@ class MFM(nn.Module):
         return max_feature_map(self.filter(values))
 
 
-class Group(nn.Module):
-    """A 1x1 convolution, then a 3x3 convolution, each with MFM."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv_a = mfm_conv(inputs, inputs, 1)
-        self.conv = mfm_conv(inputs, outputs, 3)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Values [N, inputs, height, width] to [N, outputs, height, width]."""
-        result: Tensor = self.conv(self.conv_a(values))
-        return result
-
-
 class Residual(nn.Module):
     """Two 3x3 convolutions with MFM, added to their input."""
 
@@ -71,14 +58,6 @@ class Residual(nn.Module):
         """Values [N, channels, height, width] to the same shape."""
         result: Tensor = values + self.conv2(self.conv1(values))
         return result
-
-
-class MaxPool(nn.Module):
-    """The maximum of each 2x2 square, including partial squares at the border."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Values [N, channels, height, width], height and width halved, rounded up."""
-        return F.max_pool2d(values, 2, ceil_mode=True)
 
 
 class MaxMeanPool(nn.Module):
@@ -97,14 +76,14 @@ class LightCNN9(nn.Module):
         super().__init__()
         self.features = nn.Sequential(
             mfm_conv(image_shape[0], 48, 5),
-            MaxPool(),
-            Group(48, 96),
-            MaxPool(),
-            Group(96, 192),
-            MaxPool(),
-            Group(192, 128),
-            Group(128, 128),
-            MaxPool(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            group(48, 96),
+            nn.MaxPool2d(2, ceil_mode=True),
+            group(96, 192),
+            nn.MaxPool2d(2, ceil_mode=True),
+            group(192, 128),
+            group(128, 128),
+            nn.MaxPool2d(2, ceil_mode=True),
         )
         self.fc1 = MFM(nn.Linear(pooled_size(image_shape), 2 * 256))
         self.fc2 = nn.Linear(256, classes)
@@ -126,14 +105,14 @@ class LightCNN29(nn.Module):
         super().__init__()
         self.conv1 = mfm_conv(image_shape[0], 48, 5)
         self.block1 = residuals(48, 1)
-        self.group1 = Group(48, 96)
+        self.group1 = group(48, 96)
         self.block2 = residuals(96, 2)
-        self.group2 = Group(96, 192)
+        self.group2 = group(96, 192)
         self.block3 = residuals(192, 3)
-        self.group3 = Group(192, 128)
+        self.group3 = group(192, 128)
         self.block4 = residuals(128, 4)
-        self.group4 = Group(128, 128)
-        self.pool = MaxMeanPool() if v2 else MaxPool()
+        self.group4 = group(128, 128)
+        self.pool = MaxMeanPool() if v2 else nn.MaxPool2d(2, ceil_mode=True)
         size = pooled_size(image_shape)
         self.fc = nn.Linear(size, 256) if v2 else MFM(nn.Linear(size, 2 * 256))
         self.fc2 = nn.Linear(256, classes, bias=not v2)
@@ -184,6 +163,12 @@ def max_feature_map(values: Tensor) -> Tensor:
 def mfm_conv(inputs: int, outputs: int, size: int) -> MFM:
     """A convolution with MFM that keeps height and width; the kernel `size` must be odd."""
     return MFM(nn.Conv2d(inputs, 2 * outputs, size, padding=size // 2))
+
+
+def group(inputs: int, outputs: int) -> nn.Sequential:
+    """A 1x1 convolution, then a 3x3 convolution, each with MFM."""
+    first, second = mfm_conv(inputs, inputs, 1), mfm_conv(inputs, outputs, 3)
+    return nn.Sequential(OrderedDict(conv_a=first, conv=second))
 
 
 def residuals(channels: int, count: int) -> nn.Sequential:

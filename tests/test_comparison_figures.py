@@ -105,15 +105,15 @@ def svgs(drawn):
 def test_a_reinit_method_has_the_same_style_beside_any_others():
     alone = {name: style.styles([name])[name] for name in REINITS}
     assert style.styles(["lottery snip", *reversed(REINITS), "a control"]).items() >= alone.items()
-    assert len({each.colour for each in alone.values()}) == len(REINITS) == 7
+    assert len({each["color"] for each in alone.values()}) == len(REINITS) == 7
 
 
 def test_no_two_methods_share_a_style():
     names = ["lottery", "lottery snip", *(f"control {number}" for number in range(30)), "keep"]
     found = style.styles(names)
     assert list(found) == names
-    assert len({(each.colour, str(each.dashes)) for each in found.values()}) == len(names)
-    assert len({found[name].marker for name in names[:13]}) == 13
+    assert len({(each["color"], str(each["ls"])) for each in found.values()}) == len(names)
+    assert len({found[name]["marker"] for name in names[:13]}) == 13
 
 
 def test_no_method_is_as_dark_as_the_ink():

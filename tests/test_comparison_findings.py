@@ -5,7 +5,6 @@ Three seeds, so t(0.975, 2 d.o.f.) = 4.302652729911275. The differences of lotte
 = 0.0052 to 0.0548, t = 5.196 and p = 0.0351.
 """
 
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -18,7 +17,6 @@ from experiments.comparison.findings import (
     early_stop_notes,
     headline,
     incomplete,
-    last_iteration,
     verdict,
 )
 from experiments.comparison.results import Comparison
@@ -64,7 +62,7 @@ def comparison_of(rounds, **changes):
     """A comparison with nothing but rounds, and what `changes` says."""
     whole = Comparison(
         name="",
-        setting={},
+        setting={"retrain_epochs": "10", "batch_size": "60"},
         defaults=frozenset(),
         rounds=rounds,
         epochs=pd.DataFrame(),
@@ -75,7 +73,7 @@ def comparison_of(rounds, **changes):
         links={},
         command="",
         environment={},
-        images={},
+        images={"train": 1790},
         data_source="",
     )
     return replace(whole, **changes)
@@ -162,7 +160,7 @@ def test_a_method_alone_is_compared_with_the_dense_network():
 
 
 def test_without_a_pruned_network_there_is_nothing_to_compare():
-    (only,) = headline(comparison_of(rounds_of(APART), shown_round=2))
+    (only,) = headline(comparison_of(rounds_of(APART), shown_round=0))
     assert only.endswith("so there is nothing to compare.")
 
 
@@ -196,25 +194,20 @@ def test_early_stop_notes_name_trained_starts_and_training_that_ended_first():
         {"keep": (0.95,) * 3, "random": (0.95,) * 3},
         stop={"keep": (10, 10, 10), "random": (300, 300, 290)},
     )
-    setting = {"retrain_epochs": "10", "batch_size": "60"}
-    comparison = comparison_of(rounds, setting=setting, images={"train": 1790})
-    assert early_stop_notes(comparison) == [
+    assert early_stop_notes(comparison_of(rounds)) == [
         "keep starts from trained values: the iterations of earlier training are not counted.",
         "In 2 of 6 networks, validation loss was lowest at the last iteration (300): longer "
         "training might lower it further.",
     ]
-    assert early_stop_notes(comparison_of(rounds_of(APART))) == []
+    early = rounds_of(APART, stop=dict.fromkeys(APART, (100, 200, 290)))
+    assert early_stop_notes(comparison_of(early)) == []
 
 
 def test_the_last_iteration_counts_a_smaller_last_batch():
-    comparison = comparison_of(
-        rounds_of(APART),
-        setting={"retrain_epochs": "10", "batch_size": "60"},
-        images={"train": 1412},
-    )
-    assert last_iteration(comparison) == 240  # 23 batches of 60, one of 32
-    assert last_iteration(replace(comparison, images={})) == math.inf
-    assert last_iteration(replace(comparison, setting={})) == math.inf
+    rounds = rounds_of({"random": (0.95,) * 3}, stop={"random": (240, 239, 100)})
+    (note,) = early_stop_notes(comparison_of(rounds, images={"train": 1412}))
+    assert note.startswith("In 1 of 3 networks")
+    assert "the last iteration (240)" in note  # ten epochs of 23 batches of 60 and one of 32
 
 
 def control_of(accuracies, control=CONTROL):

@@ -17,6 +17,13 @@ def test_a_page_holds_no_password(uri, shown):
     assert without_login(uri) == shown
 
 
+def test_a_comparison_without_a_finished_arm_has_nothing_to_report():
+    failed = {"label": "keep", "seed": 0, "run_id": None, "reason": "the loss is nan"}
+    made = comparisons.Record({}, {}, 1, [1, 8, 8], {}, "digits", [failed])
+    with pytest.raises(ValueError, match="no arm of this comparison succeeded"):
+        comparisons.read_table(made, "rounds.csv")
+
+
 def adopted(kind, status, running=False):
     """Whether a child is taken over from a parent of this kind and status."""
     client = mlflow.MlflowClient()

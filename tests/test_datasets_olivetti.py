@@ -16,11 +16,7 @@ def _offline(monkeypatch):
 
 
 def parts(images):
-    return {
-        "train": (images.images, images.labels),
-        "valid": (images.valid_images, images.valid_labels),
-        "test": (images.test_images, images.test_labels),
-    }
+    return {"train": images.train, "valid": images.valid, "test": images.test}
 
 
 def plain(people):
@@ -53,14 +49,14 @@ def test_every_portrait_is_in_exactly_one_split_with_its_label():
 
 def test_the_split_is_always_the_same_and_differs_between_people():
     first, again = as_images(plain(20), ""), as_images(plain(20), "")
-    assert torch.equal(first.images, again.images)
-    assert len(set((first.test_images[:, 0, 0] % 10).tolist())) > 1
+    assert torch.equal(first.train[0], again.train[0])
+    assert len(set((first.test[0][:, 0, 0] % 10).tolist())) > 1
 
 
 def test_enlarging_does_not_shift_the_picture():
     portraits = np.zeros((10, 64, 64), dtype=np.float32)
     portraits[:, :32, 16:] = 1
-    enlarged = as_images(portraits, "").images[0]
+    enlarged = as_images(portraits, "").train[0][0]
     assert (enlarged[:68, 40:] == 255).all()
     assert (enlarged[76:] == 0).all()
     assert (enlarged[:, :32] == 0).all()

@@ -14,10 +14,8 @@ def raw():
     return Images(
         source="here",
         white=100,
-        images=images,
-        labels=torch.arange(60) % 3,
-        test_images=images[:6] + 100,
-        test_labels=torch.zeros(6, dtype=torch.int64),
+        train=(images, torch.arange(60) % 3),
+        test=(images[:6] + 100, torch.zeros(6, dtype=torch.int64)),
     )
 
 
@@ -63,8 +61,8 @@ def test_train_limit_applies_to_training_only(raw):
 
 
 def test_validation_images_of_a_data_set_are_used(raw):
-    held = raw.images[50:] + 100
-    own = replace(raw, valid_images=held, valid_labels=torch.zeros(10, dtype=torch.int64))
+    held = raw.train[0][50:] + 100
+    own = replace(raw, valid=(held, torch.zeros(10, dtype=torch.int64)))
     splits = split_images("x", own, 0.1, seed=3, train_limit=0, standardise=True)
     assert pixels(splits, "train") == list(range(60))
     assert pixels(splits, "valid") == list(range(150, 160))
@@ -111,7 +109,7 @@ def test_augmentation_is_determined_by_the_generator(crossed):
 
 def test_one_changed_pixel_changes_the_digest(raw):
     before = split_images("x", raw, 0.1, 0, 0, True).digest
-    raw.test_images[0, 0, 0] += 1
+    raw.test[0][0, 0, 0] += 1
     assert split_images("x", raw, 0.1, 0, 0, True).digest != before
 
 

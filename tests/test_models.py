@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import MODELS, build_model, draw_state, prunable_weights, weight_uses
+from models import MODELS, Architecture, build_model, prunable_weights, weight_uses
 from models.serving import FromPixels
 
 
@@ -16,7 +16,7 @@ def test_lenet_300_100_has_the_papers_parameters():
 
 def test_lenet_computes_its_layers_in_order():
     model = build_model("lenet_5_4", (1, 2, 3), 3)
-    state = draw_state("lenet_5_4", (1, 2, 3), 3, 0)
+    state = Architecture("lenet_5_4", (1, 2, 3), 3).draw(0)
     model.load_state_dict(state)
     images = torch.randn(7, 1, 2, 3)
     values = images.reshape(7, 6)
@@ -53,14 +53,14 @@ def test_every_model_maps_images_to_logits_and_is_determined_by_its_seed(family)
     assert model(torch.zeros(3, *shape)).shape == (3, 10)
     weights = prunable_weights(model)
     assert set(weight_uses(model, shape)) == set(weights)
-    first, again, other = (draw_state(name, shape, 10, seed) for seed in (1, 1, 2))
+    first, again, other = (Architecture(name, shape, 10).draw(seed) for seed in (1, 1, 2))
     assert first.keys() == model.state_dict().keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert all(not torch.equal(first[key], other[key]) for key in weights)
 
 
 def test_initial_values_are_gaussian_glorot_with_zero_biases():
-    state = draw_state("lenet_300_100", (1, 28, 28), 10, 3)
+    state = Architecture("lenet_300_100", (1, 28, 28), 10).draw(3)
     weight = state["fc1.weight"]
     expected = (2 / (784 + 300)) ** 0.5
     assert weight.std().item() == pytest.approx(expected, rel=0.01)
@@ -68,11 +68,11 @@ def test_initial_values_are_gaussian_glorot_with_zero_biases():
     assert not state["fc1.bias"].any()
 
 
-def test_draw_state_leaves_the_global_generator_alone():
+def test_drawing_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    draw_state("lenet_20", (1, 8, 8), 10, 1)
+    Architecture("lenet_20", (1, 8, 8), 10).draw(1)
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import build_model, draw_state, prunable_weights, weight_uses
+from models import Architecture, build_model, prunable_weights, weight_uses
 from models.lightcnn import LIGHTCNNS
 from pruning.masks import dense_masks, groups_of, plan_removals, prune
 from tests.conftest import ROOT
@@ -103,7 +103,7 @@ def meta(name, image_shape=FACE, classes=7):
 
 def drawn(name, image_shape=SMALL):
     model = build_model(name, image_shape, 7)
-    state = draw_state(name, image_shape, 7, 0)
+    state = Architecture(name, image_shape, 7).draw(0)
     for key, value in state.items():
         if key.endswith("bias"):
             value.normal_(generator=torch.Generator().manual_seed(len(key)))
@@ -238,7 +238,7 @@ def test_convolutions_and_linear_layers_are_pruned_at_the_same_rate(name, scope)
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_pruning_a_lightcnn_removes_exactly_the_planned_weights(scope):
-    state = draw_state("lightcnn_9", (1, 16, 16), 7, 0)
+    state = Architecture("lightcnn_9", (1, 16, 16), 7).draw(0)
     names = prunable_weights(meta("lightcnn_9", (1, 16, 16)))
     sizes = {key: state[key].numel() for key in names}
     plan = plan_removals(sizes, groups_of(names, scope, 0.5, None), 0.6, 0)

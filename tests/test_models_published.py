@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models import build_model, draw_state
+from models import Architecture, build_model
 from models.published import load_published
 
 NAME, SHAPE, OUTPUT = "lightcnn_9", (1, 16, 16), "fc2.weight"
@@ -21,12 +21,12 @@ HEAD = {"fc2.weight", "fc2.bias"}
 
 @pytest.fixture(scope="module")
 def first():
-    return draw_state(NAME, SHAPE, 7, 0)
+    return Architecture(NAME, SHAPE, 7).draw(0)
 
 
 def published(classes, name=NAME, shape=SHAPE):
     """The content of a released file: DataParallel names, optimizer state and metrics."""
-    state = draw_state(name, shape, classes, 1)
+    state = Architecture(name, shape, classes).draw(1)
     weights = OrderedDict((f"module.{key}", value) for key, value in state.items())
     momentum = {0: {"momentum_buffer": torch.ones(96, 1, 5, 5)}}
     return {
@@ -75,7 +75,7 @@ def test_a_plain_state_dict_and_safetensors_load(tmp_path, first):
 
 
 def test_the_release_without_an_output_bias_loads(tmp_path):
-    first = draw_state("lightcnn_29_v2", SHAPE, 7, 0)
+    first = Architecture("lightcnn_29_v2", SHAPE, 7).draw(0)
     content = published(9, "lightcnn_29_v2")
     torch.save(content, tmp_path / "v2.pth.tar")
     loaded = load_published(tmp_path / "v2.pth.tar", first, OUTPUT)
@@ -181,8 +181,8 @@ def rejection(path, first):
 
 
 def test_a_whole_model_is_rejected(tmp_path, first):
-    torch.save(build_model("lenet_3", (1, 2, 2), 2), tmp_path / "model.pth")
-    assert "(models.lenet.LeNet)" in rejection(tmp_path / "model.pth", first)
+    torch.save(build_model(NAME, SHAPE, 7), tmp_path / "model.pth")
+    assert "(models.lightcnn.LightCNN9)" in rejection(tmp_path / "model.pth", first)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

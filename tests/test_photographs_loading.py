@@ -15,11 +15,7 @@ from datasets.photographs.prepare import prepare
 from datasets.splits import DataUnavailableError
 from tests.portraits import flower, folder
 
-PARTS = {
-    "train": ("images", "labels"),
-    "valid": ("valid_images", "valid_labels"),
-    "test": ("test_images", "test_labels"),
-}
+PARTS = ("train", "valid", "test")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +45,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def tensors(images):
-    return [getattr(images, name) for names in PARTS.values() for name in names]
+    return [tensor for part in PARTS for tensor in getattr(images, part)]
 
 
 def equal(one, other):
@@ -71,8 +67,8 @@ def test_images_and_labels_follow_the_manifest(prepared):
     table = table[table["outcome"] == KEPT].sort_values("crop")
     assert images.classes == ("Ann", "bob")
     assert (images.white, images.crop, images.mapped) == (255, 128, False)
-    for part, names in PARTS.items():
-        pixels, labels = (getattr(images, name) for name in names)
+    for part in PARTS:
+        pixels, labels = getattr(images, part)
         rows = table[table["split"] == part]
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (len(rows), 144, 144)
@@ -80,9 +76,9 @@ def test_images_and_labels_follow_the_manifest(prepared):
         for crop, tensor in zip(rows["crop"], pixels, strict=True):
             with Image.open(prepared / crop) as image:
                 assert np.array_equal(image, tensor)
-    assert images.labels.bincount().tolist() == [7, 4]
-    assert images.valid_labels.bincount().tolist() == [2, 1]
-    assert images.test_labels.bincount().tolist() == [1, 1]
+    assert images.train[1].bincount().tolist() == [7, 4]
+    assert images.valid[1].bincount().tolist() == [2, 1]
+    assert images.test[1].bincount().tolist() == [1, 1]
 
 
 def test_the_split_is_that_of_the_manifest_for_every_seed(prepared):
@@ -213,11 +209,10 @@ def test_the_memory_map_is_rebuilt_when_a_crop_changes_or_disappears(own, monkey
     os.utime(first_crop(own), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     after = faces(own)
     changed = [
-        (part == 77).all((1, 2)).sum()
-        for part in (after.images, after.valid_images, after.test_images)
+        (pixels == 77).all((1, 2)).sum() for pixels, _ in (after.train, after.valid, after.test)
     ]
     assert sum(changed) == 1
     assert not equal(before, after)
     edit_manifest(own, lambda table: table.drop(index=table.index[table["split"] == "train"][0]))
-    assert len(faces(own).images) == len(after.images) - 1
+    assert len(faces(own).train[0]) == len(after.train[0]) - 1
     assert len(list(own.glob("crops.*.bin"))) == 1

@@ -12,7 +12,7 @@ from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
 from experiments.training.engine import ENGINES
 from experiments.training.loop import DivergedError, derive_seed
-from models import draw_state
+from models import Architecture
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
@@ -184,7 +184,7 @@ def frozen_start(reinit, data, **changes):
 
 def test_lottery_restarts_from_the_very_first_values(data):
     results = frozen_start("lottery", data)
-    initial = draw_state("lenet_30_20", (1, 8, 8), 10, derive_seed(0, 0, "initial"))
+    initial = Architecture("lenet_30_20", (1, 8, 8), 10).draw(derive_seed(0, 0, "initial"))
     assert same(results[0].network.initial, initial)
     assert not same(results[0].network.state, initial)
     for result in results[1:]:
@@ -240,7 +240,7 @@ def test_a_lightcnn_continues_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
     """Whatever the memory format of a convolution's weights, and with crops and mirror images."""
     pixels = torch.randint(256, (40, 20, 20), generator=torch.Generator().manual_seed(0))
     images, labels = pixels.byte(), torch.arange(40) % 2
-    raw = Images("noise", 255, images[:30], labels[:30], images[30:], labels[30:], crop=16)
+    raw = Images("noise", 255, (images[:30], labels[:30]), (images[30:], labels[30:]), crop=16)
     data = split_images("noise", raw, 0.2, 0, 0, True)
     asked = {"model": "lightcnn_9", "epochs": 2, "retrain_epochs": 1, "rounds": 2}
     asked |= {"criterion": "random" if reinit == "random" else "magnitude"}

@@ -8,7 +8,7 @@ from torch import nn
 from datasets import Split, View
 from experiments.training import gradients
 from experiments.training.gradients import flow_gradient, loss_gradient
-from models import build_model, draw_state, prunable_weights
+from models import Architecture, build_model, prunable_weights
 from pruning.criteria import CRITERIA, Evidence
 from pruning.masks import apply_masks, dense_masks
 
@@ -24,7 +24,7 @@ def split_of(count, side, view=PLAIN, classes=10):
 def network(name, side, density=1.0):
     """A model with values of its own, a state, and masks of the given density."""
     model = build_model(name, (1, side, side), 10)
-    state = draw_state(name, (1, side, side), 10, 0)
+    state = Architecture(name, (1, side, side), 10).draw(0)
     generator = torch.Generator().manual_seed(1)
     masks = {
         key: torch.rand(mask.shape, generator=generator) < density
@@ -131,7 +131,7 @@ def test_synflow_gives_every_layer_the_same_sum(name, side, density):
 def test_flow_gradient_is_finite_for_a_deep_network(name):
     """Beyond float32 for lightcnn_29_v2, which is why it stays in float64."""
     model = build_model(name, (1, 128, 128), 7)
-    state = draw_state(name, (1, 128, 128), 7, 0)
+    state = Architecture(name, (1, 128, 128), 7).draw(0)
     found = flow_gradient(model, (1, 128, 128), state)
     assert tuple(found) == prunable_weights(model)
     for key, value in found.items():

@@ -10,7 +10,7 @@ from experiments.training.engine import DenseEngine, Recipe, clip
 from experiments.training.loop import DivergedError, derive_seed, train
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES, warmed
-from models import build_model, draw_state, prunable_weights
+from models import Architecture, build_model, prunable_weights
 from pruning.masks import apply_masks, dense_masks
 
 
@@ -34,7 +34,7 @@ def recipe(**changes) -> Recipe:
 
 def setting(density=1.0, bf16=False):
     model = build_model("lenet_20_10", (1, 8, 8), 10)
-    state = draw_state("lenet_20_10", (1, 8, 8), 10, 0)
+    state = Architecture("lenet_20_10", (1, 8, 8), 10).draw(0)
     masks = dense_masks(state, prunable_weights(model))
     generator = torch.Generator().manual_seed(1)
     masks = {

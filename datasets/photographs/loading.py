@@ -40,17 +40,14 @@ def load_faces(root: Path) -> Images:
     numbers = {label: number for number, label in enumerate(classes)}
     labels = torch.tensor([numbers[label] for label in rows["label"]])
     sizes = [len(part) for part in parts]
-    train, valid, test = torch.split(images, sizes)
-    train_labels, valid_labels, test_labels = torch.split(labels, sizes)
+    splits = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+    train, valid, test = splits
     return Images(
         source=str(folder),
         white=255,
-        images=train,
-        labels=train_labels,
-        test_images=test,
-        test_labels=test_labels,
-        valid_images=valid,
-        valid_labels=valid_labels,
+        train=train,
+        test=test,
+        valid=valid,
         crop=CROP,
         classes=classes,
         mapped=mapped,

@@ -73,8 +73,6 @@ def ignore_decoder_warnings() -> Iterator[None]:
     """Silence Pillow's warnings about files that it reads anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        # A picture of twice the limit is an error.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 

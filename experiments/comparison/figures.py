@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import dense_interval, methods_of, overlap, pixels, summarise
+from experiments.comparison.text import count, in_percent
 from experiments.figures import experiment
 from experiments.figures.intervals import accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
@@ -57,7 +58,7 @@ CAPTIONS = {
 def draw_accuracy(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against remaining weights, the dense network on the left."""
     figure, (axes,) = new_figure("Test accuracy against remaining weights")
-    drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining", 100)
+    drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining")
     note = zoom_to_means(axes, drawn)
     axes.set_ylabel("test accuracy (%)")
     remaining_axis(axes, rounds)
@@ -69,7 +70,7 @@ def draw_accuracy(rounds: pd.DataFrame) -> Figure:
 def draw_early_stop(rounds: pd.DataFrame) -> Figure:
     """Iteration of minimum validation loss against remaining weights."""
     figure, (axes,) = new_figure("How fast: iteration of minimum validation loss")
-    drawn = draw_rounds(axes, rounds, "early_stop_iteration", "remaining", 1)
+    drawn = draw_rounds(axes, rounds, "early_stop_iteration", "remaining")
     ticks = [digit * 10**power for power in range(8) for digit in (1, 2, 3, 5, 7)]
     axes.set(yscale="log", ylabel="early-stop iteration (log scale)")
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -94,12 +95,12 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
     title = f"Retraining with {share} of the weights (round {shown_round})"
     figure, panels = new_figure(title, 1 + two)
     for axes in panels:
-        draw_dense_level(axes, rounds, "test_accuracy", 100)
+        draw_dense_level(axes, rounds, "test_accuracy")
         for method, style in styles(methods_of(rounds)).items():
             own = table[table["method"] == method]
-            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **style.line)
+            axes.plot(own["epoch"], own["mean"], lw=1.8, markevery=len(own) // 12 + 1, **style)
             axes.fill_between(
-                own["epoch"], own["low"], own["high"], color=style.colour, alpha=0.18, lw=0
+                own["epoch"], own["low"], own["high"], color=style["color"], alpha=0.18, lw=0
             )
         axes.set_xlabel("retraining epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -118,7 +119,7 @@ def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
     """Test accuracy against compression ratio and against theoretical speed-up."""
     figure, panels = new_figure("Accuracy against size, and against work", 2, sharey=True)
     for axes, name in zip(panels, ("compression_ratio", "theoretical_speedup"), strict=True):
-        drawn = draw_rounds(axes, rounds, "test_accuracy", name, 100)
+        drawn = draw_rounds(axes, rounds, "test_accuracy", name)
         largest = drawn["x"].max()
         powers = range(0, int(np.log2(largest)) + 2, 1 if largest < 64 else 2)
         axes.set(xscale="log", xlabel=f"{METRICS[name].label} (log scale)")
@@ -255,16 +256,14 @@ def to_svg(figure: Figure) -> str:
 CROWDED = 1.12  # ratio of two sizes whose labels would touch
 
 
-def draw_rounds(
-    axes: Axes, rounds: pd.DataFrame, metric: str, against: str, scale: float
-) -> pd.DataFrame:
+def draw_rounds(axes: Axes, rounds: pd.DataFrame, metric: str, against: str) -> pd.DataFrame:
     """Draw each method's means and intervals; return them with their positions `x`."""
     table = summarise(rounds)
     table["remaining"] = 100 * (1 - table["sparsity"])
     names = {against: "x"} | {f"{metric}_{end}": end for end in ("mean", "low", "high")}
     table = table[["method", "round", *names]].rename(columns=names)
-    table[["mean", "low", "high"]] *= scale
-    draw_dense_level(axes, rounds, metric, scale)
+    table[["mean", "low", "high"]] *= 100 if in_percent(metric) else 1
+    draw_dense_level(axes, rounds, metric)
     by_method = styles(methods_of(rounds))
     for place, (method, style) in enumerate(by_method.items()):
         own = table[table["method"] == method]
@@ -274,13 +273,13 @@ def draw_rounds(
         table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
         half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
         x = table.loc[own.index, "x"]
-        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style.line)
+        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style)
     return table
 
 
-def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str, scale: float) -> None:
+def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str) -> None:
     """The dense networks' mean as a dashed line, its interval as a faint band."""
-    dense = scale * dense_interval(rounds, metric)
+    dense = dense_interval(rounds, metric) * (100 if in_percent(metric) else 1)
     axes.axhline(dense["mean"], color=INK, lw=1, ls=DASHED, zorder=1)
     if dense["low"] < dense["high"]:
         axes.axhspan(dense["low"], dense["high"], color=INK, alpha=0.08, lw=0, zorder=0)
@@ -293,7 +292,7 @@ def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
     by_method, notes = styles(methods_of(drawn)), []
     at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
     for method, points in drawn[drawn["mean"] < bottom].groupby("method", sort=False):
-        colour, heights = by_method[str(method)].colour, [0.012] * len(points)
+        colour, heights = by_method[str(method)]["color"], [0.012] * len(points)
         axes.plot(points["x"], heights, "v", ms=4, color=colour, **at_edge)
         notes.append(f"{method} (down to {points['mean'].min():.3g}%)")
     return f"▾ below the range shown: {', '.join(notes)}" if notes else ""
@@ -323,7 +322,7 @@ def add_legend(
     for method, style in styles(methods_of(rounds)).items():
         if method in seeds.index:
             label = method if same else f"{method} ({_seeds(seeds.loc[[method]])})"
-            handles.append(Line2D([], [], label=label, lw=1.5, **style.line))
+            handles.append(Line2D([], [], label=label, lw=1.5, **style))
     handles.append(Line2D([], [], label="dense network", color=INK, lw=1, ls=DASHED))
     title = f"mean and 95% interval of {_seeds(seeds)}" if same else "mean and 95% interval"
     if seeds["max"].max() == 1:
@@ -335,6 +334,4 @@ def add_legend(
 
 def _seeds(counts: pd.DataFrame) -> str:
     least, most = counts["min"].min(), counts["max"].max()
-    if least < most:
-        return f"{least} to {most} seeds"
-    return "1 seed" if most == 1 else f"{most} seeds"
+    return f"{least} to {most} seeds" if least < most else count(most, "seed")

@@ -56,8 +56,8 @@ def headline(comparison: Comparison) -> list[str]:
     """The answer: the best network of the shown size, what sets it apart, and the tickets."""
     number, summary = comparison.shown_round, comparison.summary
     here = summary[summary["round"] == number]
-    if number == 0 or here.empty:
-        return ["No method has a pruned network of this size, so there is nothing to compare."]
+    if number == 0:
+        return ["There is no pruned network, so there is nothing to compare."]
     # Methods with fewer seeds rank last, since the worst seeds may be missing.
     best, *others = here.sort_values(["n", f"{ACCURACY}_mean"], ascending=False)["method"]
     row = here[here["method"] == best].iloc[0]
@@ -148,7 +148,8 @@ def early_stop_notes(comparison: Comparison) -> list[str]:
             f"{listed(trained)} {'starts' if len(trained) == 1 else 'start'} from trained values: "
             "the iterations of earlier training are not counted."
         )
-    last = last_iteration(comparison)
+    epochs, batch = (int(comparison.setting[name]) for name in ("retrain_epochs", "batch_size"))
+    last = epochs * math.ceil(comparison.images["train"] / batch)  # iteration of a round
     late = int((here[EARLY_STOP] >= last).sum())
     if late:
         notes.append(
@@ -156,14 +157,6 @@ def early_stop_notes(comparison: Comparison) -> list[str]:
             f"iteration ({last:,}): longer training might lower it further."
         )
     return notes
-
-
-def last_iteration(comparison: Comparison) -> float:
-    """Iterations of a retraining round; infinity if the settings do not say."""
-    epochs, batch = (comparison.setting.get(name, "") for name in ("retrain_epochs", "batch_size"))
-    if not (epochs.isdigit() and batch.isdigit() and "train" in comparison.images):
-        return math.inf
-    return int(epochs) * math.ceil(comparison.images["train"] / int(batch))
 
 
 def controls(comparison: Comparison) -> pd.DataFrame:

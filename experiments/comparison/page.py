@@ -17,30 +17,15 @@ from experiments.comparison.checklist import checklist
 from experiments.comparison.figures import CAPTIONS
 from experiments.comparison.page_tables import tables
 from experiments.comparison.results import Comparison
-from experiments.comparison.statistics import RULE
 from experiments.comparison.text import count, listed, weights
 from experiments.figures.style import INK
-
-DESIGNS = {
-    "own": "Each method prunes its own networks, so methods differ in their masks as well as in "
-    "where the surviving weights restart.",
-    "shared": "All methods retrain the same masks, found by one trunk experiment, so methods "
-    "differ only in where the surviving weights restart.",
-}
 
 
 def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
     """The comparison as one self-contained HTML file.
 
-    Args:
-        comparison: What the page shows.
-        drawings: The figures of `draw_all` as SVG, by name; the first stands at the top.
-
-    Raises:
-        ValueError: If there is no round to show.
+    `drawings` are the figures of `draw_all` as SVG, by name; the first stands at the top.
     """
-    if comparison.rounds.empty:
-        raise ValueError("a comparison without a finished round cannot be shown")
     shown = comparison.rounds.loc[comparison.rounds["round"] == comparison.shown_round, "sparsity"]
     main, *others = [picture(name, svg) for name, svg in drawings.items()]
     templates = Environment(
@@ -58,12 +43,10 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
         caveats=findings.caveats(comparison),
         incomplete=findings.incomplete(comparison.rounds),
         early_stop_notes=findings.early_stop_notes(comparison),
-        shown=weights(1 - shown.mean()) if len(shown) else None,
-        rule=RULE,
+        shown=weights(1 - shown.mean()),
         main=main,
         pictures=others,
         tables=tables(comparison),
-        design=DESIGNS.get(comparison.setting.get("masks", "")),
         checklist=checklist(comparison),
         count=count,
     )
@@ -71,7 +54,7 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
 
 def question(comparison: Comparison) -> str:
     """What the comparison asks."""
-    model, dataset = (comparison.setting.get(name, f"the {name}") for name in ("model", "dataset"))
+    model, dataset = (comparison.setting[name] for name in ("model", "dataset"))
     methods = comparison.methods
     if len(methods) == 1:
         return f"How small can {methods[0]} make {model} on {dataset}?"

@@ -42,17 +42,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a heading for each column; `numeric` marks the columns of numbers."""
+    """A table with a heading for each column, whose cells are all numbers or all words."""
 
     name: str
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-
-    @property
-    def numeric(self) -> tuple[bool, ...]:
-        """Whether all cells of a column are numbers."""
-        places = range(len(self.heads))
-        return tuple(all(row[place].value is not None for row in self.rows) for place in places)
 
 
 Row = Any  # a mapping from column names to values
@@ -139,9 +133,8 @@ def _mean(metric: str) -> list[Column]:
 
 def _dense(rounds: pd.DataFrame) -> pd.DataFrame:
     """The dense network as a row of `statistics.summarise`."""
-    row: dict[str, object] = {"method": DENSE, "sparsity": 0.0}
+    row: dict[str, object] = {"method": DENSE, "sparsity": 0.0, "n": rounds["seed"].nunique()}
     row |= {"compression_ratio": 1.0, "theoretical_speedup": 1.0}
-    row |= {"n": rounds["seed"].nunique()}
     for name in MAIN:
         row |= dict(dense_interval(rounds, name).add_prefix(f"{name}_"))
     return pd.DataFrame([row])

@@ -176,9 +176,7 @@ def log_summary(run_id: str, table: pd.DataFrame) -> None:
         for _, row in table.iterrows()
         for name in COMPARED
     ]
-    client = mlflow.MlflowClient()
-    for start in range(0, len(metrics), 1000):
-        client.log_batch(run_id, metrics[start : start + 1000])
+    mlflow.MlflowClient().log_batch(run_id, metrics)
 
 
 def failure_lines(outcomes: Mapping[Arm, Outcome]) -> list[str]:

@@ -24,11 +24,6 @@ from pruning.masks import Masks
 METHOD = ["reinit", "criterion", "control", "pruning"]
 SIZES = ["sparsity", "compression_ratio", "theoretical_speedup"]
 DENSE = "dense"  # the other side of a difference to the same seed's round 0
-RULE = (
-    "A winning ticket is the smallest network of a method whose validation accuracy, averaged over "
-    "all seeds of the method, is at least that of the dense networks of the same seeds; larger "
-    "networks may fall short of it. Test accuracy is only reported."
-)
 ROUNDING = 1e-12  # far below one image's share of an accuracy
 
 
@@ -109,9 +104,11 @@ def paired(first: pd.Series, second: pd.Series) -> Paired:
 
 
 def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Each method's smallest network that matches the dense one, by `RULE`: `tickets.csv`.
+    """Each method's smallest network that matches the dense one: `tickets.csv`.
 
-    Only validation data choose it; its test accuracy is then reported.
+    Its validation accuracy, averaged over all seeds of the method, is at least that of the dense
+    networks of the same seeds; larger networks may fall short of it. Its test accuracy is only
+    reported.
 
     Returns:
         One row per method: `method`, `n` (seeds), `round`, `remaining` (share of the weights),

@@ -5,9 +5,8 @@ An arm is one method with one seed. The methods are all combinations of the valu
 """
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,6 +18,8 @@ from experiments.config.parameters import (
     Parameters,
     one_of,
     or_auto,
+    readable,
+    some_of,
     validated,
 )
 from pruning.controls import CONTROLS
@@ -41,26 +42,6 @@ class Arm:
     def name(self) -> str:
         """Such as `lottery, seed 3`."""
         return f"{self.label}, seed {self.seed}"
-
-
-def _names(text: str, known: tuple[str, ...]) -> str:
-    """Check a list of known names."""
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(known):
-        raise ValueError(f"must be one or more of {', '.join(known)}, separated by commas")
-    if len(set(names)) < len(names):
-        raise ValueError("must not contain a name twice")
-    return ",".join(names)
-
-
-def some_of(*known: str) -> AfterValidator:
-    """The rule that a value is a comma-separated list of names of `known`."""
-    return AfterValidator(partial(_names, known=known))
-
-
-def _seeds(text: str) -> str:
-    seeds_of(text)
-    return text
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -89,7 +70,7 @@ class Arms(Parameters):
     reinits: Annotated[str, some_of(*REINITS)] = Field(
         "keep,random,lottery", description=f"methods to compare: {', '.join(REINITS)}"
     )
-    seeds: Annotated[str, AfterValidator(_seeds)] = Field(
+    seeds: Annotated[str, readable(seeds_of)] = Field(
         "5", description="number of seeds (5 means 0-4), or a list such as 0,3,7"
     )
     criterion: Annotated[str, some_of(*CRITERIA)] = Field(
@@ -133,22 +114,12 @@ class CompareConfig(Common, Execution, Arms):
             self.config_of(trunk_of(self, arms[0].seed).method, arms[0].seed)
         return self
 
-    def common(self) -> dict[str, Any]:
-        """The values that all arms share."""
-        return self.model_dump(include=set(Common.model_fields))
-
     def config_of(self, method: Method, seed: int, **more: str) -> Config:
         """The config of one arm; `more` is the rest of its parameters, such as `branch_of`."""
-        placeholder = {}
-        if self.masks == "shared" and "branch_of" not in more:  # the trunk has not run yet
-            placeholder = {"branch_of": "0" * 32}
-        return config_from(
-            self.common()
-            | method.model_dump()
-            | {"seed": seed, "masks": self.masks}
-            | placeholder
-            | more
-        )
+        values = self.model_dump(include={*Common.model_fields, "masks"}) | method.model_dump()
+        if self.masks == "shared":  # until the trunk has run
+            values["branch_of"] = "0" * 32
+        return config_from(values | {"seed": seed} | more)
 
 
 def arms_of(config: CompareConfig) -> list[Arm]:

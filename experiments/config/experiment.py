@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config.fields import NONE, Common, Method, run_id
 from experiments.config.parameters import AUTO, one_of, validated
-from experiments.config.recipes import defaults_for, model_for
+from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES
 from pruning.reinit import REINITS
@@ -60,21 +60,15 @@ class Config(Common, Method):
                 f"warmup_epochs must be less than epochs ({self.epochs}), "
                 f"got {self.warmup_epochs:g}"
             )
-        if self.masks == "shared":
-            self._check_shared()
-        return self
-
-    def _check_shared(self) -> None:
-        if self.branch_of == NONE:
+        shared = self.masks == "shared"
+        if shared and self.branch_of == NONE:
             raise ValueError("masks=shared needs branch_of, the run whose masks are used")
-        if self.control == "inverted" or self.pruning == "one_shot":
+        if shared and (self.control == "inverted" or self.pruning == "one_shot"):
             raise ValueError(
                 "masks=shared uses the masks of another run and cannot be combined with "
                 "control=inverted or pruning=one_shot"
             )
-
-    def _fine_tunes(self) -> bool:
-        return REINITS[self.reinit].schedule == "final"
+        return self
 
     def settings(self) -> dict[str, Any]:
         """The parameters that can change the result; checkpoints hold them.
@@ -96,7 +90,7 @@ class Config(Common, Method):
         Raises:
             ValueError: If given parameters conflict with the values of the others.
         """
-        model = self.model or model_for(dataset)
+        model = self.model or MODELS_FOR.get(dataset, MODEL)
         defaults = asdict(defaults_for(model))
         fast, share = defaults.pop("bf16"), defaults.pop("warmup_share")
         fine_tune_share = defaults.pop("fine_tune_share")
@@ -105,7 +99,8 @@ class Config(Common, Method):
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
         values.setdefault("warmup_epochs", share * values["epochs"])
         end = SCHEDULES[self.schedule](1.0) if fine_tune_share is None else fine_tune_share
-        values.setdefault("retrain_lr", values["lr"] * (end if self._fine_tunes() else 1.0))
+        fine_tunes = REINITS[self.reinit].schedule == "final"
+        values.setdefault("retrain_lr", values["lr"] * (end if fine_tunes else 1.0))
         values.setdefault("output_prune_rate", self.prune_rate)
         if self.device == AUTO:
             values["device"] = "cuda" if torch.cuda.is_available() else "cpu"

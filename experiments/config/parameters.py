@@ -7,7 +7,7 @@ represents "auto".
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -39,6 +39,30 @@ def one_of(*names: str) -> AfterValidator:
         if value is not None and value not in names:
             raise ValueError(f"must be one of {', '.join(names)}")
         return value
+
+    return AfterValidator(check)
+
+
+def some_of(*names: str) -> AfterValidator:
+    """Rule: the value is a comma-separated list of names of `names`."""
+
+    def check(text: str) -> str:
+        chosen = [name.strip() for name in text.split(",")]
+        if not set(chosen) <= set(names):
+            raise ValueError(f"must be one or more of {', '.join(names)}, separated by commas")
+        if len(set(chosen)) < len(chosen):
+            raise ValueError("must not contain a name twice")
+        return ",".join(chosen)
+
+    return AfterValidator(check)
+
+
+def readable(read: Callable[[str], object]) -> AfterValidator:
+    """Rule: `read` accepts the value, which stays as it is."""
+
+    def check(text: str) -> str:
+        read(text)
+        return text
 
     return AfterValidator(check)
 

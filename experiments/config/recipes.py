@@ -43,11 +43,6 @@ MODELS_FOR = {"faces": "lightcnn_9", "olivetti": "lightcnn_9"}  # by data set
 MODEL = "lenet_300_100"  # for the others
 
 
-def model_for(dataset: str) -> str:
-    """The default model of a data set."""
-    return MODELS_FOR.get(dataset, MODEL)
-
-
 def defaults_for(model: str) -> Defaults:
     """The values of "auto" for a model."""
     first = next(iter(RECIPES.values()))

@@ -3,11 +3,19 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from experiments.config.experiment import Config, config_from
 from experiments.config.fields import NONE, PRUNINGS, Common, Execution, Method
-from experiments.config.parameters import AUTO, Parameters, Positive, Share, one_of, or_auto
+from experiments.config.parameters import (
+    AUTO,
+    Parameters,
+    Positive,
+    Share,
+    one_of,
+    or_auto,
+    readable,
+)
 from experiments.config.space import Value, parse_space
 from pruning.criteria import CRITERIA
 from pruning.reinit import REINITS
@@ -29,20 +37,10 @@ def methods_of(text: str) -> tuple[str, ...]:
     return names
 
 
-def _check_methods(text: str) -> str:
-    methods_of(text)
-    return text
-
-
-def _check_space(text: str) -> str:
-    parse_space(text)
-    return text
-
-
 class Tuning(Parameters):
     """The parameters of a search that a single experiment does not have."""
 
-    reinit: Annotated[str, AfterValidator(_check_methods)] = Field(
+    reinit: Annotated[str, readable(methods_of)] = Field(
         "lottery",
         description=f"one method, a list, or all ({', '.join(ALL)}); each gets its own study",
     )
@@ -56,7 +54,7 @@ class Tuning(Parameters):
         description="pareto: validation accuracy against training epochs; accuracy: the best "
         "accuracy within budget_epochs",
     )
-    search: Annotated[str, AfterValidator(_check_space)] = Field(
+    search: Annotated[str, readable(parse_space)] = Field(
         NONE,
         description="more ranges to search, such as lr=0.0001..0.01:log,criterion=magnitude/snip, "
         "or a YAML file",

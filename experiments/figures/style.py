@@ -5,7 +5,6 @@ transparent background, so that a dark page has one colour to replace.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -41,22 +40,10 @@ report_style = rc_context(
 )
 
 
-@dataclass(frozen=True)
-class Style:
-    """The style of a method: matplotlib's colour, marker and line style."""
+def styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Arguments of `Axes.plot` for each method: `color`, `marker`, `ls` (dashes) and `ms`.
 
-    colour: str
-    marker: str
-    dashes: Any
-
-    @property
-    def line(self) -> dict[str, Any]:
-        """The style as arguments of `Axes.plot`."""
-        return {"color": self.colour, "marker": self.marker, "ls": self.dashes, "ms": 4}
-
-
-def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """A style for each method: a reinit method has its own, any other gets the next free one.
+    A reinit method has its own style, any other gets the next free one.
 
     Colours repeat after seven methods, with different dashes; no two methods share a style.
     """
@@ -66,10 +53,11 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
     return {method: _style(slot) for method, slot in slots.items()}
 
 
-def _style(slot: int) -> Style:
-    lap = slot // len(COLOURS)
+def _style(slot: int) -> dict[str, Any]:
+    lap, colour = divmod(slot, len(COLOURS))
     dashes = (0, (4.0, 1.5, *(1.0, 1.5) * (lap - 1))) if lap else "-"
-    return Style(COLOURS[slot % len(COLOURS)], MARKERS[slot % len(MARKERS)], dashes)
+    marker = MARKERS[slot % len(MARKERS)]
+    return {"color": COLOURS[colour], "marker": marker, "ls": dashes, "ms": 4}
 
 
 def new_figure(

@@ -126,15 +126,15 @@ def draw_fronts(
         axes.set_ylabel(ACCURACY)
     for method, style in styles(list(studies)).items():
         one = studies[method]
-        line: dict[str, Any] = {"color": style.colour, "ls": style.dashes, "lw": 1.4}
+        line: dict[str, Any] = {"color": style["color"], "ls": style["ls"], "lw": 1.4}
         x, y = one["number"].tolist(), one["accuracy"].cummax().tolist()
         if pareto:
             x, y = front(one)[COST].tolist(), front(one)["accuracy"].tolist()
-            line |= {"marker": style.marker, "ms": 4.5, "markevery": [*range(len(x))]}
+            line |= {"marker": style["marker"], "ms": 4.5, "markevery": [*range(len(x))]}
             x, y = [*x, cost.high], [*y, y[-1]]
         panels[0].plot(x, y, drawstyle="steps-post", **line)
         for name, axes in panel_of.items():
-            draw_trials(axes, one, name, rules[name], style.colour)
+            draw_trials(axes, one, name, rules[name], style["color"])
     if pareto and len(studies) == 1:
         (only,) = studies.values()
         panels[0].axhspan(*tolerated(only, search), color=INK, alpha=0.08, lw=0, zorder=0)
@@ -210,8 +210,8 @@ def _add_legend(figure: Figure, studies: Studies, search: Search) -> None:
     trials: list[Any] = []
     for method, style in styles(list(studies)).items():
         text = "\n".join(wrap(f"{method}: {describe(studies[method], search)}", LEGEND_WIDTH))
-        look = {"color": style.colour, "marker": style.marker if pareto else ""}
-        trials.append(_entry(text, ls=style.dashes, ms=4.5, lw=1.4, **look))
+        look = {"color": style["color"], "marker": style["marker"] if pareto else ""}
+        trials.append(_entry(text, ls=style["ls"], ms=4.5, lw=1.4, **look))
     marks: list[Any] = [
         _entry("best for its cost" if pareto else "best so far", ls="-", lw=1.4),
         _entry("trial", **POINT),
@@ -237,7 +237,7 @@ def interactive_fronts(
 ) -> go.Figure:
     """The same as an interactive figure; arguments as of `trials_of`."""
     studies = trials_of(tables, recommended)
-    colours = {method: style.colour for method, style in styles(list(studies)).items()}
+    colours = {method: style["color"] for method, style in styles(list(studies)).items()}
     shown = [
         one.assign(
             method=method,
