@@ -61,9 +61,8 @@ class Cluster(Executor):
     """
 
     def __init__(self, limit: int | None, resource: str, queue: Queue, tracking_uri: str) -> None:
-        super().__init__()
-        self.limit, self.resource, self.queue = limit, resource, queue
-        self.tracking_uri = tracking_uri
+        super().__init__(queue)
+        self.limit, self.resource, self.tracking_uri = limit, resource, tracking_uri
 
     @property
     def count(self) -> int:
