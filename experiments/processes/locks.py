@@ -39,17 +39,14 @@ def run_lock(run_id: str) -> Iterator[None]:
     Raises:
         ValueError: If another process has locked it.
     """
-    lock = FileLock(lock_path(run_id))
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(lock_path(run_id)).acquire(timeout=0)
     except Timeout:
         raise ValueError(
             f"another process on this machine is still working on run {run_id}"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
