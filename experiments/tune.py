@@ -227,7 +227,7 @@ def recommend_all(
                 raise
             print_line(f"WARNING: {error}")
             continue
-        params = study.params_of(number)
+        params = study.trials()[number].params
         recommended.append(Recommendation(study, number, params, jobs[method].study_run))
     if ours and not recommended:
         raise ValueError("no trial of any study is complete, so none can be recommended")

@@ -126,7 +126,7 @@ def test_the_baseline_is_the_first_trial_and_its_retry(tmp_path):
 def test_parameters_are_sampled_once(study):
     finish(study)
     with study.claim() as claim:
-        assert study.params(claim) == study.params(claim) == study.params_of(1)
+        assert study.params(claim) == study.params(claim) == study.trials()[1].params
 
 
 def test_a_trial_ends_complete_stopped_or_failed(tmp_path):

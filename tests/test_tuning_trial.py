@@ -70,7 +70,7 @@ def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     study, job = begin(**asked)
     do(job)  # the baseline trains the dense network, and the next trial reuses it
     messages, run = do(job)
-    params = study.params_of(1)
+    params = study.trials()[1].params
     assert params != study.search.baseline
     config = study.search.config.config_of(study.search.method, params, 0)
     alone = run_experiment(config, job.study_run, [].append)
@@ -138,7 +138,7 @@ def test_several_seeds_are_averaged_round_by_round(begin):
     _, run = do(job)
     _, second = do(job)
     config = study.search.config
-    params = study.params_of(1)
+    params = study.trials()[1].params
     alone = [
         history(
             run_experiment(config.config_of("lottery", params, seed), job.study_run, [].append),
@@ -225,5 +225,5 @@ def test_an_interrupted_trial_is_enqueued_again(begin, monkeypatch):
     assert [each.state.name for each in study.trials()] == ["FAIL", *["WAITING"] * 4]
     do(job), do(job), do(job)
     _, run = do(job)
-    assert study.params_of(4) == study.search.baseline
+    assert study.trials()[4].params == study.search.baseline
     assert run.data.tags["optuna.trial"] == "4"

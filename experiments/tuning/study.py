@@ -61,7 +61,6 @@ class Study:
     def __init__(self, search: Search, storage: Storage) -> None:
         self.search, self.storage, self.rdb = search, storage, storage.rdb
         self.optuna = storage.retry(self._load)
-        self._id = storage.retry(lambda: self.rdb.get_study_id_from_name(search.name))
 
     def _load(self) -> optuna.Study:
         objectives, name, storage = self.search.objectives, self.search.name, self.rdb
@@ -97,10 +96,10 @@ class Study:
 
         def get() -> Any:
             with self.storage.lock():
-                value = self.rdb.get_study_user_attrs(self._id).get(name)
+                value = self.optuna.user_attrs.get(name)
                 if value is None:
                     value = create()
-                    self.rdb.set_study_user_attr(self._id, name, value)
+                    self.optuna.set_user_attr(name, value)
                 return value
 
         return self.storage.retry(get)
@@ -125,10 +124,6 @@ class Study:
     def table(self) -> pd.DataFrame:
         """The trials, one per row (see `table_of`)."""
         return table_of(self.trials(), self.search.space)
-
-    def params_of(self, number: int) -> dict[str, Value]:
-        """The parameters of a trial."""
-        return dict(self.trials()[number].params)
 
     # Which process runs which trial
 
