@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from experiments.run import run_experiment
 from experiments.tune import job_of, plan_searches
 from experiments.tuning import trial
-from experiments.tuning.storage import open_storage
+from experiments.tuning.storage import Storage
 from experiments.tuning.study import Study
 from experiments.tuning.trial import claim_and_run
 from tests.searching import small
@@ -34,7 +34,7 @@ def begin(store):
     def begin(**asked):
         config = small(storage=f"sqlite:///{store}/optuna.db", **asked)
         (search,) = plan_searches(config)
-        study = Study(search, open_storage(config.storage, 1, print))
+        study = Study(search, Storage(config.storage, 1, print))
         mlflow.set_experiment("weight-loss")
         with mlflow.start_run() as parent:
             job = job_of(study, parent.info.run_id)

@@ -10,6 +10,7 @@ are never more than the search asks for.
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from experiments.config.space import Value
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
+from experiments.processes.retry import Result
 from experiments.tuning.choose import WORKER, table_of
 from experiments.tuning.sampling import distributions, sample, should_stop
 from experiments.tuning.search import Search
@@ -32,7 +34,6 @@ from experiments.tuning.storage import (
     FAILURE,
     ORIGINAL,
     UNREACHABLE,
-    Result,
     Storage,
     enqueue_again,
     is_lost,
@@ -196,7 +197,7 @@ class Study:
                 self._write_heartbeat(trial._trial_id)  # an outage may have silenced it
             else:
                 self.requeue(trial._trial_id)
-        if self.storage.recovered_within(2 * HEARTBEAT_SECONDS):
+        if time.monotonic() - self.storage.recovered < 2 * HEARTBEAT_SECONDS:
             return  # other machines have had no time to renew their heartbeats
 
         def fail_stale() -> None:
