@@ -64,11 +64,16 @@ def history(run_id, name):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"reinit": "keep"}, {"reinit": "lottery", "pruning": "one_shot"}]
+    "asked",
+    [
+        {"reinit": "keep"},
+        {"reinit": "lottery", "pruning": "one_shot"},
+        {"reinit": "random", "search": "epochs=2..9"},
+    ],
 )
 def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     study, job = begin(**asked)
-    do(job)  # the baseline trains the dense network, and the next trial reuses it
+    do(job)  # the baseline trains the dense network, and the next trial may reuse it
     messages, run = do(job)
     params = study.trials()[1].params
     assert params != study.search.baseline
@@ -77,10 +82,12 @@ def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     for name in ("valid_accuracy", "valid_loss", "train_loss", "sparsity"):
         assert history(run.info.run_id, name) == history(alone, name)
     rounds = history(alone, "valid_accuracy")
+    epochs = len(history(alone, "epoch/valid_accuracy"))  # with those of the dense network
     cost = study.search.cost(params)
     assert len(rounds) == cost.rounds + 1
-    assert study.trials()[1].values == [rounds[-1][1], cost.total]
-    assert messages[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {cost.total} epochs"
+    assert epochs == config.epochs + cost.retraining
+    assert study.trials()[1].values == [rounds[-1][1], epochs]
+    assert messages[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {epochs} epochs"
 
 
 def test_the_run_of_a_trial_describes_it(begin):
@@ -152,7 +159,8 @@ def test_several_seeds_are_averaged_round_by_round(begin):
     assert history(run_id, "valid_accuracy") == means
     for seed in (0, 1):
         assert history(run_id, f"valid_accuracy/seed_{seed}") == alone[seed]
-    assert study.trials()[1].values == [means[-1][1], study.search.cost(params).total]
+    epochs = study.search.config.epochs + study.search.cost(params).retraining
+    assert study.trials()[1].values == [means[-1][1], epochs]
     assert run.data.params["seeds_per_trial"] == "2"
 
 
