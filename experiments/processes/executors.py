@@ -71,13 +71,8 @@ def _ray(needs: Needs) -> AbstractContextManager[Executor]:
     return open_cluster(needs.workers, needs.device, needs.tracking_uri)
 
 
-def _inline(needs: Needs) -> AbstractContextManager[Executor]:
-    del needs
-    return open_inline()
-
-
 EXECUTORS: dict[str, Callable[[Needs], AbstractContextManager[Executor]]] = {
     "processes": _processes,
     "ray": _ray,
-    "inline": _inline,
+    "inline": lambda _: open_inline(),
 }

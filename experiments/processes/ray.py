@@ -111,7 +111,8 @@ def connect(address: str, tracking_uri: str, *servers: str) -> None:
             f"MLFLOW_TRACKING_URI to one such as http://host:5000; it is {tracking_uri}"
         )
     _connect(address)
-    machines = {node["NodeManagerAddress"] for node in _nodes() if node["Alive"]}
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    machines = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
     for host in (urlsplit(url).hostname for url in (tracking_uri, *servers)):
         if len(machines) > 1 and host in LOCAL_HOSTS:
             raise ValueError(
@@ -185,10 +186,6 @@ def _connect(address: str) -> None:
 
 def _resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def _environment(tracking_uri: str) -> dict[str, str]:
