@@ -54,8 +54,8 @@ class TrialRun:
 
     def log_result(self, result: Mapping[str, float]) -> None:
         """Log all that is left; after this the trial may end in the storage."""
+        self._buffer += [Metric(f"final/{name}", value, 0, 0) for name, value in result.items()]
         self._flush()
-        self._log([Metric(f"final/{name}", value, 0, 0) for name, value in result.items()])
 
     def end(self, state: str) -> None:
         """Log how the trial ended; MLflow calls a trial that was stopped early KILLED."""
@@ -65,16 +65,12 @@ class TrialRun:
                 mlflow.end_run(STATUSES[state])
 
     def _flush(self) -> None:
-        for start in range(0, len(self._buffer), 1000):
-            self._log(self._buffer[start : start + 1000])
-        self._buffer, self._flushed = [], time.monotonic()
-
-    def _log(self, metrics: list[Metric]) -> None:
         def log() -> None:
             with short_timeouts():
-                self.client.log_batch(self.run_id, metrics=metrics)
+                self.client.log_batch(self.run_id, metrics=self._buffer)
 
         retry("the tracking server", log, (MlflowException,), self.patience, self.echo)
+        self._buffer, self._flushed = [], time.monotonic()
 
 
 @contextmanager
