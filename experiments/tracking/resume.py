@@ -233,16 +233,6 @@ class Earlier:
     run: MlflowRun | None = None
     problem: str = ""  # why the run cannot be resumed
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.run is not None and is_finished(self.run)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a living process works on the run."""
-        return self.run is not None and is_running(self.run)
-
 
 def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
     """The run of the same experiment in the active run's MLflow experiment, and how to complete it.
@@ -252,9 +242,8 @@ def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
         data_digest: Of the splits (`Splits.digest`).
     """
     run = find_experiment(config.resolved(dataset), data_digest)
-    earlier = Earlier(config, run)
-    if run is None or earlier.is_finished or earlier.is_running:
-        return earlier
+    if run is None or is_finished(run) or is_running(run):
+        return Earlier(config, run)
     resumed = config_from({"resume": run.info.run_id, "data_root": config.data_root})
     try:
         load_run(resumed)
