@@ -76,8 +76,15 @@ class Cluster(Executor):
         return future
 
     def _messages(self) -> Iterator[Message]:
-        with _one_line_errors():
+        try:
             return iter(self.queue.get_nowait_batch(self.queue.size()))
+        except KeyboardInterrupt:  # Ray turns our exception into this one, without the signal
+            raise_if_interrupted()
+            raise
+        except exceptions.RayError:
+            raise ConnectionError(
+                "the Ray cluster is gone: start it again; the same command continues from here"
+            ) from None
 
     def _lost(self, error: BaseException) -> Outcome:
         if isinstance(error, exceptions.TaskCancelledError):
@@ -146,19 +153,6 @@ def open_cluster(workers: int | None, device: str, tracking_uri: str) -> Iterato
             cluster.stop()
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:  # Ray turns our exception into this one, without the signal
-        raise_if_interrupted()
-        raise
-    except exceptions.RayError:
-        raise ConnectionError(
-            "the Ray cluster is gone: start it again; the same command continues from here"
-        ) from None
 
 
 def _connect(address: str) -> None:
