@@ -53,12 +53,7 @@ DIED = (
 
 
 class Cluster(Executor):
-    """Tasks on a Ray cluster.
-
-    Args:
-        limit: Tasks at a time; None is as many as the cluster has `resource`.
-        resource: What each task takes one of, "CPU" or "GPU".
-    """
+    """Tasks on a Ray cluster, each of which takes one `resource`: "CPU" or "GPU"."""
 
     def __init__(self, limit: int | None, resource: str, queue: Queue, tracking_uri: str) -> None:
         super().__init__(queue)
