@@ -30,7 +30,7 @@ from experiments.tuning.choose import RUN, latest_failures, recommend
 from experiments.tuning.confirm import Recommendation, confirm
 from experiments.tuning.report import report
 from experiments.tuning.search import Search
-from experiments.tuning.storage import absolute_url, is_file, open_storage, parse_url, redacted
+from experiments.tuning.storage import Storage, absolute_url, is_file, parse_url, redacted
 from experiments.tuning.study import Study
 from experiments.tuning.trial import Job, claim_and_run
 
@@ -53,7 +53,7 @@ def run_search(asked: TuneConfig) -> str:
         config = config.with_absolute_paths()
     retry("the tracking server", server.ping, (Exception,), config.patience, print_line)
     searches = plan_searches(config)
-    storage = open_storage(config.storage, config.patience, print_line)
+    storage = Storage(config.storage, config.patience, print_line)
     studies = {search.method: Study(search, storage) for search in searches}
     for study in studies.values():
         study.check_settings()
@@ -227,7 +227,7 @@ def recommend_all(
                 raise
             print_line(f"WARNING: {error}")
             continue
-        params = study.params_of(number)
+        params = study.trials()[number].params
         recommended.append(Recommendation(study, number, params, jobs[method].study_run))
     if ours and not recommended:
         raise ValueError("no trial of any study is complete, so none can be recommended")

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.config.parameters import validated
 from experiments.config.tune import TuneConfig
 from experiments.tuning.search import Search
-from experiments.tuning.storage import open_storage
+from experiments.tuning.storage import Storage
 from experiments.tuning.study import Study
 
 # Trials that take a fraction of a second, of networks that learn something.
@@ -46,7 +46,7 @@ def study_of(search: Search, folder: Path) -> Study:
     """The search's study in a storage in `folder`."""
     if not (path := folder / "optuna.db").exists():
         shutil.copy(_empty_storage(), path)
-    return Study(search, open_storage(f"sqlite:///{path}", 1, print))
+    return Study(search, Storage(f"sqlite:///{path}", 1, print))
 
 
 @cache
@@ -54,5 +54,5 @@ def _empty_storage() -> Path:
     """A storage without studies; creating its tables takes a second, copying it does not."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    open_storage(f"sqlite:///{folder}/optuna.db", 1, print)
+    Storage(f"sqlite:///{folder}/optuna.db", 1, print)
     return folder / "optuna.db"

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from experiments.__main__ import run_command
 from experiments.config.tune import TuneConfig
 from experiments.tune import connect
-from experiments.tuning.storage import open_storage
+from experiments.tuning.storage import Storage
 from tests.conftest import QUICK, ROOT
 from tests.postgres import free_port, postgres
 from tests.test_compare import numbers
@@ -294,7 +294,7 @@ def test_a_search_waits_for_a_database_that_is_restarted(store, tmp_path):
 def test_a_database_that_does_not_answer_is_reported_in_one_line():
     said = []
     with pytest.raises(ConnectionError) as caught:
-        open_storage(f"postgresql+psycopg://a@127.0.0.1:{free_port()}/optuna", 1, said.append)
+        Storage(f"postgresql+psycopg://a@127.0.0.1:{free_port()}/optuna", 1, said.append)
     assert "has not answered for 1 s" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(said) == 1

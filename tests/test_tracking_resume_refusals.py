@@ -20,8 +20,8 @@ from experiments.processes.locks import run_lock
 from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.run import resume_warnings
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
-from experiments.tracking.resume import find_or_resume, history_of, load_run
-from experiments.tracking.session import tracked_run
+from experiments.tracking.resume import find_or_resume, history_of, is_finished, load_run
+from experiments.tracking.session import is_running, tracked_run
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import QUICK, ROOT, command, working_in
 
@@ -220,17 +220,17 @@ def test_an_earlier_run_of_the_same_experiment_is_found_and_resumed(failed):
     with tracked_run("search"):
         earlier = find_or_resume(config, "digits", digest)
         assert earlier.run.info.run_id == earlier.config.resume == failed
-        assert not earlier.is_finished
-        assert not earlier.is_running
+        assert not is_finished(earlier.run)
+        assert not is_running(earlier.run)
         assert find_or_resume(config, "digits", "of other data").run is None
         client.set_tag(failed, "lock", "elsewhere")
         client.set_tag(failed, "heartbeat", str(time.time() + 1000))
         client.update_run(failed, status="RUNNING")
-        assert find_or_resume(config, "digits", digest).is_running
+        assert is_running(find_or_resume(config, "digits", digest).run)
         client.set_terminated(failed, "FAILED")
         forget(failed, "valid_accuracy")
         earlier = find_or_resume(config, "digits", digest)
         assert earlier.config == config
         assert "metrics of run" in earlier.problem
         client.set_terminated(failed, "FINISHED")
-        assert find_or_resume(config, "digits", digest).is_finished
+        assert is_finished(find_or_resume(config, "digits", digest).run)

@@ -71,6 +71,11 @@ def single(folder):
     return study
 
 
+def trials(study, **recommended):
+    """The trials of a study, as of each of these methods."""
+    return fronts.trials_of(dict.fromkeys(recommended, study.table()), recommended)
+
+
 def points_of(panel):
     """The points of the lines of a panel, by colour and marker."""
     return {
@@ -91,7 +96,7 @@ def words_of(figure):
 
 
 def test_a_front_has_the_numbers_of_its_study(pareto):
-    one = fronts.trials_of({"lottery": pareto.table()}, {"lottery": 5})["lottery"]
+    one = trials(pareto, lottery=5)["lottery"]
     front = choose.front(one)
     assert list(front["total_epochs"]) == [14, 16, 30, 40, 50, 120, 250, 450]
     assert list(front["accuracy"]) == pytest.approx([70, 75, 86, 88, 89, 90, 91.8, 92])
@@ -102,7 +107,7 @@ def test_a_front_has_the_numbers_of_its_study(pareto):
 
 
 def test_a_front_shows_the_default_the_recommended_trial_and_the_tolerance(pareto):
-    figure = fronts.draw_fronts({"lottery": pareto.table()}, {"lottery": 5}, pareto.search)
+    figure = fronts.draw_fronts(trials(pareto, lottery=5), pareto.search)
     (panel,) = figure.axes
     points, colour = points_of(panel), COLOURS[0].lower()
     assert (60, 89) in points[colour, "o"]
@@ -119,15 +124,14 @@ def test_a_front_shows_the_default_the_recommended_trial_and_the_tolerance(paret
 
 
 def test_fronts_show_the_recommended_trial_of_every_method(pareto):
-    tables = {"keep": pareto.table(), "lottery": pareto.table()}
-    recommended = {"keep": 0, "lottery": 5}
-    figure = fronts.draw_fronts(tables, recommended, pareto.search)
+    studies = trials(pareto, keep=0, lottery=5)
+    figure = fronts.draw_fronts(studies, pareto.search)
     words = words_of(figure)
     assert "Accuracy against cost" in words
     assert "keep: trial 0, prune_rate=0.2, retrain_epochs=10" in words
     assert "lottery: trial 5, prune_rate=0.15, retrain_epochs=15" in words
     assert not figure.axes[0].patches  # the tolerances of several methods would overlap
-    page = fronts.interactive_fronts(tables, recommended, pareto.search)
+    page = fronts.interactive_fronts(studies, pareto.search)
     stars = {trace.name: trace for trace in page.data if "recommended" in trace.name}
     assert stars.keys() == {"keep, recommended", "lottery, recommended"}
     assert list(stars["lottery, recommended"].x) == [250]
@@ -136,14 +140,14 @@ def test_fronts_show_the_recommended_trial_of_every_method(pareto):
 
 
 def test_with_a_budget_methods_are_compared_over_each_parameter(single):
-    figure = fronts.draw_fronts({"keep": single.table()}, {"keep": 3}, single.search)
+    figure = fronts.draw_fronts(trials(single, keep=3), single.search)
     names = ["prune_rate", "retrain_epochs", "criterion"]
     assert [panel.get_xlabel() for panel in figure.axes] == ["trial (best so far)", *names]
     (best,) = figure.axes[0].get_lines()
     assert list(best.get_ydata()) == pytest.approx([90, 90, 90, *[92] * 7])
     assert points_of(figure.axes[1])[COLOURS[2].lower(), "*"] == [(0.1, 92)]
     assert "within 110 epochs of retraining" in words_of(figure)
-    page = fronts.interactive_fronts({"keep": single.table()}, {"keep": 3}, single.search)
+    page = fronts.interactive_fronts(trials(single, keep=3), single.search)
     axes = page.layout.xaxis, page.layout.xaxis2, page.layout.xaxis3
     assert [axis.title.text for axis in axes] == names
     assert [axis.type for axis in axes] == [None, "log", None]
@@ -253,7 +257,7 @@ def test_all_figures_are_written_and_pages_need_no_network(single, tmp_path):
         *("history", "importances", "slices", "contours", "levels"),
     ]
     assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=", page)
-    saved = figures.save_fronts({"keep": single.table()}, {"keep": 3}, single.search, tmp_path)
+    saved = figures.save_fronts(trials(single, keep=3), single.search, tmp_path)
     assert [path.name for path in saved] == ["fronts.png", "fronts.html"]
     assert all(path.stat().st_size > 10_000 for path in saved)
 

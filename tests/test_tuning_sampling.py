@@ -37,7 +37,8 @@ def complete(study, count):
             params |= {"lr": chance.uniform(0.001, 0.1), "rewind_epoch": chance.randint(0, 5)}
             params |= {"criterion": chance.choice(["magnitude", "snip"])}
         value = 0.9 - params["prune_rate"] / 10 + params["retrain_epochs"] / 100
-        values = [value, study.search.cost(params).total]
+        epochs = study.search.resolved(params).epochs + study.search.cost(params).retraining
+        values = [value, epochs]
         study.optuna.add_trial(
             create_trial(
                 values=values[: len(study.optuna.directions)],

@@ -73,12 +73,12 @@ def test_a_trial_can_be_claimed_once(study):
 CLAIM = """
 import os, sys
 from experiments.tuning.study import Study
-from experiments.tuning.storage import open_storage
+from experiments.tuning.storage import Storage
 from tests.searching import search_of
 search, url = search_of(model="lenet_3", epochs=1, trials=24), f"sqlite:///{sys.argv[1]}/optuna.db"
 for number in range(4):
     if os.fork() == 0:
-        study, found = Study(search, open_storage(url, 60, print)), []
+        study, found = Study(search, Storage(url, 60, print)), []
         study.enqueue_missing()
         while True:
             with study.claim() as claim:
@@ -126,7 +126,7 @@ def test_the_baseline_is_the_first_trial_and_its_retry(tmp_path):
 def test_parameters_are_sampled_once(study):
     finish(study)
     with study.claim() as claim:
-        assert study.params(claim) == study.params(claim) == study.params_of(1)
+        assert study.params(claim) == study.params(claim) == study.trials()[1].params
 
 
 def test_a_trial_ends_complete_stopped_or_failed(tmp_path):

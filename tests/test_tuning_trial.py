@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from experiments.run import run_experiment
 from experiments.tune import job_of, plan_searches
 from experiments.tuning import trial
-from experiments.tuning.storage import open_storage
+from experiments.tuning.storage import Storage
 from experiments.tuning.study import Study
 from experiments.tuning.trial import claim_and_run
 from tests.searching import small
@@ -34,7 +34,7 @@ def begin(store):
     def begin(**asked):
         config = small(storage=f"sqlite:///{store}/optuna.db", **asked)
         (search,) = plan_searches(config)
-        study = Study(search, open_storage(config.storage, 1, print))
+        study = Study(search, Storage(config.storage, 1, print))
         mlflow.set_experiment("weight-loss")
         with mlflow.start_run() as parent:
             job = job_of(study, parent.info.run_id)
@@ -64,23 +64,30 @@ def history(run_id, name):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"reinit": "keep"}, {"reinit": "lottery", "pruning": "one_shot"}]
+    "asked",
+    [
+        {"reinit": "keep"},
+        {"reinit": "lottery", "pruning": "one_shot"},
+        {"reinit": "random", "search": "epochs=2..9"},
+    ],
 )
 def test_a_trial_is_the_experiment_of_its_parameters_bit_for_bit(asked, begin):
     study, job = begin(**asked)
-    do(job)  # the baseline trains the dense network, and the next trial reuses it
+    do(job)  # the baseline trains the dense network, and the next trial may reuse it
     messages, run = do(job)
-    params = study.params_of(1)
+    params = study.trials()[1].params
     assert params != study.search.baseline
     config = study.search.config.config_of(study.search.method, params, 0)
     alone = run_experiment(config, job.study_run, [].append)
     for name in ("valid_accuracy", "valid_loss", "train_loss", "sparsity"):
         assert history(run.info.run_id, name) == history(alone, name)
     rounds = history(alone, "valid_accuracy")
+    epochs = len(history(alone, "epoch/valid_accuracy"))  # with those of the dense network
     cost = study.search.cost(params)
     assert len(rounds) == cost.rounds + 1
-    assert study.trials()[1].values == [rounds[-1][1], cost.total]
-    assert messages[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {cost.total} epochs"
+    assert epochs == config.epochs + cost.retraining
+    assert study.trials()[1].values == [rounds[-1][1], epochs]
+    assert messages[-1] == f"trial 1: valid {rounds[-1][1]:.4f}, {epochs} epochs"
 
 
 def test_the_run_of_a_trial_describes_it(begin):
@@ -138,7 +145,7 @@ def test_several_seeds_are_averaged_round_by_round(begin):
     _, run = do(job)
     _, second = do(job)
     config = study.search.config
-    params = study.params_of(1)
+    params = study.trials()[1].params
     alone = [
         history(
             run_experiment(config.config_of("lottery", params, seed), job.study_run, [].append),
@@ -152,7 +159,8 @@ def test_several_seeds_are_averaged_round_by_round(begin):
     assert history(run_id, "valid_accuracy") == means
     for seed in (0, 1):
         assert history(run_id, f"valid_accuracy/seed_{seed}") == alone[seed]
-    assert study.trials()[1].values == [means[-1][1], study.search.cost(params).total]
+    epochs = study.search.config.epochs + study.search.cost(params).retraining
+    assert study.trials()[1].values == [means[-1][1], epochs]
     assert run.data.params["seeds_per_trial"] == "2"
 
 
@@ -225,5 +233,5 @@ def test_an_interrupted_trial_is_enqueued_again(begin, monkeypatch):
     assert [each.state.name for each in study.trials()] == ["FAIL", *["WAITING"] * 4]
     do(job), do(job), do(job)
     _, run = do(job)
-    assert study.params_of(4) == study.search.baseline
+    assert study.trials()[4].params == study.search.baseline
     assert run.data.tags["optuna.trial"] == "4"

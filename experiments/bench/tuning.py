@@ -27,7 +27,7 @@ from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
 from experiments.tune import Progress, job_of, plan_searches
 from experiments.tuning import trial
-from experiments.tuning.storage import Storage, open_storage
+from experiments.tuning.storage import Storage
 from experiments.tuning.study import Study
 
 WARM_UP = 2  # trials of each worker that are not counted
@@ -73,7 +73,7 @@ def measure(url: str, count: int, trials: int) -> Measured:
         "search": "prune_rate=0.15..0.3",
     }
     (search,) = plan_searches(validated(TuneConfig, asked))
-    study = Study(search, open_storage(url, 60, print_line))
+    study = Study(search, Storage(url, 60, print_line))
     lines: list[str] = []
     with tracked_run("bench") as run_id, open_pool(count) as workers:
         job = job_of(study, run_id)

@@ -27,7 +27,7 @@ from experiments.tracking.resume import (
     is_finished,
     other_versions_note,
 )
-from experiments.tracking.session import close_dead_runs
+from experiments.tracking.session import close_dead_runs, is_running
 
 Outcomes = dict[Arm, Outcome]
 POLL_SECONDS = 2.0  # between checks whether another process has finished
@@ -103,7 +103,7 @@ class Schedule:
         earlier = find_or_resume(
             config, self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
         )
-        if earlier.is_running:
+        if earlier.run and is_running(earlier.run):
             if arm not in self.in_other_processes:
                 self.echo(f"{arm.name}: waiting for another process that is running it")
             self.in_other_processes.add(arm)
@@ -111,7 +111,7 @@ class Schedule:
         self.waiting.remove(arm)
         if earlier.run:
             record.adopt(earlier.run, self.parent)
-        if earlier.run and earlier.is_finished:
+        if earlier.run and is_finished(earlier.run):
             self.finish(arm, Outcome(earlier.run.info.run_id), "already done")
             return
         if earlier.problem:

@@ -12,15 +12,7 @@ from math import inf
 from queue import SimpleQueue
 from typing import Any
 
-from experiments.processes.tasks import (
-    THREADS_PER_WORKER,
-    Executor,
-    Message,
-    Outcome,
-    Work,
-    drain,
-    run_task,
-)
+from experiments.processes.tasks import THREADS_PER_WORKER, Executor, Outcome, Work, run_task
 
 
 class Inline(Executor):
@@ -32,15 +24,11 @@ class Inline(Executor):
     count = 1
 
     def __init__(self, thread: ThreadPoolExecutor) -> None:
-        super().__init__()
+        super().__init__(SimpleQueue())
         self.thread = thread
-        self.queue: SimpleQueue[Message] = SimpleQueue()
 
     def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
         return self.thread.submit(run_task, work, args, lambda line: self.queue.put((name, line)))
-
-    def _messages(self) -> Iterator[Message]:
-        return drain(self.queue)
 
     def _lost(self, error: BaseException) -> Outcome:
         raise error
@@ -83,13 +71,8 @@ def _ray(needs: Needs) -> AbstractContextManager[Executor]:
     return open_cluster(needs.workers, needs.device, needs.tracking_uri)
 
 
-def _inline(needs: Needs) -> AbstractContextManager[Executor]:
-    del needs
-    return open_inline()
-
-
 EXECUTORS: dict[str, Callable[[Needs], AbstractContextManager[Executor]]] = {
     "processes": _processes,
     "ray": _ray,
-    "inline": _inline,
+    "inline": lambda _: open_inline(),
 }

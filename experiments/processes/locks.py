@@ -39,17 +39,14 @@ def run_lock(run_id: str) -> Iterator[None]:
     Raises:
         ValueError: If another process has locked it.
     """
-    lock = FileLock(lock_path(run_id))
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(lock_path(run_id)).acquire(timeout=0)
     except Timeout:
         raise ValueError(
             f"another process on this machine is still working on run {run_id}"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
@@ -63,17 +60,13 @@ def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
         return True
 
 
-def process_tags() -> dict[str, str]:
-    """The tags by which a run names its process before it has a lock."""
-    return {"host": socket.gethostname(), "pid": str(os.getpid())}
-
-
 def may_be_starting(tags: Mapping[str, str], started: float) -> bool:
     """Whether a run that has no lock yet may soon get one.
 
     False for a run with a lock (see `is_alive`), and if its process is gone.
 
     Args:
+        tags: Of the run; `host` and `pid` name its process.
         started: When the run was created, in seconds since the epoch.
     """
     if "lock" in tags or time.time() - started > DEAD_AFTER_SECONDS:

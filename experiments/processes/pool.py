@@ -26,7 +26,6 @@ from experiments.processes.tasks import (
     Message,
     Outcome,
     Work,
-    drain,
     run_task,
 )
 
@@ -37,8 +36,8 @@ class Pool(Executor):
     """Processes of this machine."""
 
     def __init__(self, pool: ProcessPool, queue: "SimpleQueue[Message]", count: int) -> None:
-        super().__init__()
-        self.pool, self.queue, self._count = pool, queue, count
+        super().__init__(queue)
+        self.pool, self._count = pool, count
 
     @property
     def count(self) -> int:
@@ -47,9 +46,6 @@ class Pool(Executor):
 
     def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
         return self.pool.schedule(_task, args=(name, work, args))
-
-    def _messages(self) -> Iterator[Message]:
-        return drain(self.queue)
 
     def _lost(self, error: BaseException) -> Outcome:
         if not isinstance(error, ProcessExpired):

@@ -53,17 +53,11 @@ DIED = (
 
 
 class Cluster(Executor):
-    """Tasks on a Ray cluster.
-
-    Args:
-        limit: Tasks at a time; None is as many as the cluster has `resource`.
-        resource: What each task takes one of, "CPU" or "GPU".
-    """
+    """Tasks on a Ray cluster, each of which takes one `resource`: "CPU" or "GPU"."""
 
     def __init__(self, limit: int | None, resource: str, queue: Queue, tracking_uri: str) -> None:
-        super().__init__()
-        self.limit, self.resource, self.queue = limit, resource, queue
-        self.tracking_uri = tracking_uri
+        super().__init__(queue)
+        self.limit, self.resource, self.tracking_uri = limit, resource, tracking_uri
 
     @property
     def count(self) -> int:
@@ -77,8 +71,15 @@ class Cluster(Executor):
         return future
 
     def _messages(self) -> Iterator[Message]:
-        with _one_line_errors():
+        try:
             return iter(self.queue.get_nowait_batch(self.queue.size()))
+        except KeyboardInterrupt:  # Ray turns our exception into this one, without the signal
+            raise_if_interrupted()
+            raise
+        except exceptions.RayError:
+            raise ConnectionError(
+                "the Ray cluster is gone: start it again; the same command continues from here"
+            ) from None
 
     def _lost(self, error: BaseException) -> Outcome:
         if isinstance(error, exceptions.TaskCancelledError):
@@ -112,7 +113,8 @@ def connect(address: str, tracking_uri: str, *servers: str) -> None:
             f"MLFLOW_TRACKING_URI to one such as http://host:5000; it is {tracking_uri}"
         )
     _connect(address)
-    machines = {node["NodeManagerAddress"] for node in _nodes() if node["Alive"]}
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    machines = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
     for host in (urlsplit(url).hostname for url in (tracking_uri, *servers)):
         if len(machines) > 1 and host in LOCAL_HOSTS:
             raise ValueError(
@@ -148,19 +150,6 @@ def open_cluster(workers: int | None, device: str, tracking_uri: str) -> Iterato
         ray.shutdown()
 
 
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:  # Ray turns our exception into this one, without the signal
-        raise_if_interrupted()
-        raise
-    except exceptions.RayError:
-        raise ConnectionError(
-            "the Ray cluster is gone: start it again; the same command continues from here"
-        ) from None
-
-
 def _connect(address: str) -> None:
     if "://" in address:
         raise ValueError(f"ray_address must be auto or host:port, got {address}")
@@ -186,10 +175,6 @@ def _connect(address: str) -> None:
 
 def _resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def _environment(tracking_uri: str) -> dict[str, str]:

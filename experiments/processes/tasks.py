@@ -38,7 +38,8 @@ class Executor(ABC):
     Only one thread may use it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue  # of the messages that tasks send
         self.running: dict[str, Future[Outcome]] = {}
 
     @property
@@ -80,9 +81,10 @@ class Executor(ABC):
     def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
         """Start a task, which sends its messages under `name`."""
 
-    @abstractmethod
     def _messages(self) -> Iterator[Message]:
         """The messages since the last call."""
+        while not self.queue.empty():
+            yield self.queue.get()
 
     @abstractmethod
     def _lost(self, error: BaseException) -> Outcome:
@@ -102,9 +104,3 @@ def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:
             return Outcome(None, describe_error(error))
         traceback.print_exc(file=sys.stderr)
         return Outcome(None, f"{type(error).__name__}: {describe_error(error)}")
-
-
-def drain(queue: Any) -> Iterator[Message]:
-    """Take all messages out of a queue that only the caller reads."""
-    while not queue.empty():
-        yield queue.get()

@@ -64,11 +64,7 @@ def fingerprint(config: Resolved, data_digest: str, threads: int) -> str:
 
 
 def code_digest(*configs: Resolved, root: Path = ROOT) -> str:
-    """Digest of the code that experiments with these configs run, committed or not.
-
-    Args:
-        root: The folder that our packages are in.
-    """
+    """Digest of the code in `root` that experiments with these configs run, committed or not."""
     entries = frozenset((name, of(config)) for config in configs for name, of in REGISTRIES.items())
     is_shared = any(config.masks == "shared" for config in configs)
     is_published = any(config.pretrained != NONE for config in configs)

@@ -5,7 +5,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,8 +39,8 @@ class StoredRun:
     run_id: str
     config: Resolved
     tags: dict[str, str]
-    history: History = field(default_factory=History)
-    network: Snapshot | None = None
+    history: History
+    network: Snapshot | None  # None without a complete round
 
 
 def checkpoint_name(number: int) -> str:
@@ -71,17 +71,6 @@ def load_run(asked: Config) -> StoredRun:
             number = int(history.rounds[-1]["round"])
             network = network_of(run_id, config, "resume", folder, number)
     return StoredRun(run_id, config, run.data.tags, history, network)
-
-
-def resume_config(run_id: str, data_root: str) -> Config:
-    """The config that resumes a run.
-
-    Raises:
-        ValueError: As `load_run`.
-    """
-    config = config_from({"resume": run_id, "data_root": data_root})
-    load_run(config)
-    return config
 
 
 def get_run(run_id: str, parameter: str) -> MlflowRun:
@@ -244,16 +233,6 @@ class Earlier:
     run: MlflowRun | None = None
     problem: str = ""  # why the run cannot be resumed
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.run is not None and is_finished(self.run)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a living process works on the run."""
-        return self.run is not None and is_running(self.run)
-
 
 def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
     """The run of the same experiment in the active run's MLflow experiment, and how to complete it.
@@ -263,21 +242,20 @@ def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
         data_digest: Of the splits (`Splits.digest`).
     """
     run = find_experiment(config.resolved(dataset), data_digest)
-    earlier = Earlier(config, run)
-    if run is None or earlier.is_finished or earlier.is_running:
-        return earlier
+    if run is None or is_finished(run) or is_running(run):
+        return Earlier(config, run)
+    resumed = config_from({"resume": run.info.run_id, "data_root": config.data_root})
     try:
-        return Earlier(resume_config(run.info.run_id, config.data_root), run)
+        load_run(resumed)
     except ValueError as error:
         return Earlier(config, run, str(error))
+    return Earlier(resumed, run)
 
 
 def find_experiment(config: Resolved, data_digest: str) -> MlflowRun | None:
     """The run of the same experiment, if there is one; finished runs before others."""
     key = fingerprint(config, data_digest, THREADS_PER_WORKER)
-    found = _search(f"tags.{FINGERPRINT} = '{key}'")
-    finished = [run for run in found if is_finished(run)]
-    return next(iter([*finished, *found]), None)
+    return max(_search(f"tags.{FINGERPRINT} = '{key}'"), key=is_finished, default=None)
 
 
 def is_finished(run: MlflowRun) -> bool:

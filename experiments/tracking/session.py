@@ -21,14 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.fields import NONE
 from experiments.config.parameters import as_text
-from experiments.processes.locks import (
-    heartbeat,
-    is_alive,
-    lock_name,
-    may_be_starting,
-    process_tags,
-    run_lock,
-)
+from experiments.processes.locks import heartbeat, is_alive, lock_name, may_be_starting, run_lock
 from experiments.processes.signals import Interrupted, defer_signals, raise_if_interrupted
 from experiments.processes.terminal import describe_error
 from experiments.tracking import orphan
@@ -147,23 +140,17 @@ def _unmark(run: MlflowRun) -> None:
         mlflow.MlflowClient().delete_tag(run.info.run_id, tag)
 
 
-def choose_experiment() -> None:
-    """Log to our experiment, unless the environment names another."""
-    if not any(os.environ.get(name) for name in CHOOSE_EXPERIMENT):
-        mlflow.set_experiment(EXPERIMENT)
-
-
 def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) -> str:
     if resume != NONE:
         os.environ.pop("MLFLOW_RUN_ID", None)
         _unmark(mlflow.start_run(run_id=resume))
         return resume
     attached = attached_run()
-    choose_experiment()
+    if not any(os.environ.get(variable) for variable in CHOOSE_EXPERIMENT):
+        mlflow.set_experiment(EXPERIMENT)
+    process = {"host": socket.gethostname(), "pid": str(os.getpid())}
     run = mlflow.start_run(
-        run_name=None if attached else name,
-        parent_run_id=parent,
-        tags=process_tags() | dict(tags),
+        run_name=None if attached else name, parent_run_id=parent, tags={**process, **tags}
     )
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)

@@ -16,7 +16,7 @@ from experiments.processes.tasks import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment
-from experiments.tracking.resume import find_or_resume, other_versions_note
+from experiments.tracking.resume import find_or_resume, is_finished, other_versions_note
 from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
 from experiments.tuning.study import Study
@@ -79,7 +79,7 @@ def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) ->
         config = asked.model_copy(update={"dataset": each.search.dataset})
         data, _ = load_data(config)
         earlier = find_or_resume(config, data.name, data.digest)
-        if earlier.run and earlier.is_finished:
+        if earlier.run and is_finished(earlier.run):
             runs[name] = earlier.run.info.run_id
             echo(f"{name}: found an earlier run")
         else:

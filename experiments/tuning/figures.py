@@ -4,14 +4,13 @@ Accuracies are in percent. A plot that has too few different trials is left out.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
 import plotly.graph_objects as go
 from matplotlib import pyplot, rc_context
 from matplotlib.ticker import FuncFormatter
@@ -23,6 +22,7 @@ from experiments.tuning.choose import table_of
 from experiments.tuning.fronts import (
     ACCURACY,
     RECOMMENDED,
+    Studies,
     draw_fronts,
     hover_texts,
     interactive_fronts,
@@ -75,27 +75,25 @@ def save_study(study: Study, recommended: int, folder: Path) -> None:
     Args:
         recommended: Number of the recommended trial, which is complete.
     """
-    search, table = study.search, study.table()
-    tables, numbers = {search.method: table}, {search.method: recommended}
+    search = study.search
+    studies = trials_of({search.method: study.table()}, {search.method: recommended})
+    limits = limits_of(studies)
     pages: dict[str, go.Figure] = {}
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     if search.config.objective == "pareto":
-        draw_fronts(tables, numbers, search).savefig(plots / "front.png", facecolor="white")
-        pages["front"] = interactive_fronts(tables, numbers, search)
-    limits = limits_of(trials_of(tables, numbers))
+        draw_fronts(studies, search).savefig(plots / "front.png", facecolor="white")
+        pages["front"] = interactive_fronts(studies, search)
     save_images(study, limits, recommended, plots)
     pages |= interactive_plots(study, limits)
     (folder / "interactive.html").write_text(page_of(pages), encoding="utf-8")
 
 
-def save_fronts(
-    tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search, folder: Path
-) -> list[Path]:
-    """Write the fronts of all studies of a search; arguments as of `draw_fronts`."""
+def save_fronts(studies: Studies, search: Search, folder: Path) -> list[Path]:
+    """Write the fronts of all studies of a search; returns their files."""
     files = [folder / "fronts.png", folder / "fronts.html"]
-    draw_fronts(tables, recommended, search).savefig(files[0], facecolor="white")
-    page = page_of({"fronts": interactive_fronts(tables, recommended, search)})
+    draw_fronts(studies, search).savefig(files[0], facecolor="white")
+    page = page_of({"fronts": interactive_fronts(studies, search)})
     files[1].write_text(page, encoding="utf-8")
     return files
 

@@ -39,8 +39,6 @@ JITTER = 0.3  # of points that share a category
 GOLDEN = 0.618  # its multiples are spread evenly over the unit interval
 MARGIN = 0.05  # at both ends of an axis, as a share of it
 Rule = Range | Choices
-
-
 Studies = Mapping[str, pd.DataFrame]  # by method, as `trials_of`
 
 
@@ -105,12 +103,9 @@ def title_of(studies: Studies, search: Search) -> str:
 
 
 @report_style
-def draw_fronts(
-    tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search
-) -> Figure:
-    """One or all studies of a search; arguments as of `trials_of`."""
-    studies, pareto = trials_of(tables, recommended), search.config.objective == "pareto"
-    cost = cost_range(studies)
+def draw_fronts(studies: Studies, search: Search) -> Figure:
+    """One or all studies of a search."""
+    pareto, cost = search.config.objective == "pareto", cost_range(studies)
     rules: Mapping[str, Rule] = {COST: cost} if pareto else search.space
     count = len(rules) if pareto else 1 + len(rules)
     figure, panels = new_figure(title_of(studies, search), count, 4.8, sharey=True)
@@ -232,11 +227,8 @@ def _add_legend(figure: Figure, studies: Studies, search: Search) -> None:
 # As an interactive page
 
 
-def interactive_fronts(
-    tables: Mapping[str, pd.DataFrame], recommended: Mapping[str, int], search: Search
-) -> go.Figure:
-    """The same as an interactive figure; arguments as of `trials_of`."""
-    studies = trials_of(tables, recommended)
+def interactive_fronts(studies: Studies, search: Search) -> go.Figure:
+    """The same as an interactive figure."""
     colours = {method: style["color"] for method, style in styles(list(studies)).items()}
     shown = [
         one.assign(

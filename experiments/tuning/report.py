@@ -17,6 +17,7 @@ from experiments.tuning import runs
 from experiments.tuning.choose import at_equal_cost, complete, describe_rule
 from experiments.tuning.confirm import Recommendation
 from experiments.tuning.figures import save_fronts, save_study
+from experiments.tuning.fronts import trials_of
 
 FOLDER = Path("reports")
 Row = dict[str, Any]
@@ -37,8 +38,8 @@ def report(run_id: str, recommended: list[Recommendation], tested: pd.DataFrame)
     rows = [_report_study(each, tables[each.search.method], tested, folder) for each in recommended]
     pd.DataFrame(rows).to_csv(folder / "recommended.csv", index=False)
     tested.to_csv(folder / "tested.csv", index=False)
-    numbers = {each.search.method: each.number for each in recommended}
-    figures = save_fronts(tables, numbers, recommended[0].search, folder)
+    studies = trials_of(tables, {each.search.method: each.number for each in recommended})
+    figures = save_fronts(studies, recommended[0].search, folder)
     runs.log_search(run_id, [folder / "recommended.csv", folder / "tested.csv", *figures])
     print_line(summarize(recommended, rows, folder))
 

@@ -9,7 +9,6 @@ seeds.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 import mlflow
@@ -55,8 +54,8 @@ class TrialRun:
 
     def log_result(self, result: Mapping[str, float]) -> None:
         """Log all that is left; after this the trial may end in the storage."""
+        self._buffer += [Metric(f"final/{name}", value, 0, 0) for name, value in result.items()]
         self._flush()
-        self._log([Metric(f"final/{name}", value, 0, 0) for name, value in result.items()])
 
     def end(self, state: str) -> None:
         """Log how the trial ended; MLflow calls a trial that was stopped early KILLED."""
@@ -66,16 +65,12 @@ class TrialRun:
                 mlflow.end_run(STATUSES[state])
 
     def _flush(self) -> None:
-        for start in range(0, len(self._buffer), 1000):
-            self._log(self._buffer[start : start + 1000])
-        self._buffer, self._flushed = [], time.monotonic()
-
-    def _log(self, metrics: list[Metric]) -> None:
         def log() -> None:
             with short_timeouts():
-                self.client.log_batch(self.run_id, metrics=metrics)
+                self.client.log_batch(self.run_id, metrics=self._buffer)
 
         retry("the tracking server", log, (MlflowException,), self.patience, self.echo)
+        self._buffer, self._flushed = [], time.monotonic()
 
 
 @contextmanager
@@ -94,7 +89,7 @@ def open_trial(
                 logged = params_of(search.config_of(params), resolved)
                 logged["seeds_per_trial"] = as_text(search.config.seeds_per_trial)
                 tags = {"method": search.method, "dataset": search.dataset, "model": search.model}
-                tags |= {"code": code_digest(resolved)} | _environment(resolved.device)
+                tags |= {"code": code_digest(resolved)} | environment(resolved.device)
                 describe(run_id, logged, tags)
             yield run
         except BaseException as error:
@@ -102,12 +97,6 @@ def open_trial(
             with suppress(MlflowException), short_timeouts():
                 run.client.set_tag(run_id, STATE, "lost" if lost else "failed")
             raise
-
-
-@cache
-def _environment(device: str) -> dict[str, str]:
-    """Like `environment`, which calls git, but only once per process."""
-    return environment(device)
 
 
 def close_dead(study_run: str, trials: pd.DataFrame) -> None:
@@ -160,7 +149,7 @@ def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
     """Log the params, some of which `mlflow run` has logged, and the tags of a search."""
     params = config.model_dump() | {"storage": without_login(config.storage)}
     tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
-    describe(run_id, params, tags | _environment("cpu"))
+    describe(run_id, params, tags | environment("cpu"))
 
 
 def create_study_run(search: Search, parent: str) -> str:

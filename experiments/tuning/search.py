@@ -1,7 +1,7 @@
 """Search: the question that a study answers, its trials' configs, and what they cost.
 
-Costs are counted in epochs. `retraining` is what `budget_epochs` limits: the epochs of all rounds
-after the dense one; `total` includes the dense network's.
+Costs are counted in epochs of retraining, those of all rounds after the dense one, which
+`budget_epochs` limits.
 """
 
 from collections.abc import Mapping
@@ -23,16 +23,10 @@ STUDY_FIELDS = {"objective", "seeds_per_trial", "seed", "criterion", "pruning"} 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a trial for one seed: rounds after the dense one, and epochs."""
+    """The cost of a trial for one seed: rounds after the dense one, and their epochs."""
 
     rounds: int
     retraining: int
-    dense: int
-
-    @property
-    def total(self) -> int:
-        """Epochs of the dense network and of all rounds."""
-        return self.dense + self.retraining
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class Search:
         """The cost of a trial; raises as `resolved` and `plan_rounds`."""
         config = self.resolved(params)
         rounds = len(plan_rounds(config, self))
-        return Cost(rounds, rounds * config.retrain_epochs, config.epochs)
+        return Cost(rounds, rounds * config.retrain_epochs)
 
     def is_affordable(self, params: Mapping[str, Value]) -> bool:
         """Whether a trial is possible and within the budget."""

@@ -9,10 +9,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from pathlib import Path
-from typing import TypeVar
 
 import optuna
 from filelock import FileLock
@@ -25,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
 from experiments.processes.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
-from experiments.processes.retry import retry
+from experiments.processes.retry import Result, retry
 from experiments.processes.terminal import Echo, describe_error
 
 UNREACHABLE = (DBAPIError, StorageInternalError)  # the server is down, or the file is locked
@@ -47,7 +46,6 @@ PERMANENT_ERRORS = (
     "readonly",
     "no password",
 )
-Result = TypeVar("Result")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -55,15 +53,22 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-@dataclass(frozen=True)
 class Storage:
-    """An open storage, and how long to wait for it when it does not answer."""
+    """An open storage; a process opens its connections once.
 
-    rdb: RDBStorage
-    url: str
-    patience: float
-    echo: Echo
-    recoveries: list[float] = field(default_factory=list)  # monotonic times when long outages ended
+    Args:
+        patience: How many seconds to wait for it when it does not answer.
+
+    Raises:
+        ValueError: If it cannot be opened, or is not one of Optuna's.
+        ConnectionError: If it does not answer in time.
+    """
+
+    def __init__(self, url: str, patience: float, echo: Echo) -> None:
+        parse_url(url)
+        self.url, self.patience, self.echo = url, patience, echo
+        self.recovered = -inf  # monotonic time when the last long outage ended
+        self.rdb = self.retry(lambda: _open(url))
 
     def retry(self, do: Callable[[], Result]) -> Result:
         """The result of `do`, which is repeated until the storage answers.
@@ -75,29 +80,12 @@ class Storage:
         what = f"the storage {redacted(self.url)}"
         result = retry(what, do, UNREACHABLE, self.patience, self.echo)
         if time.monotonic() - began > HEARTBEAT_SECONDS:
-            self.recoveries.append(time.monotonic())
+            self.recovered = time.monotonic()
         return result
-
-    def recovered_within(self, seconds: float) -> bool:
-        """Whether a long outage ended at most this long ago."""
-        return bool(self.recoveries) and time.monotonic() - self.recoveries[-1] < seconds
 
     def lock(self) -> AbstractContextManager[object]:
         """A lock that one process on any machine holds at a time."""
         return exclusive_lock(make_url(self.url))
-
-
-def open_storage(url: str, patience: float, echo: Echo) -> Storage:
-    """The storage at `url`; a process opens its connections once.
-
-    Raises:
-        ValueError: If it cannot be opened, or is not one of Optuna's.
-        ConnectionError: If it does not answer in time.
-    """
-    parse_url(url)
-    what = f"the storage {redacted(url)}"
-    rdb = retry(what, lambda: _open(url), UNREACHABLE, patience, echo)
-    return Storage(rdb, url, patience, echo)
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ are never more than the search asks for.
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from experiments.config.space import Value
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
+from experiments.processes.retry import Result
 from experiments.tuning.choose import WORKER, table_of
 from experiments.tuning.sampling import distributions, sample, should_stop
 from experiments.tuning.search import Search
@@ -32,7 +34,6 @@ from experiments.tuning.storage import (
     FAILURE,
     ORIGINAL,
     UNREACHABLE,
-    Result,
     Storage,
     enqueue_again,
     is_lost,
@@ -61,7 +62,6 @@ class Study:
     def __init__(self, search: Search, storage: Storage) -> None:
         self.search, self.storage, self.rdb = search, storage, storage.rdb
         self.optuna = storage.retry(self._load)
-        self._id = storage.retry(lambda: self.rdb.get_study_id_from_name(search.name))
 
     def _load(self) -> optuna.Study:
         objectives, name, storage = self.search.objectives, self.search.name, self.rdb
@@ -97,10 +97,10 @@ class Study:
 
         def get() -> Any:
             with self.storage.lock():
-                value = self.rdb.get_study_user_attrs(self._id).get(name)
+                value = self.optuna.user_attrs.get(name)
                 if value is None:
                     value = create()
-                    self.rdb.set_study_user_attr(self._id, name, value)
+                    self.optuna.set_user_attr(name, value)
                 return value
 
         return self.storage.retry(get)
@@ -125,10 +125,6 @@ class Study:
     def table(self) -> pd.DataFrame:
         """The trials, one per row (see `table_of`)."""
         return table_of(self.trials(), self.search.space)
-
-    def params_of(self, number: int) -> dict[str, Value]:
-        """The parameters of a trial."""
-        return dict(self.trials()[number].params)
 
     # Which process runs which trial
 
@@ -201,7 +197,7 @@ class Study:
                 self._write_heartbeat(trial._trial_id)  # an outage may have silenced it
             else:
                 self.requeue(trial._trial_id)
-        if self.storage.recovered_within(2 * HEARTBEAT_SECONDS):
+        if time.monotonic() - self.storage.recovered < 2 * HEARTBEAT_SECONDS:
             return  # other machines have had no time to renew their heartbeats
 
         def fail_stale() -> None:

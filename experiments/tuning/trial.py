@@ -28,7 +28,7 @@ from experiments.tuning.choose import RESULT, RUN
 from experiments.tuning.runs import TrialRun, open_trial
 from experiments.tuning.sampling import levels_between
 from experiments.tuning.search import Search
-from experiments.tuning.storage import open_storage
+from experiments.tuning.storage import Storage
 from experiments.tuning.study import Claim, Study, TakenError
 
 DENSE_KEPT = 4  # dense networks of each seed that a process keeps
@@ -54,7 +54,7 @@ def claim_and_run(job: Job, echo: Echo) -> str:
     with server.tracking_to(job.tracking_uri, job.experiment_id):
         search = job.search
         data = [data_of(search, seed) for seed in search.config.seeds()]
-        study = Study(search, open_storage(search.config.storage, search.config.patience, echo))
+        study = Study(search, Storage(search.config.storage, search.config.patience, echo))
         with study.claim() as claim:
             return _run_claimed(job, study, claim, data, echo) if claim else ""
 
