@@ -46,7 +46,11 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
 
 
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
-    """Multiply-adds per image for one weight of each prunable tensor."""
+    """Multiply-adds per image for one weight of each prunable tensor.
+
+    Raises:
+        ValueError: If the model never calls a layer whose weights would be pruned.
+    """
     uses = dict.fromkeys(prunable_weights(model), 0)
 
     def count(name: str, layer: nn.Module, inputs: object, output: Tensor) -> None:
@@ -64,6 +68,8 @@ def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int
         model(torch.zeros(2, *image_shape, device=device))
     for handle in hooks:
         handle.remove()
+    if unused := [name for name, number in uses.items() if not number]:
+        raise ValueError(f"the model never calls the layer of {', '.join(unused)}")
     return uses
 
 

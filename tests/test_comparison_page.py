@@ -293,6 +293,14 @@ def test_dense_networks_alone_make_a_page():
     assert "Differences in" not in html
 
 
+def test_the_page_says_whose_masks_the_methods_retrain():
+    own = comparison_of()
+    shared = replace(own, setting=own.setting | {"masks": "shared"})
+    pages = [render_page(each, drawings()) for each in (own, shared)]
+    assert ["found by one trunk experiment" in page for page in pages] == [False, True]
+    assert ["prunes its own networks" in page for page in pages] == [True, False]
+
+
 def test_the_question_names_methods_network_and_data():
     assert question(comparison_of()) == (
         "Which method finds the best small lenet_300_100 on digits: keep, random or lottery?"

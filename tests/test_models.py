@@ -88,6 +88,13 @@ def test_weight_uses_counts_positions_of_convolutions():
     assert uses == {"0.weight": 64, "2.weight": 4, "4.weight": 1}
 
 
+def test_a_layer_that_is_never_called_is_an_error():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    model[0].extra = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"never calls the layer of 0\.extra\.weight"):
+        weight_uses(model, (1, 2, 2))
+
+
 def test_from_pixels_standardises():
     served = FromPixels(nn.Identity(), mean=0.5, std=0.25)
     assert served(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-2.0, 0.0, 2.0]

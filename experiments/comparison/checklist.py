@@ -30,12 +30,16 @@ def checklist(comparison: Comparison) -> dict[str, Reply]:
     }
 
 
+def _pairs(comparison: Comparison) -> Reply:
+    return "no", f"One pair: {comparison.setting['dataset']} and {comparison.setting['model']}."
+
+
 def _reproducible(comparison: Comparison) -> Reply:
     commit, dirty = (comparison.environment[name] for name in ("git_commit", "git_dirty"))
     clean = commit != "unknown" and ", " not in commit and dirty == "false"
     return "yes" if clean else "partly", (
         "Command, settings, versions, processor and commit are on this page"
-        f"{'' if clean else ', but it is not known to be one commit without changes'}."
+        f"{'' if clean else f', but git_commit is {commit} and git_dirty is {dirty}'}."
     )
 
 
@@ -98,9 +102,10 @@ def _seeds(comparison: Comparison) -> Reply:
 
 def _error_bars(comparison: Comparison) -> Reply:
     known = comparison.summary["test_accuracy_std"].notna()
+    few = "" if known.all() else "; a mean of one seed has no spread"
     return "yes" if known.all() else "partly" if known.any() else "no", (
         f"{known.sum()} of {len(known)} means have a standard deviation (n \N{MINUS SIGN} 1) and "
-        "Student's 95% interval of the mean; a mean of one seed has no spread."
+        f"Student's 95% interval of the mean{few}."
     )
 
 
@@ -116,10 +121,7 @@ def _same_recipe(comparison: Comparison) -> Reply:
 
 
 ITEMS: dict[str, Callable[[Comparison], Reply] | Reply] = {
-    "At least three pairs of data set and architecture, including large modern ones": (
-        "no",
-        "One pair. The authors do not count MNIST and toy models.",
-    ),
+    "At least three pairs of data set and architecture, including large modern ones": _pairs,
     "Exact architecture, data, pre-processing and metrics, in one place": (
         "partly",
         "Names, settings and numbers of images are on this page; pre-processing and the metrics' "
