@@ -40,6 +40,8 @@ class Command:
                 given = parse(resolve_name(self.parameters), name, argv)
             function = resolve_name(self.function)
         finally:
+            if not gc.get_freeze_count():  # several commands of one process: the first
+                gc.freeze()  # no later collection looks through what was imported
             gc.enable()
         function(given)
 
