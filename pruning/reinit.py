@@ -9,7 +9,7 @@ new. A method also says where its learning-rate schedule starts (`REINITS`):
 
 * "start": the schedule of a new training run, from its beginning;
 * "rewound": the same schedule, entered where the rewound weights left it;
-* "final": no schedule, but the constant rate of its end (fine-tuning).
+* "constant": no schedule, but one rate throughout (fine-tuning).
 
 To add one: write it here, add a line to `REINITS`.
 """
@@ -106,11 +106,11 @@ class Reinit:
     """A way to restart: the values, and where the learning-rate schedule starts."""
 
     values: Callable[[Memory, int], State]
-    schedule: Literal["start", "rewound", "final"]
+    schedule: Literal["start", "rewound", "constant"]
 
 
 REINITS: dict[str, Reinit] = {
-    "keep": Reinit(keep, schedule="final"),
+    "keep": Reinit(keep, schedule="constant"),
     "random": Reinit(random, schedule="start"),
     "lottery": Reinit(lottery, schedule="start"),
     "rewind": Reinit(rewind, schedule="rewound"),

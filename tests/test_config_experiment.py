@@ -156,8 +156,8 @@ def test_every_family_of_models_has_a_recipe(family):
 @pytest.mark.parametrize(
     ("argv", "retrain_lr"),
     [
-        (["--reinit", "keep", "--schedule", "cosine", "--lr", "0.1"], 0.001),
-        (["--reinit", "keep", "--schedule", "constant", "--lr", "0.1"], 0.1),
+        (["--reinit", "keep", "--schedule", "cosine", "--lr", "0.1"], 0.03),
+        (["--reinit", "keep", "--schedule", "constant", "--lr", "0.1"], 0.03),
         (["--reinit", "keep", "--schedule", "cosine", "--retrain_lr", "0.3"], 0.3),
         (["--reinit", "lottery", "--schedule", "cosine", "--lr", "0.1"], 0.1),
         (["--optimizer", "sgd"], 0.1),

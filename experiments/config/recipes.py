@@ -18,13 +18,19 @@ class Defaults:
     warmup_share: float = 0.0  # of epochs
     grad_clip: float = 0.0
     label_smoothing: float = 0.0
-    fine_tune_share: float | None = None  # of lr, to retrain with keep; None: the schedule's end
+    fine_tune_share: float = 0.3  # of lr, to retrain with keep
     bf16: bool = False  # use bf16 on hardware that supports it
+    threads: int | None = None  # of `run`; None: one per core
 
 
 RECIPES: dict[str, Defaults] = {
     "lenet": Defaults(
-        epochs=10, retrain_epochs=10, optimizer="adam", weight_decay=0.0, batch_size=60
+        epochs=10,
+        retrain_epochs=10,
+        optimizer="adam",
+        weight_decay=0.0,
+        batch_size=60,
+        threads=1,
     ),
     "lightcnn": Defaults(
         epochs=40,
@@ -35,7 +41,6 @@ RECIPES: dict[str, Defaults] = {
         warmup_share=0.25,
         grad_clip=1.0,
         label_smoothing=0.1,
-        fine_tune_share=0.3,
         bf16=True,
     ),
 }

@@ -218,7 +218,7 @@ def recipe_of(config: Resolved, number: int) -> Recipe:
     schedule = warmed(SCHEDULES[config.schedule], config.warmup_epochs / config.epochs)
 
     def lr(progress: float) -> float:
-        return base if where == "final" else base * schedule((done + epochs * progress) / whole)
+        return base if where == "constant" else base * schedule((done + epochs * progress) / whole)
 
     return Recipe(
         optimizer=config.optimizer,

@@ -7,7 +7,7 @@ puts a warm-up before it. To add one: write it here, add a line to `SCHEDULES`.
 from collections.abc import Callable
 from math import cos, pi
 
-FLOOR = 0.01  # where cosine ends, so that fine-tuning at the final rate still learns
+FLOOR = 0.01  # where cosine ends
 WARM_START = 0.04  # where a warm-up starts
 
 
