@@ -14,7 +14,7 @@ from experiments.config.comparison import CompareConfig, arms_of, seeds_of
 from experiments.processes.terminal import print_line
 from experiments.rounds.data import load_data
 from experiments.rounds.plan import plan_rounds
-from experiments.tracking import server
+from experiments.tracking import server, ui
 from experiments.tracking.session import describe, tracked_run
 
 
@@ -31,16 +31,19 @@ def compare_methods(asked: CompareConfig) -> str:
         ray.connect(asked.ray_address, server.tracking_uri())
         config = asked.with_absolute_paths()
     server.check_tracking()
+    print_line(ui.logging_to())
     inputs = read_inputs(config)
-    with tracked_run(record.comparison_name(config, inputs.resolved)) as run_id:
-        tags = {"dataset": inputs.resolved.dataset, "model": inputs.resolved.model}
-        describe(run_id, config.model_dump(), tags | {"kind": record.COMPARISON})
+    tags = {"kind": record.COMPARISON, "dataset": inputs.resolved.dataset}
+    tags["model"] = inputs.resolved.model
+    with tracked_run(record.comparison_name(config, inputs.resolved), tags=tags) as run_id:
+        describe(run_id, config.model_dump())
         outcomes = run_arms(config, inputs, run_id, print_line)
         made = record.log_record(run_id, inputs.record, outcomes)
         if not any(outcome.run_id for outcome in outcomes.values()):
             raise ValueError(f"every arm failed; {record.failure_lines(outcomes)[0]}")
         folder = make_report(run_id, made)
-    print_line(f"\n{report_text(folder)}\n\nTo look at the runs: {server.ui_command()}")
+    view = ui.how_to_view(run_id, "the comparison", nested=True)
+    print_line(f"\n{report_text(folder)}\n\n{view}")
     for line in record.failure_lines(outcomes):
         print_line(f"WARNING: failed: {line}; the same command runs what is missing")
     return run_id

@@ -17,7 +17,9 @@ from datasets.photographs.prepare import prepare, read_excluded
 from experiments.config.faces import FacesConfig
 from experiments.config.parameters import AUTO
 from experiments.processes.signals import raise_if_interrupted
-from experiments.tracking import server
+from experiments.processes.terminal import print_line
+from experiments.tracking import server, ui
+from experiments.tracking.paste import command_to_paste
 from experiments.tracking.session import describe, tracked_run
 
 MAX_CLASSES = 100  # for metrics and the printed table; counts.csv always has all classes
@@ -30,6 +32,7 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
         ValueError: As `datasets.photographs.prepare.prepare`.
     """
     server.check_tracking()
+    print_line(ui.logging_to())
     source, out = Path(config.source), Path(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
@@ -83,5 +86,6 @@ def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
     if classes < 2:
         lines += [f"Training requires at least two classes with kept faces, got {classes}."]
     else:
-        lines += [f"Next: mlflow run . -P dataset=faces -P data_root={out}"]
+        params = {"dataset": "faces", "data_root": str(out)}
+        lines += [f"Next: {command_to_paste('run', params)}"]
     return "\n".join(lines)

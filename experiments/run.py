@@ -1,25 +1,32 @@
 """Run: config, data, rounds, log. `mlflow run . -P reinit=lottery` runs this file."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from tqdm import tqdm
 
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
+from experiments.config.recipes import defaults_for
 from experiments.processes.locks import run_lock
 from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.tasks import computing_with
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.data import load_data
 from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import RoundResult, prune_rounds
-from experiments.tracking import log, server, summary
+from experiments.tracking import log, server, summary, ui
 from experiments.tracking.branch import open_base_run
 from experiments.tracking.environment import COMMIT, environment
 from experiments.tracking.fingerprint import code_digest
+from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import StoredRun, load_run
 from experiments.training.loop import Evaluation
+
+DEFAULT_ROOT = Config.model_fields["data_root"].default
 
 
 def run_experiment(asked: Config, parent: str | None = None, echo: Echo | None = None) -> str:
@@ -33,6 +40,8 @@ def run_experiment(asked: Config, parent: str | None = None, echo: Echo | None =
         ValueError: If a parameter is invalid, or something that it names is missing.
     """
     server.check_tracking()
+    if parent is None:
+        (echo or print_line)(ui.logging_to())
     if asked.resume == NONE:
         return _experiment(asked, None, parent, echo)
     with run_lock(asked.resume):  # before it is read, so that no other process adds to it
@@ -48,6 +57,7 @@ def _experiment(
     config = chosen.resolved(data.name)
     data = data.to(config.device)
     last = len(plan_rounds(config, data))
+    threads = torch.get_num_threads() if parent else threads_for(config.model)
     show = echo or print_line
     if not stored and asked.dataset != config.dataset:
         level = "" if config.dataset == "mnist" else "WARNING: "
@@ -57,9 +67,10 @@ def _experiment(
             show(warning)
         why = stored.tags.get("dataset_why", why)
     with (
+        computing_with(threads),
         open_base_run(config, last, data.digest, stored.network if stored else None) as base,
         log.open_run(config, asked, data, why, last, stored, parent) as run,
-        resume_hint(run.run_id, show),
+        resume_hint(run.run_id, config.data_root, show),
     ):
         show(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
         events = prune_rounds(config, data, run.network, base)
@@ -69,19 +80,32 @@ def _experiment(
         run.finish()
         rounds, _ = run.history.frames()
     if not echo:
-        show(f"\n{summary.table(rounds)}\n\nTo view the run: {server.ui_command()}")
+        view = ui.how_to_view(run.run_id, "this run", all_runs=True)
+        show(f"\n{summary.table(rounds)}\n\n{view}")
     return run.run_id
 
 
+def threads_for(model: str) -> int:
+    """How many threads a run of its own computes with: as OMP_NUM_THREADS or the recipe says.
+
+    The default does not depend on the command or on the number of cores, as far as that is not
+    too slow, since the number of threads can change the last bits of a result.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS")
+    return (None if asked else defaults_for(model).threads) or torch.get_num_threads()
+
+
 @contextmanager
-def resume_hint(run_id: str, show: Echo) -> Iterator[None]:
+def resume_hint(run_id: str, data_root: str, show: Echo) -> Iterator[None]:
     """Show how to resume after an interruption; an invalid parameter would only fail again."""
+    moved = {} if data_root == DEFAULT_ROOT else {"data_root": data_root}
+    command = command_to_paste("run", {"resume": run_id} | moved)  # the store may be lost later
     try:
         yield
     except ValueError:
         raise
     except BaseException:
-        show(f"stopped; -P resume={run_id} continues after the last complete round")
+        show(f"stopped; to continue after the last complete round: {command}")
         raise
 
 

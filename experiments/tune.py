@@ -23,7 +23,7 @@ from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import Executor, Outcome, Work
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.data import load_data
-from experiments.tracking import server
+from experiments.tracking import server, ui
 from experiments.tracking.session import claim_run, tracked_run
 from experiments.tuning import runs
 from experiments.tuning.choose import RUN, latest_failures, recommend
@@ -52,6 +52,7 @@ def run_search(asked: TuneConfig) -> str:
         connect(config)
         config = config.with_absolute_paths()
     retry("the tracking server", server.ping, (Exception,), config.patience, print_line)
+    print_line(ui.logging_to())
     searches = plan_searches(config)
     storage = Storage(config.storage, config.patience, print_line)
     studies = {search.method: Study(search, storage) for search in searches}
@@ -74,7 +75,7 @@ def run_search(asked: TuneConfig) -> str:
         report(run_id, recommended, tested)
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command reports them")
-    print_line(f"\nTo see the runs: {server.ui_command()}")
+    print_line(f"\n{ui.how_to_view(run_id, 'the search')}")
     print_line(f"To see the studies: optuna-dashboard {redacted(asked.storage)}")
     return run_id
 

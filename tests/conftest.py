@@ -93,8 +93,13 @@ def use_store(folder: Path, empty_store: Path, patch: pytest.MonkeyPatch) -> Non
     shutil.copy(empty_store, folder / "mlflow.db")
     patch.chdir(folder)
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+    # Created on first use, and therefore with artifacts below the folder; Default exists already.
+    patch.setenv("MLFLOW_EXPERIMENT_NAME", "weight-loss")
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         patch.delenv(name, raising=False)
+    from mlflow.tracking import fluent
+
+    patch.setattr(fluent, "_active_experiment_id", None)  # what `mlflow.set_experiment` chose
 
 
 @pytest.fixture

@@ -99,11 +99,11 @@ def test_a_comparison_is_a_run_with_a_finished_run_for_each_arm(again):
     assert {arm.info.status for arm in children.values()} == {"FINISHED"}
     dense = {arm.data.metrics["dense/test_accuracy"] for arm in children.values()}
     assert len(dense) <= 2  # one dense network per seed
-    branches = {arm.data.params["branch_of"] for arm in children.values()}
+    branches = {arm.data.tags["weight_loss.branch_of"] for arm in children.values()}
     base_runs = {children["keep", seed].info.run_id for seed in "01"}
     assert branches == {"none", *base_runs}
     summary = pd.read_csv(folder / "summary.csv")
-    key = "test_accuracy_mean/lottery"
+    key = "test_accuracy/lottery"
     history = mlflow.MlflowClient().get_metric_history(run_id, key)
     expected = summary.loc[summary["method"] == "lottery", "test_accuracy_mean"]
     assert [point.value for point in history] == list(expected)
@@ -230,7 +230,7 @@ def test_what_is_missing_is_rerun_and_branches_off_a_finished_arm(again, capfd):
     assert "random, seed 1: rerun: the earlier run cannot be resumed" in out
     assert out.count("already done") == 4
     assert same(folder, new)
-    branched = arms(run)["keep", "0"].data.params["branch_of"]
+    branched = arms(run)["keep", "0"].data.tags["weight_loss.branch_of"]
     assert branched == children["random", "0"].info.run_id
 
 

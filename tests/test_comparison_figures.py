@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from experiments.comparison import figures
-from experiments.figures import style
+from experiments.figures import experiment, style
 from experiments.figures.intervals import accuracy_limits
 from pruning.reinit import REINITS
 from tests.test_comparison_findings import comparison_of
@@ -166,17 +166,26 @@ def test_limits_without_intervals_are_those_of_the_means():
     assert accuracy_limits(means, unknown, unknown) == pytest.approx((97 - 1 / 24, 98 + 1 / 24))
 
 
-def test_points_below_the_limits_are_marked_and_named():
+def test_accuracy_figures_show_all_data_and_a_close_up_of_what_a_collapse_flattens():
     rounds = arms(("random", "lottery", "keep"))
     late = (rounds["method"] == "random") & (rounds["round"] == 3)
     rounds.loc[late, "test_accuracy"] = 0.101
-    figure = figures.draw_accuracy(rounds)
-    axes = figure.axes[0]
-    marks = [line for line in axes.lines if not line.get_clip_on() and line.get_marker() == "v"]
-    assert [len(mark.get_xdata()) for mark in marks] == [1]
-    assert axes.get_ylim()[0] > 90
-    assert "below the range shown: random (down to 10.1%)" in texts(figure)
-    assert "below" not in texts(figures.draw_accuracy(arms()))
+    whole, close = figures.draw_accuracy(rounds).axes
+    assert whole.get_ylim()[0] < 10.1
+    assert close.get_ylim()[0] > 90
+    assert close.get_title(loc="left") == "the same, close up"
+    for axes in figures.draw_tradeoff(rounds).axes:
+        assert axes.get_ylim()[0] < 10.1
+    (only,) = figures.draw_accuracy(arms()).axes
+    means = 100 * arms()["test_accuracy"]
+    assert only.get_ylim()[0] < means.min() < means.max() < only.get_ylim()[1]
+
+
+def test_layers_that_coincide_share_a_line():
+    lines = pd.DataFrame({"a": [0, 1.0], "b": [0, 1.05], "c": [0, 2.0], "d": [0, 1.0]})
+    assert list(experiment.distinct_lines(lines)) == ["a, b, d", "c"]
+    many = pd.DataFrame({f"conv{n}": [1.0] for n in range(1, 10)})
+    assert list(experiment.distinct_lines(many)) == ["conv1 to conv9 (9 layers)"]
 
 
 def test_the_legend_has_the_number_of_seeds():

@@ -62,7 +62,8 @@ def comparison_of(rounds, **changes):
     """A comparison with nothing but rounds, and what `changes` says."""
     whole = Comparison(
         name="",
-        setting={"retrain_epochs": "10", "batch_size": "60"},
+        setting={"retrain_epochs": "10", "batch_size": "60", "schedule": "cosine"},
+        retrain_lr=dict.fromkeys(rounds["method"], 0.0012),
         defaults=frozenset(),
         rounds=rounds,
         epochs=pd.DataFrame(),
@@ -127,6 +128,7 @@ def test_the_headline_names_the_best_method_its_differences_and_the_smallest_tic
         "keep or the dense network.",
         "Weights left in the smallest network that matches the dense one (mean validation accuracy "
         "at least as high): lottery 50%, random none and keep none.",
+        "Learning rates of retraining: lottery and random 0.0012, cosine; keep 0.0012, constant.",
     ]
 
 
@@ -140,7 +142,7 @@ def test_a_lead_that_is_the_same_in_every_seed_is_not_called_significant():
 
 def test_one_seed_claims_no_difference_and_no_spread():
     comparison = comparison_of(rounds_of({"lottery": (0.97,), "random": (0.94,)}))
-    first, second, _ = headline(comparison)
+    first, second, *_ = headline(comparison)
     assert "97.00% (one seed); the dense network has 95.00% (one seed)" in first
     assert second == (
         "Compared seed by seed, lottery shares one seed with random and the dense network, too few "
@@ -154,7 +156,7 @@ def test_one_seed_claims_no_difference_and_no_spread():
 
 
 def test_a_method_alone_is_compared_with_the_dense_network():
-    first, second, _ = headline(comparison_of(rounds_of({"lottery": APART["lottery"]})))
+    first, second, *_ = headline(comparison_of(rounds_of({"lottery": APART["lottery"]})))
     assert first.startswith("With 50% of the weights, lottery has a mean test accuracy of 97.00%")
     assert second == "Compared seed by seed, lottery shows no difference from the dense network."
 

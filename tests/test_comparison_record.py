@@ -37,8 +37,8 @@ def adopted(kind, status, running=False):
     if kind:
         client.set_tag(former, "kind", kind)
     if running:
-        client.set_tag(former, "lock", "another machine's")
-        client.set_tag(former, "heartbeat", str(10**12))
+        client.set_tag(former, "weight_loss.lock", "another machine's")
+        client.set_tag(former, "weight_loss.heartbeat", str(10**12))
     client.set_terminated(former, status)
     comparisons.adopt(client.get_run(child), new)
     ended = client.get_run(former).info.status

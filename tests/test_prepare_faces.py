@@ -56,7 +56,9 @@ def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photogra
     }
     output = capfd.readouterr().out
     assert "11 photographs of 2 classes: 10 kept, 1 no_face" in output
-    assert f"Next: mlflow run . -P dataset=faces -P data_root={out}" in output
+    assert (
+        f"-m experiments run --dataset=faces --data_root={out}\n" in output.partition("Next: ")[2]
+    )
 
 
 def test_an_interrupted_command_continues(anywhere, photographs, capsys):

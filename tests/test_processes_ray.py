@@ -218,7 +218,7 @@ def test_a_comparison_on_a_ray_cluster_outlives_a_killed_worker(
     while not (arms := runs_of("keep", "RUNNING")):
         assert command.poll() is None, command.stdout.read()
         time.sleep(0.2)
-    os.kill(int(arms[0].data.tags["pid"]), signal.SIGKILL)
+    os.kill(int(arms[0].data.tags["weight_loss.pid"]), signal.SIGKILL)
     output, _ = command.communicate(timeout=240)
     assert command.returncode == 0, output
     assert "Traceback" not in output

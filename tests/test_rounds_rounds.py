@@ -270,7 +270,7 @@ def test_nothing_is_chosen_by_the_test_data(data):
         assert same(a.network.masks, b.network.masks)
         differing = {name for name in a.metrics if a.metrics[name] != b.metrics[name]}
         assert "test_loss" in differing
-        assert differing <= {"test_loss", "test_accuracy", "early_stop_test_accuracy"}
+        assert differing <= {"test_loss", "test_accuracy", "test_error", "early_stop_test_accuracy"}
 
 
 def test_the_target_is_reached_exactly(data):

@@ -86,7 +86,7 @@ def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
     assert client.returncode == 2, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("error: ")
-    run_id = rest.partition("-P resume=")[2][:32]
+    run_id = rest.partition("--resume=")[2][:32]
     with serving(server, f"{address}/health", store):
         done = subprocess.run(
             [*run, f"--resume={run_id}"], cwd=ROOT, env=env, capture_output=True, text=True

@@ -22,7 +22,10 @@ LAYERS = (
 )
 SERVICES = {
     "mlflow": (
-        *(f"experiments/tracking/{name}.py" for name in ("log", "orphan", "resume", "server")),
+        *(
+            f"experiments/tracking/{name}.py"
+            for name in ("log", "orphan", "resume", "server", "ui")
+        ),
         "experiments/tracking/session.py",
         "experiments/comparison/record.py",
         "experiments/comparison/report.py",

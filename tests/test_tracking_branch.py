@@ -11,7 +11,7 @@ from experiments.run import run_experiment
 from experiments.tracking import branch
 from experiments.tracking.fingerprint import FINGERPRINT
 from experiments.tracking.resume import find_or_resume, other_versions_note
-from experiments.tracking.session import tracked_run
+from experiments.tracking.session import INTERNAL, tracked_run
 from tests.conftest import QUICK, working_in
 
 
@@ -44,8 +44,8 @@ def test_a_branch_leaves_the_same_bytes_as_a_run_that_trains_everything(base):
         )
         assert first[0].value == second[0].value
         assert len(first) == len(second)
-    assert alone.data.tags[FINGERPRINT] == branched.data.tags[FINGERPRINT]
-    assert alone.data.tags[FINGERPRINT] != base.data.tags[FINGERPRINT]
+    assert alone.data.tags[INTERNAL + FINGERPRINT] == branched.data.tags[INTERNAL + FINGERPRINT]
+    assert alone.data.tags[INTERNAL + FINGERPRINT] != base.data.tags[INTERNAL + FINGERPRINT]
 
 
 def test_shared_masks_are_taken_from_the_stored_run(base):
@@ -53,7 +53,7 @@ def test_shared_masks_are_taken_from_the_stored_run(base):
     theirs, mine = (client_rounds(run) for run in (base, branched))
     assert theirs == mine
     own = do(reinit="random")
-    assert own.data.tags[FINGERPRINT] != branched.data.tags[FINGERPRINT]
+    assert own.data.tags[INTERNAL + FINGERPRINT] != branched.data.tags[INTERNAL + FINGERPRINT]
     assert checkpoints(own)["round_02.safetensors"] != checkpoints(branched)["round_02.safetensors"]
 
 
@@ -96,9 +96,9 @@ def test_a_base_run_without_its_checkpoint_is_refused(base, tmp_path):
 def old(base):
     """The base run, as a version with other digests would have marked it; restored afterwards."""
     client, run_id = mlflow.MlflowClient(), base.info.run_id
-    client.set_tag(run_id, FINGERPRINT, "0" * 32)
+    client.set_tag(run_id, INTERNAL + FINGERPRINT, "0" * 32)
     yield base
-    client.set_tag(run_id, FINGERPRINT, base.data.tags[FINGERPRINT])
+    client.set_tag(run_id, INTERNAL + FINGERPRINT, base.data.tags[INTERNAL + FINGERPRINT])
 
 
 def test_the_dense_network_of_another_version_is_refused(old):
@@ -113,7 +113,7 @@ def test_the_masks_of_another_version_can_be_shared(old):
 
 def test_runs_of_another_version_are_not_found_but_counted(old):
     config = config_from(QUICK | {"reinit": "lottery"})
-    digest = old.data.tags["dataset_digest"]
+    digest = old.data.tags["weight_loss.dataset_digest"]
     with tracked_run("search"):
         assert find_or_resume(config, "digits", digest).run is None
         note = other_versions_note("digits", QUICK["model"])
@@ -124,6 +124,6 @@ def test_runs_of_another_version_are_not_found_but_counted(old):
 
 
 def test_a_base_run_with_other_code_is_refused(base, monkeypatch):
-    monkeypatch.setattr(branch, "code_digest", lambda config: "2-0")
-    with pytest.raises(ValueError, match=r"does not match this one: code \(here 2-0, there 2-"):
+    monkeypatch.setattr(branch, "code_digest", lambda config: "3-0")
+    with pytest.raises(ValueError, match=r"does not match this one: code \(here 3-0, there 3-"):
         do(reinit="random", branch_of=base.info.run_id)

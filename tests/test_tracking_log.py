@@ -25,6 +25,7 @@ ROUND_METRICS = {
     "valid_accuracy",
     "test_loss",
     "test_accuracy",
+    "test_error",
     "sparsity",
     "remaining_weights",
     "compression_ratio",
@@ -61,12 +62,15 @@ def test_a_run_has_params_tags_a_note_and_its_data(finished):
     assert finished.info.status == "FINISHED"
     assert finished.info.run_name == NAME
     params, tags = finished.data.params, finished.data.tags
-    assert set(Config.model_fields) <= set(params)
+    assert set(Config.model_fields) - {"branch_of"} <= set(params)
     assert (params["dataset"], params["resolved_dataset"]) == ("auto", "digits")
     assert (params["prune_rate"], params["resolved_output_prune_rate"]) == ("0.2", "0.2")
     assert tags["dataset_why"].startswith("auto: MNIST is not in")
-    assert tags["version.torch"] == torch.__version__.partition("+")[0]
-    assert {"reinit", "model", "git_commit", "git_dirty", "threads"} <= set(tags)
+    assert tags["weight_loss.version.torch"] == torch.__version__.partition("+")[0]
+    internal = {f"weight_loss.{name}" for name in ("git_commit", "git_dirty", "threads", "lock")}
+    assert {"reinit", "model"} | internal <= set(tags)
+    shown = [name for name in tags if not name.startswith("mlflow.")]
+    assert set(shown[:12]).isdisjoint(name for name in shown if name.startswith("weight_loss."))
     note = tags["mlflow.note.content"]
     assert "**35.99% pruned**" in note
     assert "MNIST is not in" in note
@@ -132,8 +136,16 @@ def test_the_logged_model_is_the_last_network(finished):
         experiment_ids=[finished.info.experiment_id], output_format="list"
     )
     assert logged.source_run_id == finished.info.run_id
-    values = {metric.key: metric.value for metric in logged.metrics}
-    assert values["final/test_accuracy"] == finished.data.metrics["test_accuracy"]
+    assert {metric.key: metric.value for metric in logged.metrics} == {
+        name: finished.data.metrics[name] for name in ROUND_METRICS
+    }
+    assert {metric.step for metric in logged.metrics} == {2}
+    images = {metric.key: metric.dataset_name for metric in logged.metrics}
+    assert (images["test_accuracy"], images["sparsity"]) == ("digits-test", None)
+    assert (logged.params["reinit"], logged.params["dataset"]) == ("lottery", "digits")
+    assert (logged.params["round"], logged.params["lr"]) == ("2", "0.01")
+    (output,) = finished.outputs.model_outputs
+    assert (output.model_id, output.step) == (logged.model_id, 2)
     model = mlflow.pyfunc.load_model(logged.model_uri)
     pixels = model.input_example
     assert pixels.shape == (2, 1, 8, 8)

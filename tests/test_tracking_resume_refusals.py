@@ -21,7 +21,7 @@ from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.run import resume_warnings
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
 from experiments.tracking.resume import find_or_resume, history_of, is_finished, load_run
-from experiments.tracking.session import is_running, tracked_run
+from experiments.tracking.session import INTERNAL, is_running, tracked_run
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import QUICK, ROOT, command, working_in
 
@@ -95,12 +95,12 @@ def test_a_run_that_another_process_works_on_is_refused(failed, capsys):
 
 def test_a_run_alive_on_another_machine_is_refused(failed, capsys):
     client = mlflow.MlflowClient()
-    client.set_tag(failed, "host", "elsewhere")
-    client.set_tag(failed, "lock", "elsewhere:/tmp/x.lock")
+    client.set_tag(failed, "weight_loss.host", "elsewhere")
+    client.set_tag(failed, "weight_loss.lock", "elsewhere:/tmp/x.lock")
     client.update_run(failed, status="RUNNING")
-    client.set_tag(failed, "heartbeat", str(time.time() - 5))
+    client.set_tag(failed, "weight_loss.heartbeat", str(time.time() - 5))
     assert "a process on elsewhere is still working" in refuse([f"--resume={failed}"], capsys)
-    client.set_tag(failed, "heartbeat", str(time.time() - 500))
+    client.set_tag(failed, "weight_loss.heartbeat", str(time.time() - 500))
     assert "the loss is" in refuse([f"--resume={failed}"], capsys)  # it is resumed, and fails again
 
 
@@ -125,7 +125,7 @@ def test_damaged_artifacts_are_refused_by_name(failed, capsys, tmp_path):
 
 
 def test_other_data_are_refused(failed, capsys):
-    mlflow.MlflowClient().set_tag(failed, "dataset_digest", "of other data")
+    mlflow.MlflowClient().set_tag(failed, "weight_loss.dataset_digest", "of other data")
     assert "the data are not those that run" in refuse([f"--resume={failed}"], capsys)
 
 
@@ -191,8 +191,8 @@ def forget(run_id, *names):
 
 def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_path):
     """Its code has another digest, and it does not have a setting that was added since."""
-    mlflow.MlflowClient().set_tag(failed, "code", "0" * 32)
-    mlflow.MlflowClient().set_tag(failed, "git_commit", "another")
+    mlflow.MlflowClient().set_tag(failed, "weight_loss.code", "0" * 32)
+    mlflow.MlflowClient().set_tag(failed, "weight_loss.git_commit", "another")
     folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
     kept = shutil.copytree(folder, tmp_path / "kept")
     config = json.loads((folder / "config.json").read_text())
@@ -206,25 +206,25 @@ def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_pat
     assert stored.config.control == "none"
     assert stored.network.round == 0
     (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
-    assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 2-")
+    assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 3-")
     shutil.copytree(kept, folder, dirs_exist_ok=True)
 
 
 def test_an_earlier_run_of_the_same_experiment_is_found_and_resumed(failed):
     client = mlflow.MlflowClient()
     stored = mlflow.get_run(failed)
-    digest = stored.data.tags["dataset_digest"]
+    digest = stored.data.tags["weight_loss.dataset_digest"]
     config = config_from(QUICK | {"retrain_lr": 1e30})
     key = fingerprint(config.resolved("digits"), digest, THREADS_PER_WORKER)
-    client.set_tag(failed, FINGERPRINT, key)
+    client.set_tag(failed, INTERNAL + FINGERPRINT, key)
     with tracked_run("search"):
         earlier = find_or_resume(config, "digits", digest)
         assert earlier.run.info.run_id == earlier.config.resume == failed
         assert not is_finished(earlier.run)
         assert not is_running(earlier.run)
         assert find_or_resume(config, "digits", "of other data").run is None
-        client.set_tag(failed, "lock", "elsewhere")
-        client.set_tag(failed, "heartbeat", str(time.time() + 1000))
+        client.set_tag(failed, "weight_loss.lock", "elsewhere")
+        client.set_tag(failed, "weight_loss.heartbeat", str(time.time() + 1000))
         client.update_run(failed, status="RUNNING")
         assert is_running(find_or_resume(config, "digits", digest).run)
         client.set_terminated(failed, "FAILED")

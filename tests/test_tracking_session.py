@@ -41,7 +41,7 @@ def test_runs_whose_process_has_died_are_found_and_marked(parent):
     never_started = begin(parent, host=here, pid=dead_pid)
     held, released = begin(parent), begin(parent)
     for run_id in (held, released):
-        mlflow.MlflowClient().set_tag(run_id, "lock", lock_name(run_id))
+        mlflow.MlflowClient().set_tag(run_id, "weight_loss.lock", lock_name(run_id))
     ended = begin(parent, lock="elsewhere", heartbeat=long_ago)
     mlflow.MlflowClient().set_terminated(ended, "FINISHED")
     experiment = mlflow.get_run(parent).info.experiment_id
@@ -61,12 +61,12 @@ def test_a_run_is_claimed_unless_another_process_works_on_it(parent):
     with claim_run(run_id) as ours:
         assert not ours
     assert mlflow.get_run(run_id).info.status == "RUNNING"
-    mlflow.MlflowClient().set_tag(run_id, "heartbeat", "0")
+    mlflow.MlflowClient().set_tag(run_id, "weight_loss.heartbeat", "0")
     with run_lock(run_id), claim_run(run_id) as ours:
         assert not ours
     with claim_run(run_id) as ours:
         assert ours
-        assert mlflow.get_run(run_id).data.tags["lock"] == lock_name(run_id)
+        assert mlflow.get_run(run_id).data.tags["weight_loss.lock"] == lock_name(run_id)
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 

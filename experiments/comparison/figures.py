@@ -9,7 +9,6 @@ To add one: a `draw_*`, its caption in `CAPTIONS`, and its line in `draw_all`.
 import re
 from collections.abc import Mapping
 from io import StringIO
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,8 @@ CAPTIONS = {
     "the end of its training.",
     "tradeoff": "Test accuracy against compression ratio (parameters) and against theoretical "
     f"speed-up (multiply-adds). {BARS}. {DENSE_LINE}",
-    "layers": "Share of each layer's weights that is pruned after each round, mean over seeds. "
-    "The first layer is dark and wide, the last light and thin. The scale is logarithmic in the "
-    "weights that remain.",
+    "layers": "Share of each layer's weights that is pruned after each round, mean over seeds; "
+    "layers whose lines coincide share one. The scale is logarithmic in the weights that remain.",
     "overlap": "Jaccard index of the masks of each pair of arms (method and seed) in the shown "
     "round: weights that both keep, divided by weights that either keeps; 1 means equal masks. "
     "The line in the colour bar is the value for random masks with as many weights in each layer. "
@@ -56,13 +54,23 @@ CAPTIONS = {
 
 @report_style
 def draw_accuracy(rounds: pd.DataFrame) -> Figure:
-    """Test accuracy against remaining weights, the dense network on the left."""
-    figure, (axes,) = new_figure("Test accuracy against remaining weights")
-    drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining")
-    note = zoom_to_means(axes, drawn)
-    axes.set_ylabel("test accuracy (%)")
-    remaining_axis(axes, rounds)
-    add_legend(figure, rounds, note)
+    """Test accuracy against remaining weights, the dense network on the left.
+
+    If a collapse flattens the rest, a second panel shows the upper part close up.
+    """
+    means = 100 * summarise(rounds)[[f"test_accuracy_{end}" for end in ("mean", "low", "high")]]
+    close = accuracy_limits(*(means[name] for name in means))
+    two = means["test_accuracy_mean"].min() < close[0]
+    figure, panels = new_figure("Test accuracy against remaining weights", 1 + two)
+    for axes in panels:
+        drawn = draw_rounds(axes, rounds, "test_accuracy", "remaining")
+        remaining_axis(axes, rounds, narrow=two)
+    show_all(panels[0], drawn)
+    panels[0].set_ylabel("test accuracy (%)")
+    if two:
+        panels[1].set_ylim(*close)
+        panels[1].set_title("the same, close up")
+    add_legend(figure, rounds)
     return figure
 
 
@@ -126,9 +134,9 @@ def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
         axes.set_xticks([2**power for power in powers], [f"{2**power}×" for power in powers])  # noqa: RUF001
         axes.set_xlim(0.9, max(1.15 * largest, 2.1))
         axes.minorticks_off()
-        note = zoom_to_means(axes, drawn)
+        show_all(axes, drawn)
     panels[0].set_ylabel("test accuracy (%)")
-    add_legend(figure, rounds, note)
+    add_legend(figure, rounds)
     return figure
 
 
@@ -136,19 +144,19 @@ def draw_tradeoff(rounds: pd.DataFrame) -> Figure:
 def draw_layers(rounds: pd.DataFrame) -> Figure:
     """Pruned share of each layer against round, one panel per method if they differ."""
     columns = experiment.layer_columns(rounds)
-    left = 100 * (1 - rounds.groupby(["round", "method"])[list(columns.values())].mean())
+    pruned = rounds.groupby(["round", "method"])[list(columns.values())].mean()
+    left = experiment.distinct_lines(100 * (1 - pruned.set_axis(list(columns), axis="columns")))
     by_round = left.groupby("round")
     same = float((by_round.max() - by_round.min()).to_numpy().max()) < 0.1
     methods = methods_of(rounds)[: 1 if same else None]
     figure, panels = new_figure("Pruned weights, layer by layer", len(methods), sharey=True)
-    shades = colormaps["viridis"](np.linspace(0.3, 0.88, len(columns)))
-    widths = np.linspace(5, 1.5, len(columns))  # lines that coincide show as stripes
+    shades = colormaps["viridis"](np.linspace(0.3, 0.88, left.shape[1]))
     floor = left.to_numpy()[left > 0].min() / 2  # where an emptied layer is drawn
     ticks = [100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
     for axes, method in zip(panels, methods, strict=True):
         own = by_round.mean() if same else left.xs(method, level="method")
-        for shade, width, (layer, name) in zip(shades, widths, columns.items(), strict=True):
-            axes.plot(own.index, own[name].clip(lower=floor), color=shade, lw=width, label=layer)
+        for shade, name in zip(shades, own, strict=True):
+            axes.plot(own.index, own[name].clip(lower=floor), color=shade, lw=1.8, label=name)
         axes.set_title("the same for all methods" if same else method)
         axes.set(yscale="log", xlabel="round")
         axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
@@ -158,7 +166,7 @@ def draw_layers(rounds: pd.DataFrame) -> Figure:
     for axes in panels[::3]:
         axes.set_ylabel("pruned weights (%)")
     handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=min(5, len(columns)))
+    figure.legend(*handles, loc="outside lower center", ncols=min(5, left.shape[1]))
     return figure
 
 
@@ -285,23 +293,23 @@ def draw_dense_level(axes: Axes, rounds: pd.DataFrame, metric: str) -> None:
         axes.axhspan(dense["low"], dense["high"], color=INK, alpha=0.08, lw=0, zorder=0)
 
 
-def zoom_to_means(axes: Axes, drawn: pd.DataFrame) -> str:
-    """Limit the y axis, mark points below it at the edge, and return a note on how low they are."""
-    bottom, top = accuracy_limits(drawn["mean"], drawn["low"], drawn["high"])
-    axes.set_ylim(bottom, top)
-    by_method, notes = styles(methods_of(drawn)), []
-    at_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-    for method, points in drawn[drawn["mean"] < bottom].groupby("method", sort=False):
-        colour, heights = by_method[str(method)]["color"], [0.012] * len(points)
-        axes.plot(points["x"], heights, "v", ms=4, color=colour, **at_edge)
-        notes.append(f"{method} (down to {points['mean'].min():.3g}%)")
-    return f"▾ below the range shown: {', '.join(notes)}" if notes else ""
+def show_all(axes: Axes, drawn: pd.DataFrame) -> None:
+    """Limit the y axis to accuracies that occur: all means and intervals, within 0 and 100%."""
+    lowest = np.fmin(drawn["mean"].min(), drawn["low"].min())
+    highest = np.fmax(drawn["mean"].max(), drawn["high"].max())
+    bottom, top = max(lowest, 0), min(highest, 100)
+    room = max(top - bottom, 0.5) / 25
+    axes.set_ylim(bottom - room, top + room)
 
 
-def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:
-    """An axis of remaining weights, dense on the left, with a tick for each round."""
+def remaining_axis(axes: Axes, rounds: pd.DataFrame, narrow: bool = False) -> None:
+    """An axis of remaining weights, dense on the left, with a tick for each round if there is room.
+
+    Args:
+        narrow: The axis is half as wide as the figure.
+    """
     remaining = 100 * (1 - rounds.groupby("round")["sparsity"].mean())
-    shown = remaining.iloc[:: len(remaining) // 16 + 1]
+    shown = remaining.iloc[:: len(remaining) // (7 if narrow else 16) + 1]
     axes.set(xscale="log", xlabel="remaining weights (%, log scale)")
     names = [f"{share:.3g}" for share in shown]
     if len(shown) > 2 and shown.iloc[-2] / shown.iloc[-1] < CROWDED:  # the last round may be small
@@ -311,9 +319,7 @@ def remaining_axis(axes: Axes, rounds: pd.DataFrame) -> None:
     axes.invert_xaxis()
 
 
-def add_legend(
-    figure: Figure, rounds: pd.DataFrame, note: str = "", shown_round: int | None = None
-) -> None:
+def add_legend(figure: Figure, rounds: pd.DataFrame, shown_round: int | None = None) -> None:
     """A legend below the axes: methods, the dense network, and the number of seeds."""
     rows = rounds if shown_round is None else rounds[rounds["round"] == shown_round]
     seeds = rows.groupby(["method", "round"]).size().groupby("method").agg(["min", "max"])
@@ -327,7 +333,6 @@ def add_legend(
     title = f"mean and 95% interval of {_seeds(seeds)}" if same else "mean and 95% interval"
     if seeds["max"].max() == 1:
         title = "one seed, so no interval"
-    title = "\n".join([title, *wrap(note, 100)])
     columns = 3 if max(len(str(handle.get_label())) for handle in handles) > 18 else 4
     figure.legend(handles=handles, title=title, loc="outside lower center", ncols=columns)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import DENSE, ROUNDING, dense_interval, methods_of
 from experiments.comparison.text import UNKNOWN, count, listed, percent, weights
+from pruning.reinit import REINITS
 
 ACCURACY, EARLY_STOP = "test_accuracy", "early_stop_iteration"
 TRAINED_STARTS = ("keep", "lr_rewind", "rewind")  # their early stop excludes earlier training
@@ -68,7 +69,31 @@ def headline(comparison: Comparison) -> list[str]:
         f"{_accuracy(row, f'{ACCURACY}_')}; the dense network has {_accuracy(dense)}.",
         _claims(comparison, best, others),
         _smallest(comparison.tickets),
+        _rates(comparison),
     ]
+
+
+def learning_rates(comparison: Comparison) -> dict[str, str]:
+    """The learning rate at which each method retrains, and how it changes in a round."""
+    schedule = comparison.setting["schedule"]
+    ways = {
+        "start": schedule,
+        "rewound": f"{schedule} from the rewind epoch on",
+        "constant": "constant",
+    }
+    first = comparison.rounds.drop_duplicates("method")
+    return {
+        method: f"{comparison.retrain_lr[method]:g}, {ways[REINITS[reinit].schedule]}"
+        for method, reinit in zip(first["method"], first["reinit"], strict=True)
+    }
+
+
+def _rates(comparison: Comparison) -> str:
+    methods: dict[str, list[str]] = {}
+    for method, rate in learning_rates(comparison).items():
+        methods.setdefault(rate, []).append(method)
+    shown = "; ".join(f"{listed(names)} {rate}" for rate, names in methods.items())
+    return f"Learning rates of retraining: {shown}."
 
 
 def _accuracy(row: pd.Series, prefix: str = "") -> str:

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison.findings import ACCURACY, EARLY_STOP, controls, verdict
+from experiments.comparison.findings import (
+    ACCURACY,
+    EARLY_STOP,
+    controls,
+    learning_rates,
+    verdict,
+)
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import DENSE, dense_interval
 from experiments.comparison.text import UNKNOWN, in_percent, metric_text, p_value, ratio, weights
@@ -23,11 +29,6 @@ from experiments.rounds.metrics import COMPARED, METRICS
 from pruning.reinit import REINITS
 
 MAIN = (ACCURACY, EARLY_STOP)  # the metrics in tables of a single round
-SCHEDULES = {
-    "start": "starts over",
-    "rewound": "continues from the rewind epoch",
-    "final": "constant, at its final value",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def tables(comparison: Comparison) -> dict[str, Table]:
     gaps = differences[differences["round"] == comparison.shown_round]
     main, every = ([each for name in names for each in _mean(name)] for names in (MAIN, COMPARED))
     return {
-        "methods": _table("Methods", comparison.rounds.drop_duplicates("method"), METHODS),
+        "methods": _table("Methods", _methods(comparison), METHODS),
         "means": _table(
             "Means over seeds",
             pd.concat([_dense(comparison.rounds), here]),
@@ -131,6 +132,12 @@ def _mean(metric: str) -> list[Column]:
     ]
 
 
+def _methods(comparison: Comparison) -> pd.DataFrame:
+    rates = learning_rates(comparison)
+    methods = comparison.rounds.drop_duplicates("method")
+    return methods.assign(rate=methods["method"].map(rates))
+
+
 def _dense(rounds: pd.DataFrame) -> pd.DataFrame:
     """The dense network as a row of `statistics.summarise`."""
     row: dict[str, object] = {"method": DENSE, "sparsity": 0.0, "n": rounds["seed"].nunique()}
@@ -166,7 +173,7 @@ LEFT: Column = ("weights left", lambda row: _cell(1 - row["sparsity"], weights))
 METHODS: list[Column] = [
     METHOD,
     ("where surviving weights restart", _restart),
-    ("learning rate", lambda row: Cell(SCHEDULES[REINITS[row["reinit"]].schedule])),
+    ("learning rate of retraining", words("rate")),
     *((name, words(name)) for name in ("criterion", "control", "pruning")),
 ]
 SIZES: list[Column] = [

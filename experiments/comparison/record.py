@@ -19,19 +19,18 @@ from mlflow.exceptions import MlflowException
 from experiments.comparison.statistics import METHOD
 from experiments.config.comparison import Arm, CompareConfig
 from experiments.config.experiment import Resolved
+from experiments.config.parameters import AUTO
 from experiments.processes.tasks import Outcome
-from experiments.rounds.metrics import COMPARED
-from experiments.tracking import summary
+from experiments.tracking import summary, ui
 from experiments.tracking.environment import environment
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished
-from experiments.tracking.server import without_login
-from experiments.tracking.session import PARENT, is_running
+from experiments.tracking.session import PARENT, is_running, tags_of
 from pruning.checkpoint import load_checkpoint
 from pruning.masks import Masks
 
 FILE = "comparison.json"
+SUMMARISED = ("test_accuracy", "valid_accuracy")  # more would bury them in the UI
 COMPARISON = "comparison"  # the tag `kind` of its run
-UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,17 @@ def read_table(made: Record, name: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def read_rates(made: Record) -> dict[str, float]:
+    """The learning rate of retraining of each method, by label."""
+    rates: dict[str, float] = {}
+    for arm in made.finished:
+        if arm["label"] not in rates:
+            params = mlflow.get_run(arm["run_id"]).data.params
+            given = params["retrain_lr"]
+            rates[arm["label"]] = float(params["resolved_retrain_lr"] if given == AUTO else given)
+    return rates
+
+
 def read_masks(made: Record) -> dict[tuple[str, int], Masks]:
     """The masks of every arm after the shown round, by label and seed.
 
@@ -151,32 +161,33 @@ def _file(arm: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def links(made: Record) -> dict[str, str]:
-    """The page of each arm's run in the UI; without a server, that of `mlflow ui`."""
-    uri = mlflow.get_tracking_uri()
-    base = without_login(uri) if uri.startswith("http") else UI
+    """The page of each arm's run in the UI, by its id."""
     runs = [mlflow.get_run(arm["run_id"]).info for arm in made.finished]
-    return {
-        run.run_id: f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}" for run in runs
-    }
+    return {run.run_id: ui.run_link(run.experiment_id, run.run_id) for run in runs}
 
 
 def environment_of(made: Record) -> dict[str, str]:
     """The machine and the versions that the arms used; several values where they differ."""
-    tags = [mlflow.get_run(arm["run_id"]).data.tags for arm in made.finished]
+    tags = [tags_of(mlflow.get_run(arm["run_id"])) for arm in made.finished]
     return {
         name: ", ".join(dict.fromkeys(own.get(name, "unknown") for own in tags))
         for name in environment("cpu")
     }
 
 
-def log_summary(run_id: str, table: pd.DataFrame) -> None:
-    """Log means over seeds as metrics of the comparison, for the UI's charts; steps are rounds."""
+def log_summary(run_id: str, table: pd.DataFrame, description: str) -> None:
+    """Log a comparison's means over seeds, for the UI's charts, and its description in Markdown.
+
+    Steps are rounds. A method's test accuracy is the metric `test_accuracy/<method>`.
+    """
     metrics = [
-        Metric(f"{name}_mean/{row['method']}", float(row[f"{name}_mean"]), 0, int(row["round"]))
+        Metric(f"{name}/{row['method']}", float(row[f"{name}_mean"]), 0, int(row["round"]))
         for _, row in table.iterrows()
-        for name in COMPARED
+        for name in SUMMARISED
     ]
-    mlflow.MlflowClient().log_batch(run_id, metrics)
+    client = mlflow.MlflowClient()
+    client.log_batch(run_id, metrics)
+    client.set_tag(run_id, "mlflow.note.content", description)
 
 
 def failure_lines(outcomes: Mapping[Arm, Outcome]) -> list[str]:

@@ -1,6 +1,5 @@
 """Report: a comparison as a page, tables and figures, written to a folder and to its run."""
 
-import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,11 +9,13 @@ import pandas as pd
 
 from experiments.comparison import record
 from experiments.comparison.figures import draw_all, to_svg
+from experiments.comparison.findings import ACCURACY, headline, learning_rates
 from experiments.comparison.page import render_page
 from experiments.comparison.results import Comparison
 from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.parameters import AUTO, as_text
+from experiments.tracking.paste import command_to_paste
 
 FOLDER = "reports"
 PAGE = "report.html"
@@ -34,7 +35,7 @@ def make_report(run_id: str, made: record.Record, out: str = AUTO) -> Path:
         _write_files(comparison, Path(new))
         mlflow.MlflowClient().log_artifacts(run_id, new)
         shutil.copytree(new, folder, dirs_exist_ok=True)
-    record.log_summary(run_id, comparison.summary)
+    record.log_summary(run_id, comparison.summary, describe(comparison))
     return folder
 
 
@@ -55,12 +56,11 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         defaults=frozenset(setting) - frozenset(changed),
         rounds=record.read_table(made, "rounds.csv"),
         epochs=record.read_table(made, "epochs.csv"),
+        retrain_lr=record.read_rates(made),
         masks=record.read_masks(made),
         image_shape=tuple(made.image_shape),
         shown_round=made.shown_round,
-        command=" ".join(
-            ["mlflow run . -e compare", *(f"-P {n}={shlex.quote(v)}" for n, v in changed.items())]
-        ),
+        command=command_to_paste("compare", changed, portable=True),
         data_source=made.data_source,
         failed=[arm for arm in made.arms if arm["reason"]],
         links=record.links(made),
@@ -96,6 +96,28 @@ def _write_files(comparison: Comparison, folder: Path) -> None:
         (plots / f"{name}.svg").write_text(drawings[name], encoding="utf-8")
         figure.savefig(plots / f"{name}.png", facecolor="white")
     (folder / PAGE).write_text(render_page(comparison, drawings), encoding="utf-8")
+
+
+def describe(comparison: Comparison) -> str:
+    """The comparison for MLflow's UI, in Markdown: the answer, and a table of the shown round."""
+    summary, rates = comparison.summary, learning_rates(comparison)
+    tickets = comparison.tickets.set_index("method")["remaining"]
+    here = summary[summary["round"] == comparison.shown_round]
+    lines = [
+        "| method | learning rate | test accuracy | 95% interval | smallest matching network |",
+        "|---|---|---|---|---|",
+    ]
+    for _, row in here.iterrows():
+        mean, low, high = (row[f"{ACCURACY}_{part}"] for part in ("mean", "low", "high"))
+        interval = f"{percent(low)} to {percent(high)}" if row["n"] > 1 else "one seed"
+        share = tickets[row["method"]]
+        lines.append(
+            f"| {row['method']} | {rates[row['method']]} | {percent(mean)} | {interval} | "
+            f"{'none' if pd.isna(share) else weights(share)} |"
+        )
+    return "\n".join(
+        [*headline(comparison)[:2], "", *lines, "", f"Page: artifact `{PAGE}`. Tables: `*.csv`."]
+    )
 
 
 def report_text(folder: Path) -> str:

@@ -21,6 +21,7 @@ class Comparison:
         defaults: Names of the parameters in `setting` that have their default value.
         rounds: One row per method, seed and round; round 0 is the dense network.
         epochs: One row per method, seed, round and epoch.
+        retrain_lr: Learning rate of retraining, by method.
         masks: Masks of `shown_round` by (method, seed).
         image_shape: (channels, height, width).
         shown_round: The round that tables and figures of a single round show.
@@ -37,6 +38,7 @@ class Comparison:
     defaults: frozenset[str]
     rounds: pd.DataFrame
     epochs: pd.DataFrame
+    retrain_lr: Mapping[str, float]
     masks: Mapping[tuple[str, int], Masks]
     image_shape: tuple[int, ...]
     shown_round: int

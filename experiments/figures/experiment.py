@@ -15,6 +15,7 @@ from experiments.rounds.metrics import LAYER_PREFIX
 from pruning.masks import Masks
 
 MOST_NAMED = 14  # rounds in a legend or on an axis
+MOST_LISTED = 4  # lines that coincide, in a legend
 # Okabe and Ito's colour-blind-safe palette, without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
@@ -36,6 +37,25 @@ def layer_columns(rounds: pd.DataFrame) -> dict[str, str]:
     """The sparsity column of each layer, by the layer's name."""
     names = [str(name) for name in rounds if str(name).startswith(LAYER_PREFIX)]
     return {name.removeprefix(LAYER_PREFIX): name for name in names}
+
+
+def distinct_lines(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines to draw, one a column: those that coincide become one that names them all.
+
+    Lines coincide if they are never more than a tenth of a percentage point apart.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in map(str, lines):
+        alike = (first for first in groups if (lines[first] - lines[name]).abs().max() < 0.1)
+        groups.setdefault(next(alike, name), []).append(name)
+    labels = {first: _all_of(names) for first, names in groups.items()}
+    return lines[list(labels)].rename(columns=labels)
+
+
+def _all_of(names: list[str]) -> str:
+    if len(names) <= MOST_LISTED:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]} ({len(names)} layers)"
 
 
 def labelled_rounds(count: int) -> list[int]:
@@ -84,10 +104,10 @@ def draw_layers(rounds: pd.DataFrame, title: str) -> Figure:
     """Sparsity of each layer against round."""
     figure, axes = _figure(title)
     columns = layer_columns(rounds)
-    widths = np.linspace(7, 1.5, len(columns))  # lines that coincide show as stripes
-    for colour, width, (layer, name) in zip(cycle(COLOURS), widths, columns.items(), strict=False):
-        axes.plot(rounds["round"], 100 * rounds[name], color=colour, lw=width, label=layer)
-    axes.plot(rounds["round"], 100 * rounds["sparsity"], color="white", lw=0.8, ls="--")
+    layers = 100 * rounds[list(columns.values())].set_axis(list(columns), axis="columns")
+    lines = distinct_lines(layers.assign(**{"whole network": 100 * rounds["sparsity"]}))
+    for colour, name in zip(cycle(COLOURS), lines, strict=False):
+        axes.plot(rounds["round"], lines[name], color=colour, marker="o", ms=3, label=name)
     axes.set(xlabel="round", ylabel="pruned weights (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)

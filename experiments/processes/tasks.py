@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -18,6 +18,20 @@ from experiments.processes.terminal import Echo, describe_error, is_user_error
 
 THREADS_PER_WORKER = 1
 POLL_SECONDS = 0.2
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Compute with this number of threads; the number before is restored on exit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 Work = Callable[..., str]  # takes an `Echo` as its last argument; returns the id of its run
 Message = tuple[str, str]  # the name of a task, and a line that it prints

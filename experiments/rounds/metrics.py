@@ -74,10 +74,18 @@ class Metric:
     averaged: bool = False
     headline: bool = False
 
+    @property
+    def split(self) -> str | None:
+        """The split whose images it is measured on, if any."""
+        parts = {"training": "train", "validation": "valid", "test": "test"}
+        of_images = self.unit in ("nats", "accuracy", "error")
+        return parts[self.label.split()[0]] if of_images else None
+
 
 UNITS = {
     "nats": "cross-entropy, natural logarithm",
     "accuracy": "share of the images that are classified correctly, in [0, 1]",
+    "error": "share of the images that are classified incorrectly, in [0, 1]",
     "share": "share of the weights, in [0, 1]",
     "ratio": "times, at least 1",
     "iterations": "training steps",
@@ -165,6 +173,7 @@ METRICS: dict[str, Metric] = {
         compared=1,
         headline=True,
     ),
+    "test_error": Metric("test error", "error", lambda m: 1 - _test(m).accuracy, needs_test=True),
     "early_stop_test_accuracy": Metric(
         "test accuracy at early stop",
         "accuracy",

@@ -24,6 +24,7 @@ from experiments.tracking.resume import (
     network_of,
     stored_config,
 )
+from experiments.tracking.session import tags_of
 from experiments.tracking.tables import INTEGER_COLUMNS, History
 from experiments.training.loop import Evaluation
 
@@ -51,7 +52,7 @@ def open_base_run(
     run = get_run(config.branch_of, "branch_of")
     with tempfile.TemporaryDirectory() as folder:
         theirs = stored_config(run, "branch_of", folder)
-        _check_branch(config, theirs, digest, run.data.tags)
+        _check_branch(config, theirs, digest, tags_of(run))
         history = history_of(run, theirs, "branch_of")
         needed = rounds if config.masks == "shared" else 0
         if len(history.rounds) <= needed:

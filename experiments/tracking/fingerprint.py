@@ -19,7 +19,7 @@ from experiments.tracking.code import digest_of
 from experiments.tracking.environment import release
 
 FINGERPRINT = "fingerprint"  # the tag of a run
-SCHEME = "2-"  # how digests are computed; those of another scheme begin with something else
+SCHEME = "3-"  # how digests are computed; those of another scheme begin with something else
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("torch", "numpy")
 STARTS = ("experiments.rounds.rounds.prune_rounds", "experiments.rounds.data.load_data")

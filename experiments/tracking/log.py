@@ -16,14 +16,15 @@ import mlflow
 import torch
 from mlflow.data.dataset import Dataset
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 from datasets import Splits
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
-from experiments.rounds.metrics import PER_EPOCH
+from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
 from experiments.tracking.environment import environment, release
@@ -34,7 +35,7 @@ from experiments.tracking.fingerprint import (
     pretrained_digest,
 )
 from experiments.tracking.resume import INITIAL, REWOUND, StoredRun, checkpoint_name
-from experiments.tracking.session import describe, tracked_run
+from experiments.tracking.session import INTERNAL, describe, internal, tracked_run
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from models import build_model
 from models.serving import FromPixels
@@ -81,9 +82,8 @@ class Run:
             figures["first_layer_pixels"] = experiment.draw_pixels(share, title)
         for name, figure in figures.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
-        model_id = self._log_model(self.network)
-        # Without a step, so that the UI draws bars to compare.
-        mlflow.log_metrics(summary.headlines(rounds), model_id=model_id)
+        self._log_model(self.network)
+        mlflow.log_metrics(summary.headlines(rounds))  # without a step: the UI draws bars
 
     def _log_checkpoints(self, result: RoundResult) -> int:
         network = result.network
@@ -108,7 +108,7 @@ class Run:
         curves = [
             Metric(f"{EPOCH_PREFIX}{name}", epoch[name], now, int(epoch["step"]))
             for epoch in epochs
-            for name in PER_EPOCH
+            for name in reversed(PER_EPOCH)  # the UI's comparison of runs opens on the first
             if epoch["step"] not in self.history.steps_logged
         ]
         self.client.log_batch(self.run_id, metrics=curves)
@@ -123,7 +123,12 @@ class Run:
         text = summary.description(self.config, rounds, self.last, self.why)
         mlflow.set_tag("mlflow.note.content", text)
 
-    def _log_model(self, network: Snapshot) -> str:
+    def _log_model(self, network: Snapshot) -> None:
+        """Log the network as a model with its own metrics.
+
+        `mlflow.pytorch.log_model` would give it every metric of the run that has the same step,
+        among them those of an epoch of an early round.
+        """
         run = self.client.get_run(self.run_id)
         for old in self.client.search_logged_models(
             [run.info.experiment_id], filter_string=f"source_run_id = '{self.run_id}'"
@@ -138,15 +143,48 @@ class Run:
         example = (data.test.images[:2].cpu().float() / view.white).numpy()
         with torch.no_grad():
             logits = served(torch.from_numpy(example)).numpy()
-        logged = mlflow.pytorch.log_model(
-            served,
-            name=re.sub(r"[^\w-]", "-", summary.run_name(self.config)),
-            signature=mlflow.models.infer_signature(example, logits),
-            input_example=example,
-            pip_requirements=[f"{name}=={release(name)}" for name in ("torch", "numpy")],
-            serialization_format="pt2",
+        name = summary.run_name(self.config)
+        logged = mlflow.initialize_logged_model(
+            re.sub(r"[^\w-]", "-", name),
+            source_run_id=self.run_id,
+            params={key: as_text(value) for key, value in self.config.settings().items()}
+            | {"round": str(network.round)},
+            tags={"mlflow.note.content": f"{name}: the network after round {network.round}"},
+            model_type="classifier",
         )
-        return str(logged.model_id)
+        with tempfile.TemporaryDirectory() as folder:
+            mlflow.pytorch.save_model(
+                served,
+                folder,
+                mlflow_model=Model(
+                    artifact_path=logged.artifact_location,
+                    run_id=self.run_id,
+                    model_uuid=logged.model_id,
+                ),
+                signature=mlflow.models.infer_signature(example, logits),
+                input_example=example,
+                pip_requirements=[f"{name}=={release(name)}" for name in ("torch", "numpy")],
+                serialization_format="pt2",
+            )
+            self.client.log_model_artifacts(logged.model_id, folder)
+        self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        output = LoggedModelOutput(logged.model_id, step=network.round)
+        self.client.log_outputs(self.run_id, [output])
+        self._log_model_metrics(logged.model_id, network.round)
+
+    def _log_model_metrics(self, model_id: str, number: int) -> None:
+        """Log the metrics of a round to its model too, each with the images that it is of."""
+        history = self.client.get_metric_history(self.run_id, COMPLETE)
+        # The time at which the run got them; with another one it would have them twice.
+        (at,) = {point.timestamp for point in history if point.step == number}
+        metrics = []
+        for name, value in self.history.rounds[number].items():
+            split = METRICS[name].split if name in METRICS else None
+            images = {"dataset_name": f"{self.data.name}-{split}"} if split else {}
+            images |= {"dataset_digest": self.data.digest} if split else {}
+            if name != "round":
+                metrics.append(Metric(name, value, at, number, model_id=model_id, **images))
+        self.client.log_batch(self.run_id, metrics=metrics)
 
 
 @contextmanager
@@ -167,7 +205,8 @@ def open_run(
         last: Number of the last round.
         parent: Id of the run that a new one is nested under.
     """
-    with tracked_run(summary.run_name(config), stored.run_id if stored else NONE, parent) as run_id:
+    resume, tags = stored.run_id if stored else NONE, _tags(config, data, why, last)
+    with tracked_run(summary.run_name(config), resume, parent, tags) as run_id:
         run = Run(run_id, config, data, why, last)
         if stored:
             run.history, run.network = stored.history, stored.network
@@ -179,7 +218,15 @@ def open_run(
 def _describe(run: Run, asked: Config) -> None:
     """Log what the run is: params, tags, data sets, config."""
     config, data = run.config, run.data
-    describe(run.run_id, params_of(asked, config), _tags(run) | environment(config.device))
+    params = params_of(asked, config)
+    tags = {
+        "code": code_digest(config),
+        "pretrained_sha256": pretrained_digest(config),
+        "dataset_digest": data.digest,
+    } | environment(config.device)
+    if config.masks == "own":  # where the dense network came from does not set runs apart
+        tags["branch_of"] = params.pop("branch_of")
+    describe(run.run_id, params, internal(tags))
     for context in ("train", "valid", "test"):
         split = getattr(data, context)
         dataset = from_numpy(
@@ -195,7 +242,7 @@ def _describe(run: Run, asked: Config) -> None:
     mlflow.log_dict(config.model_dump() | {"resume": NONE}, "config.json")
     # Last, because a run that is found by its fingerprint must have a config.
     key = fingerprint(config, data.digest, torch.get_num_threads())
-    run.client.set_tag(run.run_id, FINGERPRINT, key)
+    run.client.set_tag(run.run_id, f"{INTERNAL}{FINGERPRINT}", key)
 
 
 def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:
@@ -220,14 +267,11 @@ def _log_input(dataset: Dataset, context: str) -> None:
             time.sleep(pause)
 
 
-def _tags(run: Run) -> dict[str, str]:
-    config = run.config
+def _tags(config: Resolved, data: Splits, why: str, last: int) -> dict[str, str]:
+    """What people read, logged before what the program reads: the UI lists tags in this order."""
     chosen = (*Method.model_fields, "masks", "dataset", "model", "scope", "device", "precision")
     return {name: str(getattr(config, name)) for name in chosen} | {
-        "code": code_digest(config),
-        "pretrained_sha256": pretrained_digest(config),
-        "dataset_why": run.why,
-        "dataset_source": run.data.source,
-        "dataset_digest": run.data.digest,
-        "rounds_planned": str(run.last),
+        "dataset_why": why,
+        "dataset_source": data.source,
+        "rounds_planned": str(last),
     }

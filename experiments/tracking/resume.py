@@ -19,7 +19,7 @@ from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH, in_order
 from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
-from experiments.tracking.session import is_running, is_running_elsewhere
+from experiments.tracking.session import INTERNAL, is_running, is_running_elsewhere, tags_of
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from models import Architecture
 from pruning.checkpoint import Checkpoint, load_checkpoint
@@ -70,7 +70,7 @@ def load_run(asked: Config) -> StoredRun:
         if history.rounds:
             number = int(history.rounds[-1]["round"])
             network = network_of(run_id, config, "resume", folder, number)
-    return StoredRun(run_id, config, run.data.tags, history, network)
+    return StoredRun(run_id, config, tags_of(run), history, network)
 
 
 def get_run(run_id: str, parameter: str) -> MlflowRun:
@@ -86,7 +86,7 @@ def get_run(run_id: str, parameter: str) -> MlflowRun:
 
 
 def _check_free(run: MlflowRun) -> None:
-    run_id, tags = run.info.run_id, run.data.tags
+    run_id, tags = run.info.run_id, tags_of(run)
     if run.info.lifecycle_stage == "deleted":
         raise ValueError(f"resume: run {run_id} is deleted; restore it first (mlflow runs restore)")
     if run.info.status == "FINISHED":
@@ -255,7 +255,7 @@ def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
 def find_experiment(config: Resolved, data_digest: str) -> MlflowRun | None:
     """The run of the same experiment, if there is one; finished runs before others."""
     key = fingerprint(config, data_digest, THREADS_PER_WORKER)
-    return max(_search(f"tags.{FINGERPRINT} = '{key}'"), key=is_finished, default=None)
+    return max(_search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'"), key=is_finished, default=None)
 
 
 def is_finished(run: MlflowRun) -> bool:
@@ -269,8 +269,8 @@ def other_versions_note(dataset: str, model: str) -> str:
     It is empty if the active run's MLflow experiment has none.
     """
     same = f"tags.dataset = '{dataset}' AND tags.model = '{model}'"
-    found = _search(f"{same} AND tags.{FINGERPRINT} LIKE '%'")
-    others = [run for run in found if not is_of_this_scheme(run.data.tags)]
+    found = [tags for run in _search(same) if FINGERPRINT in (tags := tags_of(run))]
+    others = [tags for tags in found if not is_of_this_scheme(tags)]
     if not others:
         return ""
     runs = "1 earlier run was" if len(others) == 1 else f"{len(others)} earlier runs were"

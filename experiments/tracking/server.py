@@ -83,13 +83,9 @@ def tracking_uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
-def ui_command() -> str:
-    """The command that opens MLflow's UI with the logged runs."""
-    uri = mlflow.get_tracking_uri()
-    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-
-
 def without_login(uri: str) -> str:
     """An address without the user name and the password that it may contain."""
     parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    if "@" in parts.netloc:
+        uri = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return uri.rstrip("/")

@@ -27,10 +27,9 @@ from experiments.processes.terminal import describe_error
 from experiments.tracking import orphan
 from experiments.tracking.server import attached_run, short_timeouts
 
-EXPERIMENT = "weight-loss"
-CHOOSE_EXPERIMENT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 PARENT = "mlflow.parentRunId"
 TRACKING_ERRORS = (OSError, MlflowException)  # a store or a server that does not answer
+INTERNAL = "weight_loss."  # prefix of the tags that the program reads, which the UI lists last
 _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's, such as brawny-fox-12
 
 
@@ -146,11 +145,9 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
         _unmark(mlflow.start_run(run_id=resume))
         return resume
     attached = attached_run()
-    if not any(os.environ.get(variable) for variable in CHOOSE_EXPERIMENT):
-        mlflow.set_experiment(EXPERIMENT)
-    process = {"host": socket.gethostname(), "pid": str(os.getpid())}
+    process = internal({"host": socket.gethostname(), "pid": str(os.getpid())})
     run = mlflow.start_run(
-        run_name=None if attached else name, parent_run_id=parent, tags={**process, **tags}
+        run_name=None if attached else name, parent_run_id=parent, tags={**tags, **process}
     )
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
@@ -170,21 +167,33 @@ def describe(
     client.log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in (tags or {}).items()])
 
 
+def internal(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags that the program reads, as a run has them; `tags_of` is the inverse."""
+    return {f"{INTERNAL}{name}": value for name, value in tags.items()}
+
+
+def tags_of(run: MlflowRun) -> dict[str, str]:
+    """The tags of a run without the prefix, which those of older versions do not have."""
+    tags = run.data.tags
+    return tags | {n.removeprefix(INTERNAL): tags[n] for n in tags if n.startswith(INTERNAL)}
+
+
 def write_heartbeat(run_id: str) -> None:
     """Write to a run that this process works on it, and when it last did so."""
     tags = {"host": socket.gethostname(), "lock": lock_name(run_id), "heartbeat": f"{time.time()}"}
     with suppress(MlflowException):  # an error shows when a round is logged
-        mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
+        entries = [RunTag(*tag) for tag in internal(tags).items()]
+        mlflow.MlflowClient().log_batch(run_id, tags=entries)
 
 
 def is_running(run: MlflowRun) -> bool:
     """Whether a living process works on a run."""
-    return run.info.status == "RUNNING" and is_alive(run.info.run_id, run.data.tags)
+    return run.info.status == "RUNNING" and is_alive(run.info.run_id, tags_of(run))
 
 
 def is_running_elsewhere(run: MlflowRun) -> bool:
     """Whether a process that locks of this machine do not show works on a run."""
-    return run.data.tags.get("lock") != lock_name(run.info.run_id) and is_running(run)
+    return tags_of(run).get("lock") != lock_name(run.info.run_id) and is_running(run)
 
 
 def dead_runs(experiment_id: str, where: str) -> Iterator[MlflowRun]:
@@ -198,8 +207,8 @@ def dead_runs(experiment_id: str, where: str) -> Iterator[MlflowRun]:
         filter_string=f"{where} AND attributes.status = 'RUNNING'",
         output_format="list",
     ):
-        starting = may_be_starting(run.data.tags, run.info.start_time / 1000)
-        if not starting and not is_alive(run.info.run_id, run.data.tags):
+        starting = may_be_starting(tags_of(run), run.info.start_time / 1000)
+        if not starting and not is_alive(run.info.run_id, tags_of(run)):
             yield run
 
 

@@ -26,7 +26,14 @@ from experiments.tracking.environment import environment
 from experiments.tracking.fingerprint import code_digest
 from experiments.tracking.log import params_of
 from experiments.tracking.server import short_timeouts, without_login
-from experiments.tracking.session import PARENT, close_run, dead_runs, describe, tracked_run
+from experiments.tracking.session import (
+    PARENT,
+    close_run,
+    dead_runs,
+    describe,
+    internal,
+    tracked_run,
+)
 from experiments.tuning.search import Search
 
 SEARCH, STUDY, TRIAL = "search", "study", "trial"  # values of a run's tag `kind`
@@ -89,7 +96,7 @@ def open_trial(
                 logged = params_of(search.config_of(params), resolved)
                 logged["seeds_per_trial"] = as_text(search.config.seeds_per_trial)
                 tags = {"method": search.method, "dataset": search.dataset, "model": search.model}
-                tags |= {"code": code_digest(resolved)} | environment(resolved.device)
+                tags |= internal({"code": code_digest(resolved)} | environment(resolved.device))
                 describe(run_id, logged, tags)
             yield run
         except BaseException as error:
@@ -149,7 +156,7 @@ def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
     """Log the params, some of which `mlflow run` has logged, and the tags of a search."""
     params = config.model_dump() | {"storage": without_login(config.storage)}
     tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
-    describe(run_id, params, tags | environment("cpu"))
+    describe(run_id, params, tags | internal(environment("cpu")))
 
 
 def create_study_run(search: Search, parent: str) -> str:

@@ -1,0 +1,48 @@
+"""Paste: commands that a user can paste into a shell as they stand.
+
+They call this process's Python, so they work whatever environment manager has started it, and name
+the tracking store and the experiment where these are not the default.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+
+import mlflow
+
+from experiments.tracking.server import without_login
+from experiments.tracking.ui import experiment_name
+
+DEFAULT_STORE = "mlflow.db"  # in the working folder
+
+
+def command_to_paste(name: str, params: Mapping[str, str], portable: bool = False) -> str:
+    """The command `name` with these parameters, for a shell in this working folder.
+
+    Args:
+        portable: For another machine, whose Python and tracking store are not known.
+    """
+    python = "python" if portable else _shorten(sys.executable)
+    words = [f"--{key}={value}" for key, value in params.items()]
+    own = {} if portable else _store()
+    experiment = experiment_name()
+    if experiment != "Default":
+        own["MLFLOW_EXPERIMENT_NAME"] = experiment
+    setting = [f"{key}={quote(value)}" for key, value in own.items()]
+    return " ".join([*setting, *map(quote, (python, "-m", "experiments", name, *words))])
+
+
+def _store() -> dict[str, str]:
+    """The tracking store, where it is not the default; one with a login must be set already."""
+    uri = str(mlflow.get_tracking_uri())
+    is_default = uri == f"sqlite:///{Path(DEFAULT_STORE).absolute()}"
+    has_login = without_login(uri) != uri.rstrip("/")
+    return {} if is_default or has_login else {"MLFLOW_TRACKING_URI": uri}
+
+
+def _shorten(path: str) -> str:
+    """A path relative to the working folder, if it is below it."""
+    here = f"{Path.cwd()}{os.sep}"
+    return path.removeprefix(here)

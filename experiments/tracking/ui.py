@@ -1,0 +1,138 @@
+"""UI: links straight to what a command has logged, and how to open them.
+
+`workflowType` selects the part of MLflow's UI that is for training; it opens in the one for agents.
+A chart view is kept as an experiment's tag, as MLflow does for its own "Share" button.
+"""
+
+import json
+import os
+from contextlib import suppress
+from shlex import quote
+from urllib.parse import quote as quote_url
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from experiments.tracking.server import attached_run, without_login
+from experiments.tracking.session import PARENT
+
+LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
+TRAINING = "workflowType=machine_learning"
+VIEW = "mlflow.sharedViewState."  # prefix of the tag of a view
+X_AXIS = "remaining_weights"
+CHARTS = {"test_error": "log", "test_accuracy": "linear", "valid_accuracy": "linear"}  # and y axis
+
+
+def base() -> str:
+    """The address of the UI: the tracking server's, or that of `mlflow ui`."""
+    uri = str(mlflow.get_tracking_uri())
+    return without_login(uri) if uri.startswith("http") else LOCAL
+
+
+def command() -> str:
+    """The command that starts the UI; empty if a tracking server serves it."""
+    uri = str(mlflow.get_tracking_uri())
+    if uri.startswith("http"):
+        return ""
+    secret = without_login(uri) != uri.rstrip("/")
+    return f"mlflow ui --backend-store-uri {'$MLFLOW_TRACKING_URI' if secret else quote(uri)}"
+
+
+def experiment_name() -> str:
+    """The name of the MLflow experiment that this process logs to."""
+    active, attached = mlflow.active_run(), attached_run()
+    number = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if active:
+        number = active.info.experiment_id
+    elif attached:
+        number = mlflow.get_run(attached).info.experiment_id
+    if number:
+        return str(mlflow.get_experiment(number).name)
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
+
+
+def logging_to() -> str:
+    """A line that says where this process logs to."""
+    where = without_login(str(mlflow.get_tracking_uri()))
+    return f"logging to the MLflow experiment {experiment_name()} in {where}"
+
+
+def run_link(experiment_id: str, run_id: str) -> str:
+    """The page of a run."""
+    return f"{base()}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING}"
+
+
+def chart_link(experiment_id: str, parent: str | None = None) -> str:
+    """Charts of accuracy against remaining weights, with a line for each method.
+
+    Args:
+        parent: Id of a comparison's run, for its arms; None for all runs of the experiment.
+    """
+    key, by = (parent, ("tag", "method")) if parent else ("weight-loss", ("param", "reinit"))
+    link = f"{base()}/#/experiments/{experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
+    view = {
+        "searchFilter": f"tags.`{PARENT}` = '{parent}'" if parent else "",
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": by[0], "groupByData": by[1]}],
+        },
+        "compareRunSections": [
+            {
+                "uuid": key,
+                "name": "By remaining weights",
+                "display": True,
+                "isReordered": False,
+                "columns": 1,
+                "cardHeight": 420,
+            }
+        ],
+        "compareRunCharts": [_chart(name, scale, key) for name, scale in CHARTS.items()],
+    }
+    with suppress(MlflowException):  # without permission to write, the UI draws its own charts
+        mlflow.MlflowClient().set_experiment_tag(experiment_id, f"{VIEW}{key}", json.dumps(view))
+        return f"{link}&viewStateShareKey={key}"
+    return link + (f"&searchFilter={quote_url(str(view['searchFilter']))}" if parent else "")
+
+
+def _chart(metric: str, scale: str, section: str) -> dict[str, object]:
+    """A line chart of the UI; groups of runs are means with bands."""
+    return {
+        "type": "LINE",
+        "uuid": f"{section}-{metric}",
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "runsCountToCompare": 100,
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "yAxisKey": "metric",
+        "scaleType": scale,
+        "xAxisKey": "metric",
+        "selectedXAxisMetricKey": X_AXIS,
+        "xAxisScaleType": "linear",
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False,
+        "lineSmoothness": 0,
+        "displayPoints": True,
+        "range": {},
+    }
+
+
+def how_to_view(run_id: str, what: str, all_runs: bool = False, nested: bool = False) -> str:
+    """Lines for the terminal: how to start the UI, and what to open there.
+
+    Args:
+        what: Is shown at `run_id`.
+        all_runs: Show charts of all runs of its experiment too.
+        nested: Show charts of the runs nested under it too.
+    """
+    experiment = str(mlflow.get_run(run_id).info.experiment_id)
+    links = {what: run_link(experiment, run_id)}
+    if nested:
+        links["its runs"] = chart_link(experiment, run_id)
+    if all_runs:
+        links["all runs"] = chart_link(experiment)
+    starting = command()
+    first = f"To look at it, run `{starting}`, then open" if starting else "To look at it, open"
+    width = max(map(len, links))
+    return "\n".join([first, *(f"  {what:<{width}}  {link}" for what, link in links.items())])

@@ -1,0 +1,103 @@
+"""Links into MLflow's UI and commands to paste, tried in a real browser and a real shell."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+
+import mlflow
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from experiments.compare import compare_methods
+from experiments.config.comparison import CompareConfig
+from experiments.tracking import paste, ui
+from tests.conftest import QUICK, TIMEOUT
+from tests.test_comparison_page_browser import browser
+from tests.test_servers import free_port, serving
+
+assert browser  # a fixture
+
+
+def test_the_first_line_names_the_experiment_and_hides_a_password(store, monkeypatch):
+    assert (
+        ui.logging_to()
+        == f"logging to the MLflow experiment weight-loss in sqlite:///{store}/mlflow.db"
+    )
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert " experiment Default in " in ui.logging_to()
+    run_id = mlflow.MlflowClient().create_run(mlflow.create_experiment("mine")).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)  # as `mlflow run --experiment-name mine` does
+    assert " experiment mine in " in ui.logging_to()
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/db")
+    assert "secret" not in ui.logging_to() + ui.command()
+
+
+def test_without_the_right_to_change_an_experiment_the_charts_have_no_view(store):
+    link = ui.chart_link("does-not-exist", "0" * 32)
+    assert "viewStateShareKey" not in link
+    assert link.endswith(f"&searchFilter=tags.%60mlflow.parentRunId%60%20%3D%20%27{'0' * 32}%27")
+
+
+def test_a_pasted_command_names_what_is_not_the_default(store, monkeypatch):
+    values = {"data_root": "it's [my] $data/ü", "seed": "1"}
+    words = shlex.split(paste.command_to_paste("run", values))
+    assert words[0] == "MLFLOW_EXPERIMENT_NAME=weight-loss"
+    assert words[2:] == ["-m", "experiments", "run", "--data_root=it's [my] $data/ü", "--seed=1"]
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert paste.command_to_paste("run", {}, portable=True) == "python -m experiments run"
+    monkeypatch.chdir(store.parent)
+    (setting, *_) = shlex.split(paste.command_to_paste("run", {}))
+    assert setting == f"MLFLOW_TRACKING_URI=sqlite:///{store}/mlflow.db"
+
+
+@pytest.mark.servers
+@pytest.mark.browser
+def test_the_printed_links_open_the_comparison_and_a_chart_of_its_methods(store, capsys, browser):
+    config = CompareConfig(**QUICK, reinits="keep,lottery", seeds="1", executor="inline")
+    run_id = compare_methods(config)
+    printed = capsys.readouterr().out
+    (starting,) = re.findall("run `(mlflow ui .*)`, then open", printed)
+    links = dict(re.findall(r"^  (\S.*?) +(http\S+)$", printed, re.MULTILINE))
+    assert set(links) == {"the comparison", "its runs"}
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [*shlex.split(starting), "--port", str(port), "--workers", "1"]
+    with serving(command, f"{address}/health", store):
+
+        def opened(what, *texts):
+            browser.get(links[what].replace(ui.LOCAL, address))
+            WebDriverWait(browser, TIMEOUT).until(
+                lambda page: all(
+                    text in page.find_element(By.TAG_NAME, "body").text for text in texts
+                )
+            )
+            assert "Error loading" not in browser.find_element(By.TAG_NAME, "body").text
+
+        opened("the comparison", mlflow.get_run(run_id).info.run_name, "learning rate")
+        opened("its runs", "By remaining weights", "Group: keep", "Group: lottery", "test_error")
+
+
+@pytest.mark.servers
+def test_the_command_that_an_interrupted_run_prints_finishes_it(store):
+    command = paste.command_to_paste(
+        "run", {k: str(v) for k, v in (QUICK | {"rounds": 30}).items()}
+    )
+    process = subprocess.Popen(
+        ["bash", "-c", f"{command} & echo $!; wait"], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        pid, lines = int(process.stdout.readline()), []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("round  3/30"):
+                os.kill(pid, signal.SIGTERM)
+    (hint,) = re.findall("continue after the last complete round: (.*)", "".join(lines))
+    done = subprocess.run(["bash", "-c", hint], capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["sparsity"] == pytest.approx(1 - 0.8**30, abs=1e-2)
