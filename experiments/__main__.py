@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from experiments.processes.signals import Interrupted, handle_signals
-from experiments.processes.terminal import describe_error, is_user_error
+from experiments.processes.terminal import describe_error, did_you_mean, is_user_error
 
 EXIT_USER_ERROR = 2
 
@@ -120,7 +120,9 @@ def main() -> None:
         run_command(name, sys.argv[2:])
         return
     if name not in ("-h", "--help"):
-        print(f"error: command must be one of {', '.join(COMMANDS)}, got {name}", file=sys.stderr)
+        hint = did_you_mean(name, COMMANDS)
+        known = ", ".join(COMMANDS)
+        print(f"error: command must be one of {known}, got {name}{hint}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     print("usage: python -m experiments COMMAND [--help]\n")
     for known, command in COMMANDS.items():

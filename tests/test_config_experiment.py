@@ -9,6 +9,7 @@ import yaml
 
 from experiments.config.comparison import Arms, CompareConfig
 from experiments.config.experiment import Config, config_from, has_bf16
+from experiments.config.faces import FacesConfig
 from experiments.config.fields import Execution
 from experiments.config.parameters import as_text, default_text, parse
 from experiments.config.recipes import RECIPES
@@ -73,10 +74,61 @@ def test_an_invalid_value_is_one_line_with_parameter_rule_and_value(name, value,
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_flag_is_named():
-    with pytest.raises(ValueError, match="unrecognized arguments: --prun_rate"):
-        parse(Config, "run", ["--prun_rate", "0.3"])
-    with pytest.raises(ValueError, match="there is no parameter prun_rate; the parameters are"):
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--prune_rate", "0.3", "--data_root", "-my data"],
+        ["--prune-rate", "0.3", "--data-root", "-my data"],
+        ["--prune_rate=0.3", "--data_root=-my data"],
+        ["--prune-rate=0.3", "--data-root=-my data"],
+    ],
+)
+def test_names_take_dashes_or_underscores_and_values_follow_as_word_or_after_equals(argv):
+    config = parse(Config, "run", argv)
+    assert (config.prune_rate, config.data_root) == (0.3, "-my data")
+
+
+def test_help_shows_one_spelling(capsys):
+    with pytest.raises(SystemExit):
+        parse(Config, "run", ["--help"])
+    shown = set(re.findall(r"--(\S+) \.\.\.", capsys.readouterr().out))
+    assert shown == set(Config.model_fields)
+
+
+MISSPELT = [
+    (Config, "--prun_rate=0.3", "there is no parameter prun_rate (did you mean prune_rate?); "),
+    (Config, "--prun-rate=0.3", "there is no parameter prun_rate (did you mean prune_rate?); "),
+    (Config, "--x=1", "there is no parameter x; python -m experiments x --help lists the"),
+    (Config, "reinit=keep", "parameters must be given as --name value, got reinit=keep; python"),
+    (Config, "--reinit=lotery", "sign, shuffle, got lotery (did you mean lottery?)"),
+    (Config, "--dataset=MNSIT", "olivetti, got MNSIT (did you mean mnist?)"),
+    (Config, "--dataset=x", "olivetti, got x"),
+    (Config, "--lr=atuo", "got atuo (did you mean auto?)"),
+    (Config, "--model=lightcnn9", "lightcnn_29_v2, got lightcnn9 (did you mean lightcnn_9?)"),
+    (Config, "--model=lenet300_100", "got lenet300_100 (did you mean lenet_300_100?)"),
+    (Config, "--model=lenet_30-10", "such as lenet_300_100, got lenet_30-10"),
+    (CompareConfig, "--reinit=keep", "there is no parameter reinit (did you mean reinits?); "),
+    (CompareConfig, "--reinits=keep,lotery", "got keep,lotery (did you mean lottery?)"),
+    (CompareConfig, "--executor=inlin", "ray, inline, got inlin (did you mean inline?)"),
+    (TuneConfig, "--reinit=keep,lotery", "got keep,lotery (did you mean lottery?)"),
+    (TuneConfig, "--search=l=1..2", "l cannot be searched (did you mean lr?); these can: "),
+    (TuneConfig, "--search=criterion=snap/random", "got snap (did you mean snip?)"),
+    (FacesConfig, "--which_face=bigest", "or 'all', got bigest (did you mean largest?)"),
+    (FacesConfig, "--align=flase", "got flase (did you mean false?)"),
+]
+
+
+@pytest.mark.parametrize(("kind", "word", "message"), MISSPELT)
+def test_what_is_misspelt_comes_with_the_nearest_name(kind, word, message):
+    needed = ["--source=a", "--out=b"] if kind is FacesConfig else []
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse(kind, "x", [*needed, word])
+    assert "\n" not in str(caught.value)
+    assert ("did you mean" in str(caught.value)) == ("did you mean" in message)
+
+
+def test_an_unknown_name_comes_with_the_nearest_and_with_all():
+    with pytest.raises(ValueError, match=r"prun_rate \(did you mean prune_rate\?\); the param"):
         config_from({"prun_rate": 0.3})
 
 
@@ -220,16 +272,23 @@ print(sorted(sys.modules.keys() & {set(SLOW)}))
 def test_the_list_of_commands_needs_no_package():
     lines = lines_of("""
 main()
+try:
+    sys.argv[1:] = ["comparee"]
+    main()
+except SystemExit as end:
+    print(end.code)
 print(sorted(sys.modules.keys() & {"numpy", "torch", "pydantic", "tqdm"}))
 """)
     assert lines[0] == "usage: python -m experiments COMMAND [--help]"
-    assert lines[-1] == "[]"
+    assert lines[-2:] == ["2", "[]"]
 
 
 def test_an_unknown_command_is_one_clear_line():
-    argv = [sys.executable, "-m", "experiments", "lottery"]
-    ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 2
-    known = "run, compare, .*, mlproject"
-    assert re.fullmatch(f"error: command must be one of {known}, got lottery\n", ended.stderr)
-    assert not ended.stdout
+    for given, end in (("lottery", "lottery"), ("comparee", "comparee (did you mean compare?)")):
+        argv = [sys.executable, "-m", "experiments", given]
+        ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("error: command must be one of run, compare, tune, ")
+        assert ended.stderr.endswith(f", mlproject, got {end}\n")
+        assert ended.stderr.count("\n") == 1
+        assert not ended.stdout

@@ -15,6 +15,7 @@ import torch
 
 from experiments.bench import faces, lenet
 from experiments.bench.timing import Step, median_range, take_turns
+from experiments.processes.terminal import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     for name in asked.what or BENCHES:
         if name not in BENCHES:
-            parser.error(f"what must be one of {', '.join(BENCHES)}, got {name}")
+            hint = did_you_mean(name, BENCHES)
+            raise ValueError(f"what must be one of {', '.join(BENCHES)}, got {name}{hint}")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
         machine = torch.cuda.get_device_name() if device == "cuda" else platform.machine()

@@ -24,6 +24,7 @@ from experiments.config.parameters import (
 )
 from experiments.config.recipes import auto
 from experiments.processes.executors import EXECUTORS
+from experiments.processes.terminal import did_you_mean
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES
 from models import NAMES, build_model
@@ -45,6 +46,9 @@ def _known_model(name: str | None) -> str | None:
             build_model(name, (1, 128, 128), 2)
         except (TypeError, RuntimeError):
             raise ValueError(f"model is too large for any memory, got {name[:80]}") from None
+        except ValueError as error:
+            known = (*NAMES[1:], AUTO, *(() if name.startswith("lenet_") else ("lenet_300_100",)))
+            raise ValueError(f"{error}{did_you_mean(name, known)}") from None
     return name
 
 

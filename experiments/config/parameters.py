@@ -7,11 +7,13 @@ represents "auto".
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+
+from experiments.processes.terminal import did_you_mean
 
 AUTO = "auto"
 
@@ -32,12 +34,20 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Path = Annotated[str, Field(min_length=1)]
 
 
+class UnknownNameError(ValueError):
+    """A rule that a name breaks, and the nearest name, if any, as a hint."""
+
+    def __init__(self, rule: str, given: str, names: Iterable[str]) -> None:
+        super().__init__(rule)
+        self.hint = did_you_mean(given, names)
+
+
 def one_of(*names: str) -> AfterValidator:
     """Rule: the value is one of `names`, or None."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
+            raise UnknownNameError(f"must be one of {', '.join(names)}", value, names)
         return value
 
     return AfterValidator(check)
@@ -48,8 +58,9 @@ def some_of(*names: str) -> AfterValidator:
 
     def check(text: str) -> str:
         chosen = [name.strip() for name in text.split(",")]
-        if not set(chosen) <= set(names):
-            raise ValueError(f"must be one or more of {', '.join(names)}, separated by commas")
+        if unknown := [name for name in chosen if name not in names]:
+            rule = f"must be one or more of {', '.join(names)}, separated by commas"
+            raise UnknownNameError(rule, unknown[0], names)
         if len(set(chosen)) < len(chosen):
             raise ValueError("must not contain a name twice")
         return ",".join(chosen)
@@ -80,18 +91,41 @@ def validated(kind: type[ParametersT], values: Mapping[str, Any]) -> ParametersT
         raise ValueError("; ".join(problems)) from None
 
 
-def parse(kind: type[ParametersT], command: str, argv: Sequence[str] | None = None) -> ParametersT:
+def parse(kind: type[ParametersT], command: str, argv: Sequence[str]) -> ParametersT:
     """Parameters from a command line such as `--reinit lottery --prune_rate 0.3`.
 
+    In the names, dashes are the same as underscores.
+
     Raises:
-        ValueError: As `validated`, and for an unknown flag.
+        ValueError: As `validated`, and for an argument that is not a parameter.
     """
     parser = _Parser(prog=f"python -m experiments {command}", allow_abbrev=False)
     for name, field in kind.model_fields.items():
         default = "" if field.is_required() else f" (default: {default_text(field)})"
         help_text = f"{field.description}{default}".replace("%", "%%")
         parser.add_argument(f"--{name}", metavar="...", help=help_text, default=argparse.SUPPRESS)
-    return validated(kind, vars(parser.parse_args(argv)))
+    given, unknown = parser.parse_known_args(_joined(argv))
+    if unknown:
+        word = unknown[0]
+        if not word.startswith("--"):
+            parser.error(f"parameters must be given as --name value, got {word}")
+        name = word[2:].partition("=")[0]
+        parser.error(f"there is no parameter {name}{did_you_mean(name, kind.model_fields)}")
+    return validated(kind, vars(given))
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--prune-rate 0.3` as `--prune_rate=0.3`, whose value may start with a dash."""
+    words: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if word.startswith("--"):
+            words.append("--" + flag[2:].replace("-", "_") + equals + value)
+        elif words and words[-1] != "--help" and re.fullmatch("--[^=]+", words[-1]):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def entry_point(kind: type[Parameters], name: str, command: str) -> str:
@@ -129,11 +163,23 @@ def _message(kind: type[Parameters], problem: Mapping[str, Any]) -> str:
     if not name or ", got " in rule or rule.startswith(f"{name}: "):  # ours, and complete
         return rule
     if problem["type"] == "extra_forbidden":
-        return f"there is no parameter {name}; the parameters are {', '.join(kind.model_fields)}"
+        hint = did_you_mean(str(name), kind.model_fields)
+        known = ", ".join(kind.model_fields)
+        return f"there is no parameter {name}{hint}; the parameters are {known}"
     if problem["type"] == "missing":
         field = kind.model_fields[str(name)]
         return f"{name} must be given: {field.description}"
     rule = rule.replace("Input should be", "must be").replace("String should", "must")
     value = str(problem["input"])
     shown = value if value.isprintable() and len(value) < 80 else repr(value)[:80]
-    return f"{name} {re.sub(' +', ' ', rule)}, got {shown}"
+    hint = _hint(kind.model_fields[str(name)], problem)
+    return f"{name} {re.sub(' +', ' ', rule)}, got {shown}{hint}"
+
+
+def _hint(field: FieldInfo, problem: Mapping[str, Any]) -> str:
+    error = problem.get("ctx", {}).get("error")
+    if isinstance(error, UnknownNameError):
+        return error.hint
+    names = {"literal_error": get_args(field.annotation), "bool_parsing": ("true", "false")}
+    auto = (AUTO,) if field.default is None else ()
+    return did_you_mean(str(problem["input"]), names.get(problem["type"], auto))

@@ -17,6 +17,7 @@ import yaml
 
 from experiments.config.experiment import Config
 from experiments.config.parameters import AUTO, validated
+from experiments.processes.terminal import did_you_mean
 
 Value = float | int | str
 SUFFIXES = (".yaml", ".yml")
@@ -151,8 +152,9 @@ def _value(name: str, text: object) -> Value:
 
 def _annotation(name: str) -> Any:
     if name not in Config.model_fields or name in NOT_SEARCHED:
-        known = ", ".join(key for key in Config.model_fields if key not in NOT_SEARCHED)
-        raise ValueError(f"search: {name} cannot be searched; these can: {known}")
+        known = [key for key in Config.model_fields if key not in NOT_SEARCHED]
+        hint = did_you_mean(name, known)
+        raise ValueError(f"search: {name} cannot be searched{hint}; these can: {', '.join(known)}")
     return Config.model_fields[name].annotation
 
 

@@ -12,6 +12,7 @@ from experiments.config.parameters import (
     Parameters,
     Positive,
     Share,
+    UnknownNameError,
     one_of,
     or_auto,
     readable,
@@ -32,8 +33,11 @@ def methods_of(text: str) -> tuple[str, ...]:
         ValueError: If a method is unknown or listed twice.
     """
     names = ALL if text == "all" else tuple(name.strip() for name in text.split(","))
-    if not set(names) <= set(REINITS) or len(set(names)) < len(names):
-        raise ValueError(f"must be all, or a list of different methods of {', '.join(REINITS)}")
+    rule = f"must be all, or a list of different methods of {', '.join(REINITS)}"
+    if unknown := [name for name in names if name not in REINITS]:
+        raise UnknownNameError(rule, unknown[0], ("all", *REINITS))
+    if len(set(names)) < len(names):
+        raise ValueError(rule)
     return names
 
 

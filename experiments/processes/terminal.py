@@ -1,7 +1,8 @@
 """Terminal: what users read there: lines as they come, and errors on one line."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 Echo = Callable[[str], None]  # takes a line for the user
 
@@ -12,6 +13,12 @@ def print_line(text: str) -> None:
 
     tqdm.write(text)
     sys.stdout.flush()
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """A hint for an error message, such as " (did you mean lottery?)"; "" if no name is near."""
+    near = get_close_matches(given.lower(), names, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def is_user_error(error: BaseException) -> bool:
