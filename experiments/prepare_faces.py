@@ -5,6 +5,7 @@ mlflow run . -e prepare_faces -P source=photographs -P out=data/my_faces
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import mlflow
@@ -17,7 +18,7 @@ from datasets.photographs.prepare import prepare, read_excluded
 from experiments.config.faces import FacesConfig
 from experiments.config.parameters import AUTO
 from experiments.processes.signals import raise_if_interrupted
-from experiments.processes.terminal import print_line
+from experiments.processes.terminal import print_line, table_text
 from experiments.tracking import server, ui
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.session import describe, tracked_run
@@ -71,7 +72,9 @@ def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
     """The outcomes, and what to do next."""
     lines = []
     if len(counts) <= MAX_CLASSES:
-        lines += [counts.to_string(), ""]
+        columns: dict[str, Iterable[object]] = {"class": counts.index}
+        columns |= {name.replace("_", "\n"): counts[name] for name in OUTCOMES if name in counts}
+        lines += [table_text(columns), ""]
     totals = ", ".join(f"{count} {name}" for name, count in counts.sum().items())
     lines += [f"{table['source'].nunique()} photographs of {len(counts)} classes: {totals}"]
     known = set(table["source"]) | set(table["reason"])

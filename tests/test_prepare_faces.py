@@ -55,6 +55,9 @@ def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photogra
         "contact_sheets/grace.1.jpg",
     }
     output = capfd.readouterr().out
+    assert (
+        "               no\nclass  kept  face\nada       5     1\ngrace     5     0\n\n" in output
+    )
     assert "11 photographs of 2 classes: 10 kept, 1 no_face" in output
     assert (
         f"-m experiments run --dataset=faces --data_root={out}\n" in output.partition("Next: ")[2]

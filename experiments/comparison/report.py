@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import mlflow
@@ -15,6 +16,7 @@ from experiments.comparison.results import Comparison
 from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.parameters import AUTO, as_text
+from experiments.processes.terminal import table_text
 from experiments.tracking.paste import command_to_paste
 
 FOLDER = "reports"
@@ -122,15 +124,23 @@ def describe(comparison: Comparison) -> str:
 
 def report_text(folder: Path) -> str:
     """The smallest matching network of each method, and where the page is, for the terminal."""
-    lines = [_ticket(row) for _, row in pd.read_csv(folder / "tickets.csv").iterrows()]
-    return "\n".join([*lines, "", f"Report: {(folder / PAGE).resolve()}"])
-
-
-def _ticket(row: pd.Series) -> str:
-    if pd.isna(row["round"]):
-        return f"{row['method']}: no pruned network matches the dense one"
-    return (
-        f"{row['method']}: the smallest network that matches the dense one has "
-        f"{weights(row['remaining'])} of the weights (test accuracy "
-        f"{percent(row['test_accuracy'])}, dense {percent(row['dense_test_accuracy'])})"
+    tickets = pd.read_csv(folder / "tickets.csv")
+    columns: dict[str, Iterable[object]] = {
+        "method": tickets["method"],
+        "weights\nleft": [_or_none(weights, share) for share in tickets["remaining"]],
+        "test\naccuracy": [_or_none(percent, value) for value in tickets["test_accuracy"]],
+        "dense test\naccuracy": tickets["dense_test_accuracy"].map(percent),
+    }
+    return "\n".join(
+        [
+            "The smallest network that matches the dense one in mean validation accuracy:",
+            "",
+            table_text(columns),
+            "",
+            f"Report: {(folder / PAGE).resolve()}",
+        ]
     )
+
+
+def _or_none(text: Callable[[float], str], value: float) -> str:
+    return "none" if pd.isna(value) else text(value)

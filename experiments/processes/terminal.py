@@ -1,7 +1,7 @@
-"""Terminal: what users read there: lines as they come, and errors on one line."""
+"""Terminal: what users read there: lines as they come, tables, and errors on one line."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 
 Echo = Callable[[str], None]  # takes a line for the user
@@ -13,6 +13,27 @@ def print_line(text: str) -> None:
 
     tqdm.write(text)
     sys.stdout.flush()
+
+
+def table_text(columns: Mapping[str, Iterable[object]]) -> str:
+    """A table as text, from headers of one or more lines to the values below them.
+
+    Values are aligned on the right, and those of a first column of words on the left.
+    """
+    heads = [head.split("\n") for head in columns]
+    height = max(map(len, heads))
+    cells = [
+        [""] * (height - len(head)) + head + [str(value) for value in values]
+        for head, values in zip(heads, columns.values(), strict=True)
+    ]
+    widths = [max(map(len, column)) for column in cells]
+    words = not cells[0][-1].isdecimal()
+    lines = []
+    for first, *others in zip(*cells, strict=True):
+        start = first.ljust(widths[0]) if words else first.rjust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([start, *rest]).rstrip())
+    return "\n".join(lines)
 
 
 def did_you_mean(given: str, names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.experiment import Config, Resolved
+from experiments.processes.terminal import table_text
 from experiments.rounds.metrics import HEADLINES
 
 UNNAMED = ("device", "data_root", "resume", "branch_of")  # they do not change a result
@@ -50,21 +51,18 @@ def round_line(row: Mapping[str, float], last: int) -> str:
 
 
 def table(rounds: pd.DataFrame) -> str:
-    """The rounds as a small table of plain text."""
-    shown = pd.DataFrame(
-        {
-            "round": rounds["round"],
-            "remaining": rounds["sparsity"].map(lambda share: f"{1 - share:.2%}"),
-            "valid": rounds["valid_accuracy"].map("{:.4f}".format),
-            "test": rounds["test_accuracy"].map("{:.4f}".format),
-            "early stop at": rounds["early_stop_iteration"],
-            "test there": rounds["early_stop_test_accuracy"].map("{:.4f}".format),
-            "smaller": rounds["compression_ratio"].map("{:.1f}x".format),
-            "on disk": rounds["checkpoint_bytes"].map(lambda size: f"{size / 1000:,.0f} kB"),
-        }
-    )
-    text: str = shown.to_string(index=False)
-    return text
+    """The rounds as a table of at most 80 columns."""
+    columns = {
+        "round": rounds["round"],
+        "weights\nleft": rounds["sparsity"].map(lambda share: f"{1 - share:.2%}"),
+        "valid\naccuracy": rounds["valid_accuracy"].map("{:.4f}".format),
+        "test\naccuracy": rounds["test_accuracy"].map("{:.4f}".format),
+        "early-stop\niteration": rounds["early_stop_iteration"].map("{:,}".format),
+        "test at\nearly stop": rounds["early_stop_test_accuracy"].map("{:.4f}".format),
+        "fewer\nparams": rounds["compression_ratio"].map("{:.1f}x".format),
+        "checkpoint\nsize": rounds["checkpoint_bytes"].map(lambda size: f"{size / 1000:,.0f} kB"),
+    }
+    return f"{table_text(columns)}\nEarly stop: the iteration with the lowest validation loss."
 
 
 def headlines(rounds: pd.DataFrame) -> dict[str, float]:

@@ -1,0 +1,68 @@
+"""What users read in the terminal: tables, and hints in error messages."""
+
+import pandas as pd
+
+from experiments.comparison.report import report_text
+from experiments.processes.terminal import did_you_mean, table_text
+from experiments.tracking.summary import table
+
+
+def test_a_table_aligns_words_on_the_left_and_values_on_the_right():
+    columns = {"method": ["keep", "random"], "weights\nleft": ["9.5%", "100%"], "n": [12, 3]}
+    assert table_text(columns).split("\n") == [
+        "        weights",
+        "method     left   n",
+        "keep       9.5%  12",
+        "random     100%   3",
+    ]
+
+
+def test_a_table_may_have_no_rows():
+    assert table_text({"one": [], "two\nlines": []}) == "       two\none  lines"
+
+
+def test_the_rounds_are_a_table_of_at_most_80_columns():
+    rounds = pd.DataFrame(
+        {
+            "round": [9, 10],
+            "sparsity": [0.0, 0.985],
+            "valid_accuracy": [0.98765, 1.0],
+            "test_accuracy": [0.98, 0.5],
+            "early_stop_iteration": [120, 1234567],
+            "early_stop_test_accuracy": [0.97, 0.4],
+            "compression_ratio": [1.0, 123.44],
+            "checkpoint_bytes": [1102, 123456789],
+        }
+    )
+    lines = table(rounds).split("\n")
+    assert lines == [
+        "       weights     valid      test  early-stop     test at   fewer  checkpoint",
+        "round     left  accuracy  accuracy   iteration  early stop  params        size",
+        "    9  100.00%    0.9877    0.9800         120      0.9700    1.0x        1 kB",
+        "   10    1.50%    1.0000    0.5000   1,234,567      0.4000  123.4x  123,457 kB",
+        "Early stop: the iteration with the lowest validation loss.",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_comparison_ends_with_a_table_of_the_smallest_matching_networks(tmp_path):
+    (tmp_path / "tickets.csv").write_text(
+        "method,round,remaining,test_accuracy,dense_test_accuracy\n"
+        "keep,11,0.0866,0.9721,0.975\n"
+        "random,,,,0.975\n"
+    )
+    assert report_text(tmp_path).split("\n") == [
+        "The smallest network that matches the dense one in mean validation accuracy:",
+        "",
+        "        weights      test  dense test",
+        "method     left  accuracy    accuracy",
+        "keep      8.66%    97.21%      97.50%",
+        "random     none      none      97.50%",
+        "",
+        f"Report: {tmp_path / 'report.html'}",
+    ]
+
+
+def test_a_hint_names_only_what_is_near():
+    assert did_you_mean("Lotery", ("keep", "lottery")) == " (did you mean lottery?)"
+    assert did_you_mean("snip", ("keep", "lottery")) == ""
