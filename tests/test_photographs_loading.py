@@ -124,7 +124,7 @@ def test_an_unwritable_cache_is_an_error_that_says_what_to_do(photographs, tmp_p
 
 
 @pytest.mark.parametrize("files", [None, [], ["loose.png"], ["notes/read.me"]])
-def test_other_folders_and_files_are_rejected_as_data_root(tmp_path, cache, files):
+def test_other_folders_and_files_are_rejected_as_data_root(tmp_path, cache, files, capsys):
     root = tmp_path / "root"
     for name in files or []:
         (root / name).parent.mkdir(parents=True)
@@ -133,6 +133,8 @@ def test_other_folders_and_files_are_rejected_as_data_root(tmp_path, cache, file
         root.mkdir()
     with pytest.raises(DataUnavailableError, match=r"^data_root: .* (photographs|folder)"):
         faces(root)
+    assert capsys.readouterr().err == ""  # not "preparing the photographs"
+    assert not cache.exists()
 
 
 def test_a_partly_prepared_folder_is_rejected(own):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datasets.photographs import CROP, MANIFEST, OPTIONS, SIDE, SPLIT_NAMES
 from datasets.photographs.crops import read_crop
+from datasets.photographs.files import find_photographs
 from datasets.photographs.manifest import KEPT, read_manifest
 from datasets.photographs.options import FaceOptions
 from datasets.splits import DataUnavailableError, Images
@@ -83,6 +84,7 @@ def _prepare_into_cache(root: Path) -> Path:
     folder = cache / f"faces-{digest}"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        find_photographs(root)  # an error comes before anything is printed or written
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # other processes wait, then find it prepared
             print(f"preparing the photographs in {root}, into {folder}", file=sys.stderr)
