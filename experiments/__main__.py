@@ -107,9 +107,9 @@ def run_command(name: str, argv: Sequence[str]) -> None:
             raise
         print(f"error: {describe_error(error)}", file=sys.stderr)
         if attached and os.environ.get("MLFLOW_RUN_ID"):  # the command has not started it
-            from experiments.tracking.server import mark_failed
+            from experiments.tracking.orphan import delete_failed
 
-            mark_failed(attached, error)
+            delete_failed(attached, describe_error(error))
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from datasets.photographs import CONTACT_SHEETS, EXCLUDED, MANIFEST
 from datasets.photographs.manifest import KEPT, OUTCOMES, exclusion_reason
-from datasets.photographs.prepare import prepare, read_excluded
+from datasets.photographs.prepare import check_folders, prepare, read_excluded
 from experiments.config.faces import FacesConfig
 from experiments.config.parameters import AUTO
 from experiments.processes.signals import raise_if_interrupted
@@ -37,6 +37,7 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
     source, out = Path(config.source), Path(config.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
+    check_folders(source, out, config.options())  # an error leaves no run
     with tracked_run(f"prepare_faces {source.name}") as run_id:
         describe(run_id, config.model_dump() | {"resolved_device": device})
         table = prepare(source, out, config.options(), device)

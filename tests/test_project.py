@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import ViewType
 from mlflow.exceptions import ExecutionException
 
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
-from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root
+from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root, wait_until
 from tests.test_tracking_log import NAME
 from tests.test_tracking_resume import anywhere, files
 
@@ -70,9 +70,7 @@ def test_a_project_resumes_a_run_and_leaves_no_duplicate(anywhere, path, monkeyp
         run_experiment(config_from(QUICK))
     (killed,) = runs()
     run_project(resume=killed.info.run_id)
-    give_up = time.monotonic() + TIMEOUT
-    while len(runs()) > 1 and time.monotonic() < give_up:  # deleted when `mlflow run` has ended
-        time.sleep(0.2)
+    wait_until(lambda: len(runs()) == 1)  # the other is deleted when `mlflow run` has ended
     (run,) = runs()
     assert run.info.run_id == killed.info.run_id
     assert run.info.status == "FINISHED"
@@ -83,13 +81,54 @@ def interrupt(run):
     raise KeyboardInterrupt
 
 
-def test_a_project_with_an_invalid_parameter_fails_in_one_line(anywhere, path, capfd):
+def runs_that_are_deleted():
+    """All runs, as soon as they are deleted."""
+    wait_until(lambda: not runs())
+    return mlflow.search_runs(
+        search_all_experiments=True, run_view_type=ViewType.DELETED_ONLY, output_format="list"
+    )
+
+
+def test_a_typo_in_mlflow_run_is_one_line_and_leaves_no_run(anywhere, path):
+    done = mlflow_run(**QUICK, reinit="lotery")
+    assert done.returncode == 1
+    error = "reinit must be one of keep, random, lottery, rewind, lr_rewind, sign, shuffle, got "
+    error += "lotery (did you mean lottery?)"
+    assert f"error: {error}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = runs_that_are_deleted()
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", error)
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "params", "error"),
+    [
+        ("main", {"prun_rate": 0.3}, "no parameter prun_rate (did you mean prune_rate?); python"),
+        ("main", {"dataset": "faces", "data_root": "no/where"}, "data_root: no/where is not a fo"),
+        ("prepare_faces", {"source": "no/where", "out": "x"}, "no/where is not a folder of class"),
+    ],
+)
+def test_a_user_error_in_a_project_leaves_no_run(anywhere, path, capfd, entry_point, params, error):
+    with pytest.raises(ExecutionException, match="failed"):
+        run_project(entry_point, **params)
+    errors = capfd.readouterr().err
+    (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
+    assert error in line
+    assert "preparing" not in errors
+    (run,) = runs_that_are_deleted()
+    assert run.data.tags["error"] == line.removeprefix("error: ")
+
+
+def test_a_run_with_results_is_never_deleted(anywhere, path):
+    """`mlflow run --run-id` logs to an existing run."""
+    with mlflow.start_run(tags={"mlflow.source.type": "PROJECT"}) as run:
+        mlflow.log_metric("accuracy", 1)
+    mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
     with pytest.raises(ExecutionException):
-        run_project(prune_rate=2)
-    assert "error: prune_rate must be less than 1, got 2\n" in capfd.readouterr().err
-    (run,) = runs()
-    assert run.info.status == "FAILED"
-    assert run.data.tags["error"] == "prune_rate must be less than 1, got 2"
+        mlflow.projects.run(
+            str(ROOT), parameters={"epochs": 0}, run_id=run.info.run_id, env_manager="local"
+        )
+    assert [run.info.lifecycle_stage for run in runs()] == ["active"]
 
 
 @pytest.mark.real_data

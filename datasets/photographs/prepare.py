@@ -61,13 +61,9 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
         ValueError: If `source` has no photographs, or `out` cannot be written, is being written by
             another process, or was made from another source or with other options.
     """
-    if out.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"out must not be inside source, got {out}")
-    if source.resolve().is_relative_to(out.resolve()):
-        raise ValueError(f"source must not be inside out, got {source}")
-    photographs = find_photographs(source)
+    photographs = check_folders(source, out, options)
     with _lock(out), ignore_decoder_warnings():
-        _check_options(source, out, options)
+        _claim(source, out, options)
         before = pd.DataFrame(columns=list(COLUMNS))
         if (out / MANIFEST).exists():
             before = read_manifest(out / MANIFEST)
@@ -84,6 +80,22 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
         _remove_stale_crops(table, out)
         write_atomically(out / DETECTIONS, detection_lines(detections))
     return table
+
+
+def check_folders(source: Path, out: Path, options: FaceOptions) -> list[Photograph]:
+    """The photographs that `prepare` would prepare.
+
+    Raises:
+        ValueError: If `source` has no photographs, one folder is inside the other, or `out` was
+            made from another source or with other options, or not by `prepare`.
+    """
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"out must not be inside source, got {out}")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"source must not be inside out, got {source}")
+    photographs = find_photographs(source)
+    _check_options(source, out, options)
+    return photographs
 
 
 def _lock(out: Path) -> AbstractContextManager[object]:
@@ -107,15 +119,22 @@ def read_excluded(out: Path) -> set[str]:
     return {line.strip() for line in lines if line.strip() and line.strip()[0] != "#"}
 
 
+def _claim(source: Path, out: Path, options: FaceOptions) -> None:
+    """Write the options, unless another process has done so since the folders were checked."""
+    _check_options(source, out, options)
+    if not (out / OPTIONS).exists():
+        content = json.dumps(_described(source, options), indent=2)
+        write_atomically(out / OPTIONS, content.encode())
+
+
 def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
     """Each folder belongs to one source and one set of options."""
     path = out / OPTIONS
-    expected = {"source": path_text(source.resolve())} | options.model_dump()
+    expected = _described(source, options)
     if not path.exists():
-        names = {entry.name for entry in out.iterdir()} - {EXCLUDED}
+        names = {entry.name for entry in out.iterdir()} - {EXCLUDED} if out.is_dir() else set()
         if any(name[0] != "." for name in names):  # files that preparing could overwrite or remove
             raise ValueError(f"{out} has files that prepare_faces has not written: use another out")
-        write_atomically(path, json.dumps(expected, indent=2).encode())
         return
     try:
         found = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
@@ -124,6 +143,10 @@ def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
     other = [f"{name}={found.get(name)}" for name in expected if found.get(name) != expected[name]]
     if other:
         raise ValueError(f"{out} was made with {', '.join(other)}: use another out, or delete it")
+
+
+def _described(source: Path, options: FaceOptions) -> dict[str, Any]:
+    return {"source": path_text(source.resolve())} | options.model_dump()
 
 
 def _detect(

@@ -1,4 +1,4 @@
-"""Orphans: the run that `mlflow run` opens for a command which then works on another run.
+"""Orphans: the run that `mlflow run` opens for a command which then works on another run or fails.
 
 `mlflow run` sets the status of its run after the command has ended, and fails if the run is deleted
 by then. So a process that outlives the command deletes it.
@@ -7,9 +7,14 @@ by then. So a process that outlives the command deletes it.
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from experiments.tracking.server import short_timeouts
 
 WAIT_SECONDS = 60.0
 
@@ -19,6 +24,23 @@ def label(run_id: str, resumed: str) -> None:
     client = mlflow.MlflowClient()
     client.update_run(run_id, name=f"resumes {resumed}")
     client.set_tag(run_id, "mlflow.parentRunId", resumed)
+
+
+def delete_failed(run_id: str, error: str) -> None:
+    """Delete the run of a command that failed before it logged anything; the tag `error` says why.
+
+    A run that the user named, with MLFLOW_RUN_ID or `mlflow run --run-id`, stays.
+    """
+    with short_timeouts(), suppress(MlflowException, OSError):  # the user has read the error
+        client = mlflow.MlflowClient()
+        if _is_new(client.get_run(run_id)):
+            client.set_tag(run_id, "error", error)
+            delete_when_closed(run_id)
+
+
+def _is_new(run: Run) -> bool:
+    opened = run.data.tags.get("mlflow.source.type") == "PROJECT"
+    return opened and run.info.status == "RUNNING" and not run.data.metrics
 
 
 def delete_when_closed(run_id: str) -> None:

@@ -3,21 +3,12 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
 from experiments.processes.terminal import describe_error
-
-
-def mark_failed(run_id: str, error: BaseException) -> None:
-    """Mark a run that has not started yet FAILED, with the reason in the tag `error`."""
-    with short_timeouts(), suppress(MlflowException, OSError):  # the user has read the error
-        client = mlflow.MlflowClient()
-        client.set_tag(run_id, "error", describe_error(error))
-        client.set_terminated(run_id, "FAILED")
 
 
 @contextmanager
