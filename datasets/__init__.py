@@ -49,4 +49,4 @@ def _load_auto(root: Path) -> tuple[str, Images, str]:
     try:
         return "mnist", mnist(root), "auto: MNIST is available"
     except DataUnavailableError as error:
-        return "digits", digits(root), f"auto: {error}"
+        return "digits", digits(root), f"auto: {error.problem}"

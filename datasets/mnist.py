@@ -45,10 +45,12 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
         for part in (train, test):
             _check(part.data, part.targets)
     except (RuntimeError, ValueError, AssertionError, EOFError, TypeError, IndexError) as error:
-        reason = str(error) or type(error).__name__
+        reason, problem = (
+            str(error) or type(error).__name__,
+            f"{kind.__name__} in {folder} is damaged",
+        )
         raise DataUnavailableError(
-            f"{kind.__name__} in {folder} is damaged ({reason}): "
-            "delete that folder to download it again"
+            f"{problem} ({reason}): delete that folder to download it again", problem
         ) from None
     return Images(
         source=str(folder),
@@ -92,10 +94,12 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
                     )
                 (Path(partial) / kind.__name__).rename(final)
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = str(error).strip().split("\n")[-1].strip("<>")  # of torchvision's list of mirrors
+        problem = f"{kind.__name__} is not in {root} and cannot be downloaded"
         raise DataUnavailableError(
-            f"{kind.__name__} is not in {root} and cannot be downloaded ({reason}): put its four "
-            f"IDX files into {final / 'raw'}, use another data_root, or dataset=digits"
+            f"{problem} ({reason}): put its four IDX files into {final / 'raw'}, "
+            "use another data_root, or dataset=digits",
+            problem,
         ) from None
 
 

@@ -15,7 +15,14 @@ COUNT_BATCH = 10_000  # images whose pixels are counted at once
 
 
 class DataUnavailableError(ValueError):
-    """A data set is missing, cannot be downloaded, or is damaged. The message says what to do."""
+    """A data set is missing, cannot be downloaded, or is damaged. The message says what to do.
+
+    `problem` is the message without the cause and without what to do.
+    """
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem or message
 
 
 Part = tuple[Tensor, Tensor]  # images [N, height, width] uint8 and labels [N] int64

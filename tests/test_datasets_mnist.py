@@ -58,7 +58,10 @@ def test_raw_files_on_disk_are_sufficient(tmp_path, name, folder):
 
 
 def test_an_unavailable_data_set_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(DataUnavailableError, match=r"MNIST is not in .* or dataset=digits$"):
+    with pytest.raises(
+        DataUnavailableError,
+        match=r"MNIST is not in .* \(urlopen error tests run offline, so .* or dataset=digits$",
+    ):
         load_splits("mnist", str(tmp_path), seed=0)
     assert not [path for path in tmp_path.rglob("*") if not path.name.endswith(".lock")]
 
@@ -66,7 +69,14 @@ def test_an_unavailable_data_set_is_an_error_that_says_what_to_do(tmp_path):
 def test_auto_falls_back_to_digits_and_says_why(tmp_path):
     splits, why = load_splits("auto", str(tmp_path), seed=0)
     assert splits.name == "digits"
-    assert why.startswith("auto: MNIST is not in ")
+    assert why == f"auto: MNIST is not in {tmp_path} and cannot be downloaded"
+
+
+def test_auto_falls_back_to_digits_if_mnist_is_damaged(tmp_path):
+    write_idx(tmp_path / "MNIST" / "raw")
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"")
+    splits, why = load_splits("auto", str(tmp_path), seed=0)
+    assert (splits.name, why) == ("digits", f"auto: MNIST in {tmp_path}/MNIST/raw is damaged")
 
 
 def test_auto_is_mnist_if_it_is_on_disk(tmp_path):
