@@ -228,6 +228,15 @@ def test_an_unreachable_server_is_one_line(store, monkeypatch, capsys):
     assert "Traceback" not in errors
 
 
+def test_mlflow_logs_system_metrics_if_asked(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    metrics = mlflow.get_run(run_experiment(config_from(QUICK))).data.metrics
+    assert 0 < metrics["system/system_memory_usage_percentage"] <= 100
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    assert metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
+
+
 def test_runs_that_begin_together_may_log_the_same_data(store):
     """MLflow looks for a data set and then inserts it: of two at the same time, one fails."""
     mlflow.set_experiment("weight-loss")
