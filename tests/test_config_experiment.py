@@ -88,6 +88,12 @@ def test_names_take_dashes_or_underscores_and_values_follow_as_word_or_after_equ
     assert (config.prune_rate, config.data_root) == (0.3, "-my data")
 
 
+def test_a_parameter_is_given_once():
+    """`mlflow run -P prune-rate=0.3` gives both names, and logs the value of the other."""
+    with pytest.raises(ValueError, match=r"^prune_rate is given twice \(mlflow run takes names"):
+        parse(Config, "run", ["--prune_rate=0.2", "--prune-rate", "0.3"])
+
+
 def test_help_shows_one_spelling(capsys):
     with pytest.raises(SystemExit):
         parse(Config, "run", ["--help"])

@@ -97,14 +97,19 @@ def parse(kind: type[ParametersT], command: str, argv: Sequence[str]) -> Paramet
     In the names, dashes are the same as underscores.
 
     Raises:
-        ValueError: As `validated`, and for an argument that is not a parameter.
+        ValueError: As `validated`, for an argument that is not a parameter, and for one that is
+            given twice.
     """
     parser = _Parser(prog=f"python -m experiments {command}", allow_abbrev=False)
     for name, field in kind.model_fields.items():
         default = "" if field.is_required() else f" (default: {default_text(field)})"
         help_text = f"{field.description}{default}".replace("%", "%%")
         parser.add_argument(f"--{name}", metavar="...", help=help_text, default=argparse.SUPPRESS)
-    given, unknown = parser.parse_known_args(_joined(argv))
+    words = _joined(argv)
+    names = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    if twice := [name for name in names if names.count(name) > 1]:  # -P prune-rate=... adds one
+        parser.error(f"{twice[0]} is given twice (mlflow run takes names with underscores)")
+    given, unknown = parser.parse_known_args(words)
     if unknown:
         word = unknown[0]
         if not word.startswith("--"):
