@@ -24,7 +24,7 @@ TINY = {"epochs": 1, "retrain_epochs": 1, "rounds": 1, "device": "cpu"}
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """Two people and a picture without a face."""
-    root = folder(tmp_path_factory.mktemp("source") / "photographs", ada=5, grace=5)
+    root = folder(tmp_path_factory.mktemp("source") / "Ada's photographs", ada=5, grace=5)
     flower().save(root / "ada" / "flower.png")
     return root
 
@@ -34,7 +34,7 @@ def flags(**settings):
 
 
 def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photographs, path, capfd):
-    out = anywhere / "faces"
+    out = anywhere / "my faces"
     run_project("prepare_faces", source=photographs, out=out)
     (run,) = runs()
     assert run.info.status == "FINISHED"
@@ -60,7 +60,7 @@ def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photogra
     )
     assert "11 photographs of 2 classes: 10 kept, 1 no_face" in output
     assert (
-        f"-m experiments run --dataset=faces --data_root={out}\n" in output.partition("Next: ")[2]
+        f"-m experiments run --dataset=faces '--data_root={out}'\n" in output.partition("Next: ")[2]
     )
 
 

@@ -1,6 +1,7 @@
 """The project as users start it, with `mlflow run` or the same from Python."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from experiments.config.experiment import config_from
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
 from tests.conftest import QUICK, ROOT, TIMEOUT, mnist_root, wait_until
+from tests.test_datasets_mnist import write_idx
 from tests.test_tracking_log import NAME
 from tests.test_tracking_resume import anywhere, files
 
@@ -64,6 +66,27 @@ def test_mlflow_run_leaves_one_complete_run(anywhere, path):
     assert f"/runs/{run.info.run_id}?workflowType=machine_learning" in done.stdout
 
 
+def test_any_path_and_name_reach_the_command_through_make_and_mlflow(anywhere, path):
+    folder = anywhere / 'it\'s "a" [b] (c) $HOME `id` #é 100% {d}; & e'
+    write_idx(folder / "MNIST" / "raw")
+    mlflow.create_experiment("it's mine", artifact_location=str(anywhere / "artifacts"))
+    params = QUICK | {"dataset": "mnist", "data_root": folder, "train_limit": 0}
+    words = [word for name, value in params.items() for word in ("-P", f"{name}={value}")]
+    make = ["make", "-o", ".venv/.installed", "lottery"]  # -o: not the set-up
+    done = subprocess.run(
+        [*make, "EXPERIMENT=it's mine", f"ARGS={shlex.join(words)}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["dataset_source"] == str(folder / "MNIST" / "raw")
+    assert mlflow.get_experiment(run.info.experiment_id).name == "it's mine"
+
+
 def test_a_project_resumes_a_run_and_leaves_no_duplicate(anywhere, path, monkeypatch):
     monkeypatch.setattr(Run, "finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -104,7 +127,11 @@ def test_a_typo_in_mlflow_run_is_one_line_and_leaves_no_run(anywhere, path):
     ("entry_point", "params", "error"),
     [
         ("main", {"prun_rate": 0.3}, "no parameter prun_rate (did you mean prune_rate?); python"),
-        ("main", {"dataset": "faces", "data_root": "no/where"}, "data_root: no/where is not a fo"),
+        (
+            "main",
+            {"dataset": "faces", "data_root": "-no 'x'"},
+            "data_root: -no 'x' is not a folder",
+        ),
         ("prepare_faces", {"source": "no/where", "out": "x"}, "no/where is not a folder of class"),
     ],
 )
