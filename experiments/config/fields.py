@@ -22,7 +22,7 @@ from experiments.config.parameters import (
     one_of,
     or_auto,
 )
-from experiments.config.recipes import auto
+from experiments.config.recipes import MODEL, auto
 from experiments.processes.executors import EXECUTORS
 from experiments.processes.terminal import did_you_mean
 from experiments.training.optimizers import OPTIMIZERS
@@ -47,7 +47,8 @@ def _known_model(name: str | None) -> str | None:
         except (TypeError, RuntimeError):
             raise ValueError(f"model is too large for any memory, got {name[:80]}") from None
         except ValueError as error:
-            known = (*NAMES[1:], AUTO, *(() if name.startswith("lenet_") else ("lenet_300_100",)))
+            known = [known for known in (*NAMES, AUTO) if known.isidentifier()]
+            known += [] if name.startswith("lenet_") else [MODEL]  # its message has an example
             raise ValueError(f"{error}{did_you_mean(name, known)}") from None
     return name
 
