@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def fashion_mnist(root: Path) -> Images:
     """Fashion-MNIST: 60,000 and 10,000 articles of clothing, 28x28."""
     from torchvision.datasets import FashionMNIST
 
-    return _load(FashionMNIST, root)
+    return replace(_load(FashionMNIST, root), classes=tuple(FashionMNIST.classes))
 
 
 def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:

@@ -1,6 +1,12 @@
-"""Serving: a network that can be called with plain pixels."""
+"""Serving: a network that can be called with plain pixels, and how to build it without its data."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
+
+from models import build_model
 
 
 class FromPixels(nn.Module):
@@ -21,3 +27,27 @@ class FromPixels(nn.Module):
             pixels = pixels[..., top : top + self.crop, left : left + self.crop]
         logits: Tensor = self.network((pixels - self.mean) / self.std)
         return logits
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything about a network except its values."""
+
+    model: str  # a name of `build_model`
+    image_shape: tuple[int, ...]  # channels, height and width of an image, before the crop
+    class_names: tuple[str, ...]  # in the order of the logits
+    mean: float  # of the training pixels in [0, 1]
+    std: float
+    crop: int = 0  # side of the square that the network sees; 0 means the whole image
+
+    def build(self, state: Mapping[str, Tensor]) -> FromPixels:
+        """The network with the values `state`, which it shares, in evaluation mode.
+
+        Raises:
+            RuntimeError: If the names or shapes of the values are not those of the model.
+        """
+        shape = (self.image_shape[0], self.crop, self.crop) if self.crop else self.image_shape
+        with torch.device("meta"):  # draws no random values
+            network = build_model(self.model, shape, len(self.class_names))
+        network.load_state_dict(dict(state), assign=True)
+        return FromPixels(network, self.mean, self.std, self.crop).eval()

@@ -24,7 +24,7 @@ SERVICES = {
     "mlflow": (
         *(
             f"experiments/tracking/{name}.py"
-            for name in ("log", "orphan", "resume", "server", "ui")
+            for name in ("log", "networks", "orphan", "resume", "server", "ui")
         ),
         "experiments/tracking/session.py",
         "experiments/comparison/record.py",

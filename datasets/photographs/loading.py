@@ -9,11 +9,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from datasets.photographs import CROP, MANIFEST, OPTIONS, SIDE, SPLIT_NAMES
@@ -53,6 +55,20 @@ def load_faces(root: Path) -> Images:
         classes=classes,
         mapped=mapped,
     )
+
+
+def read_options(folder: Path) -> FaceOptions:
+    """How the crops of a prepared folder were cut; the default if it does not say."""
+    path = folder / OPTIONS
+    if not path.exists():
+        return FaceOptions()
+    try:
+        found = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        return FaceOptions(**{name: found[name] for name in FaceOptions.model_fields})
+    except (ValidationError, KeyError):
+        raise DataUnavailableError(
+            f"{path} is damaged: run prepare_faces into another folder"
+        ) from None
 
 
 def _check(

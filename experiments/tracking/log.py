@@ -25,6 +25,7 @@ from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
 from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH
+from experiments.rounds.network import describe_network, to_network
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
 from experiments.tracking.environment import environment, release
@@ -37,8 +38,6 @@ from experiments.tracking.fingerprint import (
 from experiments.tracking.resume import INITIAL, REWOUND, StoredRun, checkpoint_name
 from experiments.tracking.session import INTERNAL, describe, internal, tracked_run
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
-from models import build_model
-from models.serving import FromPixels
 from pruning.checkpoint import save_checkpoint
 
 
@@ -97,6 +96,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             for what, state in states.items():
                 metadata = {"config": self.config.settings(), "round": number, "what": what}
+                metadata |= describe_network(self.config, self.data)
                 metadata |= {"metrics": result.metrics} if what == name else {}
                 path = Path(folder, f"{what}.safetensors")
                 sizes[what] = save_checkpoint(path, state, network.masks, metadata)
@@ -134,15 +134,12 @@ class Run:
             [run.info.experiment_id], filter_string=f"source_run_id = '{self.run_id}'"
         ):
             self.client.delete_logged_model(old.model_id)  # its process was killed after this line
-        data = self.data
-        model = build_model(self.config.model, data.image_shape, data.classes)
-        model.load_state_dict({name: value.cpu() for name, value in network.state.items()})
-        assert data.test
-        view = data.test.view
-        served = FromPixels(model, view.mean, view.std, view.crop).eval()
-        example = (data.test.images[:2].cpu().float() / view.white).numpy()
+        served = to_network(self.config, self.data, network)
+        test = self.data.test
+        assert test
+        example = (test.images[:2].cpu().float() / test.view.white).numpy()
         with torch.no_grad():
-            logits = served(torch.from_numpy(example)).numpy()
+            logits = served.module(torch.from_numpy(example)).numpy()
         name = summary.run_name(self.config)
         logged = mlflow.initialize_logged_model(
             re.sub(r"[^\w-]", "-", name),
@@ -154,12 +151,13 @@ class Run:
         )
         with tempfile.TemporaryDirectory() as folder:
             mlflow.pytorch.save_model(
-                served,
+                served.module,
                 folder,
                 mlflow_model=Model(
                     artifact_path=logged.artifact_location,
                     run_id=self.run_id,
                     model_uuid=logged.model_id,
+                    metadata={"class_names": list(served.class_names)},
                 ),
                 signature=mlflow.models.infer_signature(example, logits),
                 input_example=example,
