@@ -67,6 +67,11 @@ COMMANDS = {
         "experiments.report:rebuild_report",
         "experiments.config.comparison:ReportConfig",
     ),
+    "predict": Command(
+        "Name the faces or digits in pictures with the network of a run.",
+        "experiments.predict:predict",
+        "experiments.config.predict:PredictConfig",
+    ),
     "prepare_faces": Command(
         "Turn folders of photographs into a data set of faces.",
         "experiments.prepare_faces:prepare_photographs",

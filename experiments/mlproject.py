@@ -8,6 +8,7 @@ from experiments.config.comparison import CompareConfig, ReportConfig
 from experiments.config.experiment import Config
 from experiments.config.faces import FacesConfig
 from experiments.config.parameters import entry_point
+from experiments.config.predict import PredictConfig
 from experiments.config.tune import TuneConfig
 
 PATH = Path(__file__).resolve().parent.parent / "MLproject"
@@ -34,6 +35,7 @@ def mlproject() -> str:
         entry_point(CompareConfig, "compare", "compare"),
         entry_point(TuneConfig, "tune", "tune"),
         entry_point(ReportConfig, "report", "report"),
+        entry_point(PredictConfig, "predict", "predict"),
         entry_point(FacesConfig, "prepare_faces", "prepare_faces"),
     ]
     return HEAD + "\n".join(points)

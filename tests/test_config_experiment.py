@@ -250,7 +250,7 @@ def test_the_readme_lists_every_parameter_with_its_default_and_description():
     assert sorted(rows) == sorted(fields)
 
 
-COMMANDS = ("run", "compare", "tune", "report", "prepare_faces")
+COMMANDS = ("run", "compare", "tune", "report", "predict", "prepare_faces")
 SLOW = ("mlflow", "pandas", "matplotlib", "sklearn", "torchvision", "optuna", "scipy", "PIL", "ray")
 
 

@@ -14,7 +14,12 @@ LAYERS = (
     {"experiments.rounds"},
     {"experiments.figures"},
     {"experiments.tracking"},
-    {"experiments.run", "experiments.prepare_faces", "experiments.mlproject"},
+    {
+        "experiments.run",
+        "experiments.predict",
+        "experiments.prepare_faces",
+        "experiments.mlproject",
+    },
     {"experiments.comparison", "experiments.tuning"},
     {"experiments.compare", "experiments.report", "experiments.tune"},
     {"experiments.bench"},

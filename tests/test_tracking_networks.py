@@ -117,11 +117,11 @@ def test_a_run_of_a_version_without_descriptions_is_resumed_and_loaded(anywhere,
     assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
     assert len(files(run.info.run_id)) == 4
     with pytest.raises(ValueError, match="written by an older version"):
-        load_network(run.info.run_id)
+        load_network(stored)
     data, _ = load_data(config_from(QUICK))
-    network = load_network(run.info.run_id, data=data)
     logged = mlflow.get_run(run.info.run_id).data.metrics["test_accuracy"]
-    assert evaluate(network, data.test).accuracy == logged
+    for network in (load_network(stored, data=data), load_network(run.info.run_id)):
+        assert evaluate(network, data.test).accuracy == logged
 
 
 def test_a_network_of_faces_says_how_to_cut_them(tmp_path):

@@ -5,7 +5,8 @@ border and the reason. To exclude one, add the name below it to exclude.txt.
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
@@ -29,6 +30,16 @@ TILE = SIDE + 2 * GAP, SIDE + GAP + CAPTION_LINES * LINE
 REJECTED = "#c01010"
 Paths = Mapping[str, Path]
 Cells = dict[Hashable, Any]  # a row of the manifest
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture on a page, with its name and a note below it."""
+
+    picture: Image.Image  # SIDE x SIDE
+    name: str
+    note: str
+    rejected: bool = False
 
 
 def draw_contact_sheets(table: pd.DataFrame, before: pd.DataFrame, paths: Paths, out: Path) -> None:
@@ -69,60 +80,71 @@ def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:
     title = f"{label}: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     for number in range(1, pages + 1):
         shown = rows[(number - 1) * on_page : number * on_page]
-        page = _draw_page(shown, f"{title}  (page {number} of {pages})", paths, out)
+        tiles = [_tile(row, paths, out) for row in shown.to_dict("records")]
+        page = draw_page(tiles, f"{title}  (page {number} of {pages})")
         write_image(page, out / CONTACT_SHEETS / page_name(label, number), quality=88)
 
 
-def _draw_page(rows: pd.DataFrame, title: str, paths: Paths, out: Path) -> Image.Image:
+def draw_page(tiles: Sequence[Tile], title: str) -> Image.Image:
+    """A page of at most COLUMNS x ROWS tiles."""
     width, height = TILE
-    columns = min(COLUMNS, max(4, len(rows)))
-    size = columns * width, HEADER + math.ceil(len(rows) / columns) * height
+    columns = min(COLUMNS, max(4, len(tiles)))
+    size = columns * width, HEADER + math.ceil(len(tiles) / columns) * height
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
     draw.text((GAP, GAP), title, "black", _font(16))
-    for index, row in enumerate(rows.to_dict("records")):
+    for index, tile in enumerate(tiles):
         down, across = divmod(index, columns)
         left, top = across * width + GAP, HEADER + down * height
-        page.paste(_draw_tile(row, paths, out), (left, top))
-        colour = "black" if row["outcome"] == KEPT else REJECTED
-        for line, text in enumerate(_caption(row)):
+        page.paste(tile.picture, (left, top))
+        colour = REJECTED if tile.rejected else "black"
+        for line, text in enumerate(_caption(tile)):
             draw.text((left, top + SIDE + 2 + line * LINE), text, colour, _font(11))
     return page
 
 
-def _draw_tile(row: Cells, paths: Paths, out: Path) -> Image.Image:
-    if row["outcome"] == KEPT:
-        with Image.open(out / str(row["crop"])) as crop:
-            return crop.convert("RGB")
+def _tile(row: Cells, paths: Paths, out: Path) -> Tile:
+    name = str(row["source"])
+    if row["outcome"] != KEPT:
+        note = f"{row['outcome']}: {row['reason']}"
+        return Tile(draw_rejected(_thumbnail(row, paths)), name, note, rejected=True)
+    with Image.open(out / str(row["crop"])) as crop:
+        return Tile(crop.convert("RGB"), name, str(row["split"]))
+
+
+def _thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
+    """The whole photograph, with a box around the face if there is one."""
+    if row["outcome"] == "unreadable":
+        return None
+    try:
+        picture = read_picture(paths[str(row["source"])]).grey
+    except UnreadableError:  # the file has changed since it was read
+        return None
+    return draw_thumbnail(picture, None if math.isnan(row["left"]) else [row[x] for x in BOX])
+
+
+def draw_thumbnail(picture: Image.Image, box: Sequence[float] | None) -> Image.Image:
+    """A picture reduced to a tile, with the `box` (left, top, right, bottom) of a face."""
+    thumbnail = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE))
+    if box is not None:
+        scaled = [side * thumbnail.width / picture.width for side in box]
+        ImageDraw.Draw(thumbnail).rectangle(scaled, outline=REJECTED)
+    return thumbnail
+
+
+def draw_rejected(thumbnail: Image.Image | None) -> Image.Image:
+    """The picture of a rejected photograph, with a red border."""
     tile = Image.new("RGB", (SIDE, SIDE), "#dddddd")
-    thumbnail = _draw_thumbnail(row, paths)
     if thumbnail:
         tile.paste(thumbnail, ((SIDE - thumbnail.width) // 2, (SIDE - thumbnail.height) // 2))
     ImageDraw.Draw(tile).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=REJECTED, width=2)
     return tile
 
 
-def _draw_thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
-    """The whole photograph, with a box around the face if there is one."""
-    if row["outcome"] == "unreadable":
-        return None
-    try:
-        picture = read_picture(paths[str(row["source"])]).grey.convert("RGB")
-    except UnreadableError:  # the file has changed since it was read
-        return None
-    thumbnail = ImageOps.contain(picture, (SIDE, SIDE))
-    box = [row[name] * thumbnail.width / picture.width for name in BOX]
-    if not math.isnan(box[0]):
-        ImageDraw.Draw(thumbnail).rectangle(box, outline=REJECTED)
-    return thumbnail
-
-
-def _caption(row: Cells) -> list[str]:
-    """The name, shortened from the left, and the split or the reason for rejection."""
-    kept = row["outcome"] == KEPT
-    name = wrap(str(row["source"]), CAPTION_WIDTH)
-    note = str(row["split"]) if kept else f"{row['outcome']}: {row['reason']}"
-    notes = wrap(note, CAPTION_WIDTH)[: CAPTION_LINES - min(2, len(name))]
+def _caption(tile: Tile) -> list[str]:
+    """The name, shortened from the left, and the note."""
+    name = wrap(tile.name, CAPTION_WIDTH)
+    notes = wrap(tile.note, CAPTION_WIDTH)[: CAPTION_LINES - min(2, len(name))]
     return name[len(notes) - CAPTION_LINES :] + notes
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from datasets.photographs import SIDE
 from datasets.photographs.detection import Face
 from datasets.photographs.files import write_atomically
+from datasets.photographs.options import FaceOptions
 from datasets.splits import DataUnavailableError
 
 EYES_Y = 48  # pixels from the crop's top edge to the eyes
@@ -78,6 +79,13 @@ def cut_crop(picture: Image.Image, transform: np.ndarray) -> Image.Image:
     return region.transform(
         (SIDE, SIDE), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BICUBIC
     )
+
+
+def cut_face(picture: Image.Image, face: Face, options: FaceOptions) -> Image.Image:
+    """The crop of a face, as the options say: SIDE x SIDE pixels, 8-bit grey."""
+    if options.align:
+        return cut_crop(picture, align_transform(face))
+    return cut_crop(picture, box_transform(face, options.margin))
 
 
 def write_image(image: Image.Image, path: Path, **options: Any) -> None:

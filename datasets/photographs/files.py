@@ -35,13 +35,7 @@ def find_photographs(source: Path) -> list[Photograph]:
     """
     if not source.is_dir():
         raise DataUnavailableError(f"{source} is not a folder of class folders of photographs")
-    photographs = []
-    for path in _picture_files(source):
-        relative = path.relative_to(source)
-        status = path.stat() if path.exists() else path.lstat()  # lstat for a broken link
-        stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-        label = relative.parts[0] if len(relative.parts) > 1 else ""
-        photographs.append(Photograph(path_text(relative), path_text(label), path, stamp))
+    photographs = [_photograph(path, source) for path in _picture_files(source)]
     if not photographs:
         raise DataUnavailableError(f"{source} has no photographs ({', '.join(SUFFIXES)})")
     if not any(photograph.label for photograph in photographs):
@@ -49,6 +43,30 @@ def find_photographs(source: Path) -> list[Photograph]:
             f"{source} has photographs but no class folders: put each class in its own folder"
         )
     return sorted(photographs, key=lambda photograph: photograph.source)
+
+
+def find_pictures(source: Path) -> list[Photograph]:
+    """A file, or all photographs below a folder, sorted by path; class folders are not required.
+
+    Raises:
+        DataUnavailableError: If it does not exist, or is a folder without photographs.
+    """
+    if source.is_file():
+        return [_photograph(source, source.parent)]
+    if not source.is_dir():
+        raise DataUnavailableError(f"{source} is not a picture or a folder of pictures")
+    pictures = [_photograph(path, source) for path in _picture_files(source)]
+    if not pictures:
+        raise DataUnavailableError(f"{source} has no pictures ({', '.join(SUFFIXES)})")
+    return sorted(pictures, key=lambda picture: picture.source)
+
+
+def _photograph(path: Path, source: Path) -> Photograph:
+    relative = path.relative_to(source)
+    status = path.stat() if path.exists() else path.lstat()  # lstat for a broken link
+    stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    label = relative.parts[0] if len(relative.parts) > 1 else ""
+    return Photograph(path_text(relative), path_text(label), path, stamp)
 
 
 def _picture_files(source: Path) -> Iterator[Path]:

@@ -18,13 +18,7 @@ from tqdm import tqdm
 
 from datasets.photographs import CROPS, DETECTIONS, EXCLUDED, MANIFEST, OPTIONS, SPLIT_NAMES
 from datasets.photographs.contact_sheets import draw_contact_sheets
-from datasets.photographs.crops import (
-    align_transform,
-    box_transform,
-    cut_crop,
-    read_crop,
-    write_image,
-)
+from datasets.photographs.crops import cut_face, read_crop, write_image
 from datasets.photographs.detection import Detection, detect_faces, detection_lines, read_detections
 from datasets.photographs.files import Photograph, find_photographs, path_text, write_atomically
 from datasets.photographs.manifest import (
@@ -186,9 +180,7 @@ def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | 
 def _write_crops(detection: Detection, picture: Picture, out: Path, options: FaceOptions) -> None:
     for row in classify(detection, options):
         if row.outcome == KEPT and row.label and row.face:
-            align, face = options.align, row.face
-            transform = align_transform(face) if align else box_transform(face, options.margin)
-            write_image(cut_crop(picture.grey, transform), out / row.crop)
+            write_image(cut_face(picture.grey, row.face, options), out / row.crop)
 
 
 def _write_missing_crops(

@@ -105,6 +105,11 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.cpu().clone(memory_format=layout) for name, value in tensors.items()}
 
 
+def is_described(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint says how to build its network; those of older versions do not."""
+    return "network" in checkpoint.metadata
+
+
 def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) -> Network:
     """The network of a checkpoint.
 
@@ -118,7 +123,7 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
     """
     metadata = dict(checkpoint.metadata)
     try:
-        if data is not None and "network" not in metadata:
+        if data is not None and not is_described(checkpoint):
             config = config_from(metadata["config"])
             metadata |= describe_network(config.resolved(data.name), data)
         spec = _spec.validate_python(metadata["network"])

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import mlflow
+from mlflow.entities import FileInfo
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from datasets import Splits
-from experiments.rounds.network import Network, open_network
-from experiments.tracking.resume import checkpoint_name, get_run
+from experiments.rounds.data import load_data
+from experiments.rounds.network import Network, is_described, open_network
+from experiments.tracking.resume import checkpoint_name, get_run, stored_config
 from pruning.checkpoint import load_checkpoint
 
 Round = int | Literal["last"]
@@ -34,15 +37,15 @@ def load_network(
     Args:
         source: The id of a run, the file of a checkpoint, or a folder of checkpoints.
         round: Number of the round, or "last"; a file has only its own.
-        data: As in `open_network`.
+        data: The data that it was trained on. Only a file needs them, if an older version wrote it;
+            for a run of such a version they are read from where it read them.
 
     Raises:
         ValueError: If there is no such run, file or round, if the file is damaged, or if it does
             not say how to build its network.
     """
     if is_run_id(source):
-        with tempfile.TemporaryDirectory() as folder:
-            return _open(_download(str(source), round, folder), data)
+        return _of_run(str(source), round, data)
     path = Path(source)
     if path.is_dir():
         folders = [path / name for name in FOLDERS]
@@ -62,22 +65,36 @@ def _open(path: Path, data: Splits | None) -> Network:
     return open_network(load_checkpoint(path), path.name, data)
 
 
-def _download(run_id: str, number: Round, folder: str) -> Path:
-    get_run(run_id, "source")
+def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:
+    run = get_run(run_id, "source")
     names = [Path(file.path).name for file in _list_checkpoints(run_id)]
     path = f"checkpoints/{_choose(names, number, f'run {run_id}')}"
-    try:
-        return Path(
-            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=folder)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=path, dst_path=folder
+            )
+        except (MlflowException, OSError) as error:
+            raise ValueError(f"source: {path} of run {run_id} cannot be read ({error})") from None
+        checkpoint = load_checkpoint(file)
+        if data is None and not is_described(checkpoint):
+            data = _read_data(run, folder)
+        return open_network(checkpoint, f"{path} of run {run_id}", data)
+
+
+def _read_data(run: MlflowRun, folder: str) -> Splits:
+    """The data of a run whose checkpoints, written by an older version, need it."""
+    data, _ = load_data(stored_config(run, "source", folder))
+    if data.digest != run.data.tags.get("dataset_digest"):
+        raise ValueError(
+            f"source: run {run.info.run_id} was written by an older version and needs its data, "
+            f"but those in {data.source} have changed"
         )
-    except (MlflowException, OSError) as error:
-        raise ValueError(f"source: {path} of run {run_id} cannot be read ({error})") from None
+    return data
 
 
-def _list_checkpoints(run_id: str) -> list[mlflow.entities.FileInfo]:
-    files: list[mlflow.entities.FileInfo] = mlflow.MlflowClient().list_artifacts(
-        run_id, "checkpoints"
-    )
+def _list_checkpoints(run_id: str) -> list[FileInfo]:
+    files: list[FileInfo] = mlflow.MlflowClient().list_artifacts(run_id, "checkpoints")
     return files
 
 

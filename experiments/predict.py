@@ -1,0 +1,184 @@
+"""Predict: the names of the faces or digits in pictures, from a run's pruned network.
+
+mlflow run . -e predict -P run=<id of a run> -P images=<picture or folder>
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from datasets.photographs.contact_sheets import COLUMNS, ROWS, Tile, draw_page
+from datasets.photographs.crops import write_image
+from datasets.photographs.files import find_pictures
+from datasets.photographs.inputs import Input, face_inputs, is_light, whole_inputs
+from datasets.photographs.options import FaceOptions
+from experiments.config.parameters import AUTO
+from experiments.config.predict import PredictConfig
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.terminal import print_line
+from experiments.rounds.data import few_tests_warning
+from experiments.rounds.network import Network
+from experiments.tracking import orphan, server
+from experiments.tracking.networks import is_run_id, load_network
+
+FOLDER = "predictions"
+TABLE = "predictions.csv"
+CELLS = ("file", "outcome", "name", "probability", "second_name", "second_probability", "reason")
+SHEET = "contact_sheet"
+BATCH = 64  # images in one pass through the network
+SHOWN_ROWS = 100  # of the printed table
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An input, and what the network takes it for."""
+
+    input: Input
+    ranking: tuple[tuple[str, float], ...]  # classes and their probabilities, the highest first
+
+    @property
+    def note(self) -> str:
+        """The class, or why the network did not get the picture."""
+        if not self.ranking:
+            return f"{self.input.outcome}: {self.input.reason}"
+        name, probability = self.ranking[0]
+        return f"{name} ({probability:.1%})"
+
+
+def predict(config: PredictConfig) -> pd.DataFrame:
+    """Predict the class of each picture; write and print the predictions.
+
+    Returns:
+        One row per picture, or per face: file, outcome, name, probability, second_name,
+        second_probability, reason. Probabilities are in [0, 1].
+
+    Raises:
+        ValueError: If the run, its network or the pictures cannot be read, or `out` is in `images`.
+    """
+    if is_run_id(config.run):
+        server.check_tracking()
+    attached = server.attached_run()
+    name = config.run if is_run_id(config.run) else Path(config.run).stem
+    folder = Path(FOLDER, name) if config.out == AUTO else Path(config.out).expanduser()
+    if folder.resolve().is_relative_to(Path(config.images).resolve()):  # its sheets are pictures
+        raise ValueError(f"out must not be inside images, got {folder}")
+    network = load_network(config.run, config.number)
+    made = list(predictions(network, config))
+    table = as_table(made)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / TABLE, index=False)
+    sheets = draw_sheets(made, f"{name}, round {network.round}", folder)
+    if attached:  # opened by `mlflow run`, and not needed
+        if is_run_id(config.run):
+            orphan.label(attached, config.run)
+        orphan.delete_when_closed(attached)
+    print_line(describe(network, made, table))
+    print_line(f"\nTable: {folder / TABLE}\nPictures: {', '.join(map(str, sheets))}")
+    return table
+
+
+def predictions(network: Network, config: PredictConfig) -> Iterator[Prediction]:
+    """The predictions for the pictures that the config names.
+
+    Raises:
+        ValueError: If there are no pictures, or `invert` does not apply.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device if config.device == AUTO else config.device
+    pictures = find_pictures(Path(config.images))
+    preparation = network.metadata["data"].get("preparation")
+    if preparation is None:
+        _, height, width = network.spec.image_shape
+        inputs = whole_inputs(pictures, (height, width), config.invert)
+    elif config.invert:
+        raise ValueError("invert is not for networks that recognise faces, got true")
+    else:
+        inputs = face_inputs(pictures, FaceOptions(**preparation), device)
+    network.module.to(device)
+    for some in in_batches(inputs, BATCH):
+        raise_if_interrupted()
+        found = iter(_rankings(network, [each.image for each in some if each.image]))
+        yield from (Prediction(each, next(found) if each.image else ()) for each in some)
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items; the last may be shorter."""
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some
+
+
+@torch.no_grad()
+def _rankings(
+    network: Network, images: Sequence[Image.Image]
+) -> list[tuple[tuple[str, float], ...]]:
+    if not images:
+        return []
+    device = next(network.module.parameters()).device
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).unsqueeze(1)
+    logits = network.module(pixels.to(device).float() / 255)  # from [N, 1, height, width]
+    shares, classes = logits.softmax(1).sort(descending=True)
+    names = network.class_names
+    return [
+        tuple((names[number], share) for number, share in zip(*row, strict=True))
+        for row in zip(classes.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def as_table(made: Sequence[Prediction]) -> pd.DataFrame:
+    """The predictions as a table; cells that do not apply are empty."""
+    rows = []
+    for each in made:
+        row: dict[str, object] = {"file": each.input.source, "outcome": each.input.outcome}
+        for place, (name, share) in zip(("", "second_"), each.ranking, strict=False):
+            row |= {f"{place}name": name, f"{place}probability": share}
+        rows.append(row | {"reason": each.input.reason})
+    return pd.DataFrame(rows, columns=list(CELLS))
+
+
+def draw_sheets(made: Sequence[Prediction], title: str, folder: Path) -> list[Path]:
+    """Draw the contact sheets, and remove those of earlier predictions; returns their paths."""
+    for old in folder.glob(f"{SHEET}*.png"):
+        old.unlink()
+    tiles = [
+        Tile(each.input.shown, each.input.source, each.note, rejected=not each.ranking)
+        for each in made
+    ]
+    paths = []
+    for number, some in enumerate(in_batches(tiles, COLUMNS * ROWS), start=1):
+        paths.append(folder / (f"{SHEET}.png" if number == 1 else f"{SHEET}.{number}.png"))
+        write_image(draw_page(some, title), paths[-1])
+    return paths
+
+
+def describe(network: Network, made: Sequence[Prediction], table: pd.DataFrame) -> str:
+    """The predictions as text, and how far to trust them."""
+    unused = "outcome" if all(each.ranking for each in made) else "reason"
+    shown = table.drop(columns=unused).head(SHOWN_ROWS)
+    for name in ("probability", "second_probability"):
+        shown[name] = shown[name].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
+    lines = [shown.fillna("").to_string(index=False)]
+    if len(table) > SHOWN_ROWS:
+        lines += [f"... and {len(table) - SHOWN_ROWS} more"]
+    images = network.metadata["data"]["images"]["test"]
+    if "test_accuracy" in network.metrics:
+        accuracy = network.metrics["test_accuracy"]
+        lines += ["", f"Test accuracy of this network: {accuracy:.1%} of {images} images."]
+        lines += few_tests_warning(images)
+    lights = [p.input.source for p in made if p.input.image and is_light(p.input.image)]
+    if lights and not network.spec.crop:
+        lines += [
+            f"WARNING: {len(lights)} of {len(made)} pictures look dark on light, such as "
+            f"{lights[0]}; the network was trained on light on dark: set invert=true"
+        ]
+    return "\n".join(lines)
