@@ -5,6 +5,7 @@ EXPERIMENT ?= weight-loss
 REINIT ?= lottery
 ARGS ?=
 TEST_WORKERS ?= 2
+REQUIREMENTS = requirements.txt requirements-cluster.txt requirements-dev.txt
 PYTEST = pytest -n $(TEST_WORKERS) --dist worksteal
 export EXPERIMENT REINIT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -13,12 +14,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt requirements-dev.txt
+.venv/.installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	@echo "Installing; PyTorch's CUDA build takes about 6 GB and some minutes."
-	.venv/bin/pip install --quiet -r requirements.txt -r requirements-dev.txt
+	.venv/bin/pip install --quiet $(REQUIREMENTS:%=-r %)
 	@touch $@
 
 lottery: setup

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+from experiments.processes.program import INSIDE, PROGRAM
 from experiments.processes.signals import Interrupted, handle_signals
 from experiments.processes.terminal import describe_error, did_you_mean, is_user_error
 
@@ -37,8 +38,8 @@ class Command:
             if self.parameters:
                 from experiments.config.parameters import parse
 
-                given = parse(resolve_name(self.parameters), name, argv)
-            function = resolve_name(self.function)
+                given = parse(resolve_name(INSIDE + self.parameters), name, argv)
+            function = resolve_name(INSIDE + self.function)
         finally:
             if not gc.get_freeze_count():  # several commands of one process: the first
                 gc.freeze()  # no later collection looks through what was imported
@@ -129,7 +130,7 @@ def main() -> None:
         known = ", ".join(COMMANDS)
         print(f"error: command must be one of {known}, got {name}{hint}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    print("usage: python -m experiments COMMAND [--help]\n")
+    print(f"usage: {PROGRAM} COMMAND [--help]\n")
     for known, command in COMMANDS.items():
         print(f"  {known:<14} {command.summary}")
 

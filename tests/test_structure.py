@@ -24,6 +24,7 @@ LAYERS = (
     {"experiments.compare", "experiments.report", "experiments.tune"},
     {"experiments.bench"},
     {"experiments.__main__"},
+    {"weight_loss"},
 )
 SERVICES = {
     "mlflow": (
@@ -43,7 +44,7 @@ SERVICES = {
     ),
     "ray": ("experiments/processes/ray.py",),
 }
-PACKAGES = ("pruning", "models", "datasets", "experiments")
+PACKAGES = ("pruning", "models", "datasets", "experiments", "weight_loss")
 FILES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
 
 

@@ -15,6 +15,7 @@ import torch
 
 from experiments.bench import faces, lenet
 from experiments.bench.timing import Step, median_range, take_turns
+from experiments.processes.program import PROGRAM
 from experiments.processes.terminal import did_you_mean
 
 
@@ -52,7 +53,7 @@ BENCHES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table of milliseconds and ratios for each device."""
-    parser = argparse.ArgumentParser(prog="python -m experiments bench")
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} bench")
     parser.add_argument("what", nargs="*", help=f"{', '.join(BENCHES)} (default: all)")
     parser.add_argument("--turns", type=int, default=15, help="turns of each variant (default: 15)")
     parser.add_argument("--steps", type=int, default=200, help="steps in a turn (default: 200)")

@@ -19,6 +19,7 @@ from experiments.config.experiment import Resolved
 from experiments.config.parameters import validated
 from experiments.config.tune import TuneConfig
 from experiments.processes.pool import open_pool
+from experiments.processes.program import PROGRAM
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.metrics import AVERAGED
 from experiments.rounds.plan import plan_rounds
@@ -35,7 +36,7 @@ WARM_UP = 2  # trials of each worker that are not counted
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print trials per minute for each number of workers."""
-    parser = argparse.ArgumentParser(prog="python -m experiments bench_tuning")
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} bench_tuning")
     parser.add_argument("--storage", default="sqlite:///bench.db", help="an Optuna storage")
     parser.add_argument("--workers", default="1,2,4,8", help="worker counts (default: 1,2,4,8)")
     parser.add_argument("--trials", type=int, default=30, help="trials per worker (default: 30)")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from experiments.processes.program import PROGRAM
 from experiments.processes.terminal import did_you_mean
 
 AUTO = "auto"
@@ -100,7 +101,7 @@ def parse(kind: type[ParametersT], command: str, argv: Sequence[str]) -> Paramet
         ValueError: As `validated`, for an argument that is not a parameter, and for one that is
             given twice.
     """
-    parser = _Parser(prog=f"python -m experiments {command}", allow_abbrev=False)
+    parser = _Parser(prog=f"{PROGRAM} {command}", allow_abbrev=False)
     for name, field in kind.model_fields.items():
         default = "" if field.is_required() else f" (default: {default_text(field)})"
         help_text = f"{field.description}{default}".replace("%", "%%")

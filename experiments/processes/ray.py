@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 
+from experiments.processes.program import IMPORT_ROOT, INSIDE
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import (
     THREADS_PER_WORKER,
@@ -36,12 +36,11 @@ try:
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError:
-    raise ValueError(
-        "executor=ray needs a package that is missing: pip install -r requirements-cluster.txt"
-    ) from None
+    how = "install weight-loss[cluster]" if INSIDE else "pip install -r requirements-cluster.txt"
+    raise ValueError(f"executor=ray needs a package that is missing: {how}") from None
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE = ("experiments", "pruning", "models", "datasets")  # folders that are sent to every machine
+# Folders that are sent to every machine.
+CODE = ("weight_loss",) if INSIDE else ("experiments", "pruning", "models", "datasets")
 SHARED_VARIABLES = ("MLFLOW_", "PG", "AWS_", "AZURE_", "GOOGLE_")  # prefixes of their names
 STOP_SECONDS = 30.0  # that stopped tasks have to mark their runs
 CONNECT_SECONDS = 10.0  # for a cluster to answer
@@ -154,8 +153,8 @@ def _connect(address: str) -> None:
     if "://" in address:
         raise ValueError(f"ray_address must be auto or host:port, got {address}")
     handler = signal.getsignal(signal.SIGTERM)
-    others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in CODE]
-    code = {"working_dir": str(ROOT), "excludes": others}
+    others = [f"/{path.name}" for path in IMPORT_ROOT.iterdir() if path.name not in CODE]
+    code = {"working_dir": str(IMPORT_ROOT), "excludes": others}
     try:
         if address != "auto":  # Ray itself would try for minutes
             host, _, port = address.rpartition(":")

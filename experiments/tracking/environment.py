@@ -5,9 +5,10 @@ import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
+
+from experiments.processes.program import CODE_ROOT
 
 VERSIONS = ("torch", "torchvision", "numpy", "mlflow", "safetensors")
 COMMIT = {"git_commit", "git_dirty"}  # of our code; its digest holds the part that counts
@@ -31,9 +32,11 @@ def _processor() -> str:
 
 @cache
 def _git(*arguments: str) -> str | None:
-    root = Path(__file__).resolve().parents[2]
+    if not (CODE_ROOT / ".git").exists():  # a repository around it, if any, is not ours
+        return None
+    argv = ["git", "-C", str(CODE_ROOT), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+        done = subprocess.run(argv, capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

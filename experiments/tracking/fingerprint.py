@@ -14,13 +14,13 @@ from pathlib import Path
 
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
+from experiments.processes.program import CODE_ROOT
 from experiments.rounds.metrics import METRICS, Metric
 from experiments.tracking.code import digest_of
 from experiments.tracking.environment import release
 
 FINGERPRINT = "fingerprint"  # the tag of a run
 SCHEME = "3-"  # how digests are computed; those of another scheme begin with something else
-ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("torch", "numpy")
 STARTS = ("experiments.rounds.rounds.prune_rounds", "experiments.rounds.data.load_data")
 BASE_NETWORK = "experiments.tracking.resume.network_of"  # only with masks=shared
@@ -63,7 +63,7 @@ def fingerprint(config: Resolved, data_digest: str, threads: int) -> str:
     return SCHEME + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def code_digest(*configs: Resolved, root: Path = ROOT) -> str:
+def code_digest(*configs: Resolved, root: Path = CODE_ROOT) -> str:
     """Digest of the code in `root` that experiments with these configs run, committed or not."""
     entries = frozenset((name, of(config)) for config in configs for name, of in REGISTRIES.items())
     is_shared = any(config.masks == "shared" for config in configs)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from experiments.processes.program import IMPORT_ROOT
 from experiments.tracking.server import short_timeouts
 
 WAIT_SECONDS = 60.0
@@ -46,8 +46,8 @@ def _is_new(run: Run) -> bool:
 def delete_when_closed(run_id: str) -> None:
     """Start a process that deletes the run once `mlflow run` has closed it."""
     subprocess.Popen(
-        [sys.executable, "-m", "experiments.tracking.orphan", run_id],
-        cwd=Path(__file__).resolve().parents[2],
+        [sys.executable, "-m", __name__, run_id],
+        cwd=IMPORT_ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

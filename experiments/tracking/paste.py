@@ -12,6 +12,7 @@ from shlex import quote
 
 import mlflow
 
+from experiments.processes.program import INSIDE, PROGRAM
 from experiments.tracking.server import without_login
 from experiments.tracking.ui import experiment_name
 
@@ -24,14 +25,13 @@ def command_to_paste(name: str, params: Mapping[str, str], portable: bool = Fals
     Args:
         portable: For another machine, whose Python and tracking store are not known.
     """
-    python = "python" if portable else _shorten(sys.executable)
     words = [f"--{key}={value}" for key, value in params.items()]
     own = {} if portable else _store()
     experiment = experiment_name()
     if experiment != "Default":
         own["MLFLOW_EXPERIMENT_NAME"] = experiment
     setting = [f"{key}={quote(value)}" for key, value in own.items()]
-    return " ".join([*setting, *map(quote, (python, "-m", "experiments", name, *words))])
+    return " ".join([*setting, *map(quote, (*_program(portable), name, *words))])
 
 
 def _store() -> dict[str, str]:
@@ -40,6 +40,15 @@ def _store() -> dict[str, str]:
     is_default = uri == f"sqlite:///{Path(DEFAULT_STORE).absolute()}"
     has_login = without_login(uri) != uri.rstrip("/")
     return {} if is_default or has_login else {"MLFLOW_TRACKING_URI": uri}
+
+
+def _program(portable: bool) -> list[str]:
+    if portable:
+        return PROGRAM.split()
+    python = Path(sys.executable)
+    if INSIDE:
+        return [_shorten(str(python.with_name(PROGRAM)))]
+    return [_shorten(str(python)), *PROGRAM.split()[1:]]
 
 
 def _shorten(path: str) -> str:

@@ -3,7 +3,6 @@
 Only here does a search use test images. Experiments that have already run are reused.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from experiments.processes.tasks import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_experiment
+from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import find_or_resume, is_finished, other_versions_note
 from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
@@ -48,8 +48,7 @@ class Recommendation:
             if as_text(value) != default_text(Config.model_fields[name])
             or name in (*self.search.space, "reinit", "dataset")
         }
-        words = [f"-P {name}={shlex.quote(value)}" for name, value in shown.items()]
-        return " ".join(["mlflow run . --env-manager=local", *words])
+        return command_to_paste("run", shown)
 
 
 Todo = Mapping[str, tuple[Recommendation, int]]  # trials and seeds, by the name of the task
