@@ -12,7 +12,7 @@ from experiments.comparison.report import make_report, report_text
 from experiments.comparison.schedule import Inputs, run_arms
 from experiments.config.comparison import CompareConfig, arms_of, seeds_of
 from experiments.processes.terminal import print_line
-from experiments.rounds.data import load_data
+from experiments.rounds.data import few_tests_warning, load_data
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking import server, ui
 from experiments.tracking.session import describe, tracked_run
@@ -63,6 +63,8 @@ def read_inputs(config: CompareConfig) -> Inputs:
         if dataset != data.name:
             print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
         dataset, digests[seed] = data.name, data.digest
+    for warning in few_tests_warning(len(data.test) if data.test else 0):
+        print_line(warning)
     resolved = first.resolved(dataset)
     rounds = len(plan_rounds(resolved, data))
     shown = config.shown_round or rounds

@@ -19,6 +19,7 @@ from experiments.config.faces import FacesConfig
 from experiments.config.parameters import AUTO
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import print_line, table_text
+from experiments.rounds.data import few_tests_warning
 from experiments.tracking import server, ui
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.session import describe, tracked_run
@@ -86,7 +87,9 @@ def report(table: pd.DataFrame, counts: pd.DataFrame, out: Path) -> str:
         f"Check the contact sheets in {out / CONTACT_SHEETS}. To exclude photographs, list them in",
         f"{out / EXCLUDED}, one per line, and run the same command again.",
     ]
-    classes = table.loc[table["outcome"] == KEPT, "label"].nunique()
+    kept = table[table["outcome"] == KEPT]
+    lines += few_tests_warning(int((kept["split"] == "test").sum()))
+    classes = kept["label"].nunique()
     if classes < 2:
         lines += [f"Training requires at least two classes with kept faces, got {classes}."]
     else:

@@ -15,7 +15,7 @@ from experiments.processes.locks import run_lock
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import computing_with
 from experiments.processes.terminal import Echo, print_line
-from experiments.rounds.data import load_data
+from experiments.rounds.data import few_tests_warning, load_data
 from experiments.rounds.plan import plan_rounds
 from experiments.rounds.rounds import RoundResult, prune_rounds
 from experiments.tracking import log, server, summary, ui
@@ -62,6 +62,9 @@ def _experiment(
     if not stored and asked.dataset != config.dataset:
         level = "" if config.dataset == "mnist" else "WARNING: "
         show(f"{level}dataset={asked.dataset} is {config.dataset} here ({why})")
+    if data.test and not echo:
+        for warning in few_tests_warning(len(data.test)):
+            show(warning)
     if stored:
         for warning in resume_warnings(stored, config, data.digest):
             show(warning)

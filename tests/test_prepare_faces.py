@@ -59,6 +59,7 @@ def test_a_project_prepares_photographs_and_logs_the_outcomes(anywhere, photogra
         "               no\nclass  kept  face\nada       5     1\ngrace     5     0\n\n" in output
     )
     assert "11 photographs of 2 classes: 10 kept, 1 no_face" in output
+    assert "WARNING: 2 test images: each is 50 percentage points of test accuracy" in output
     assert (
         f"-m experiments run --dataset=faces '--data_root={out}'\n" in output.partition("Next: ")[2]
     )
@@ -121,7 +122,9 @@ def test_a_lightcnn_trains_on_a_raw_folder(anywhere, photographs, monkeypatch, c
     assert run.info.status == "FINISHED"
     assert run.data.params["resolved_model"] == "lightcnn_9"
     assert run.data.metrics["final/sparsity"] == pytest.approx(0.2, abs=1e-6)
-    assert "preparing the photographs in" in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert "preparing the photographs in" in output.err
+    assert output.out.count("WARNING: 2 test images: each is 50 percentage points") == 1
     network = mlflow.pytorch.load_model(
         mlflow.search_logged_models(output_format="list")[0].model_uri
     )

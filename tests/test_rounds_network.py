@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from datasets import Split, View
+from experiments.rounds.data import few_tests_warning
 from experiments.rounds.network import Network, compare, evaluate, jaccard, open_network
 from models.serving import NetworkSpec
 from pruning.checkpoint import Checkpoint, load_checkpoint
@@ -116,3 +117,20 @@ def test_a_checkpoint_that_is_no_working_network_is_one_clear_line(metadata, mes
     with pytest.raises(ValueError, match=message) as caught:
         open_network(Checkpoint(state, {}, metadata), "x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "each", "bound"), [(1, 100, 5), (7, 14, 65), (10, 10, 74), (29, 3, 90)]
+)
+def test_few_test_images_are_a_warning(images, each, bound):
+    """The rule of three: without an error, (bound / 100) ** images is 5%."""
+    (line,) = few_tests_warning(images)
+    assert line.startswith(f"WARNING: {images} test image")
+    assert f"each is {each} percentage points" in line
+    assert f"as low as {bound}%" in line
+    assert pytest.approx((bound / 100) ** images, rel=0.1) == 0.05
+
+
+def test_enough_test_images_are_no_warning():
+    assert few_tests_warning(30) == []
+    assert few_tests_warning(0) == []  # a search has none

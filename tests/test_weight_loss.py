@@ -47,4 +47,3 @@ def test_invalid_parameters_are_one_line(parameters, message):
     with pytest.raises(ValueError, match="^" + message) as caught:
         next(weight_loss.prune_rounds(**parameters))
     assert "\n" not in str(caught.value)
-
