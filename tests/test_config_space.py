@@ -4,8 +4,21 @@ import re
 
 import pytest
 
+from experiments.config.experiment import config_from
 from experiments.config.parameters import validated
-from experiments.config.space import DEFAULT, Choices, Range, format_space, parse_space, widened
+from experiments.config.space import (
+    DEFAULT,
+    Choices,
+    Range,
+    contains,
+    default_space,
+    edge_of,
+    extended,
+    format_rule,
+    format_space,
+    parse_space,
+    widened,
+)
 from experiments.config.tune import TuneConfig
 
 FORMS = [
@@ -32,7 +45,60 @@ def test_a_list_extends_and_overrides_the_default_space(text, found):
 
 
 def test_the_default_space_is_the_documented_one():
-    assert format_space(DEFAULT) == "prune_rate=0.05..0.6,retrain_epochs=1..20:log"
+    assert format_space(DEFAULT) == "prune_rate=0.05..0.6:log,retrain_epochs=1..20:log"
+
+
+@pytest.mark.parametrize(
+    ("asked", "more"),
+    [
+        ({"reinit": "lottery"}, ""),
+        ({"reinit": "rewind"}, ""),
+        ({"reinit": "keep"}, ",retrain_lr=1.2e-05..0.0012:log"),
+        ({"reinit": "keep", "lr": 0.1}, ",retrain_lr=0.001..0.1:log"),
+        ({"reinit": "keep", "model": "lightcnn_9"}, ",retrain_lr=1e-05..0.001:log"),
+    ],
+)
+def test_only_fine_tuning_searches_its_learning_rate(asked, more):
+    space = default_space(config_from(asked).resolved("digits"))
+    assert format_space(space) == f"{format_space(DEFAULT)}{more}"
+
+
+EDGES = [
+    ("retrain_epochs", Range(1, 20, log=True), 20, "largest", "1..40:log"),
+    ("retrain_epochs", Range(1, 20, log=True), 18, "", ""),
+    ("retrain_epochs", Range(1, 20, log=True), 1, "smallest", None),  # the least there is
+    ("retrain_epochs", Range(4, 20, log=True), 4, "smallest", "2..20:log"),
+    ("retrain_epochs", Range(2, 10), 10, "largest", "2..14"),
+    ("prune_rate", Range(0.05, 0.6, log=True), 0.58, "largest", "0.05..0.8:log"),
+    ("prune_rate", Range(0.05, 0.6, log=True), 0.051, "smallest", "0.025..0.6:log"),
+    ("prune_rate", Range(0.05, 0.6), 0.06, "smallest", "0.025..0.6"),
+    ("prune_rate", Range(0.05, 0.6), 0.55, "", ""),
+    ("rewind_epoch", Range(0, 5), 0, "smallest", None),
+    ("criterion", Choices(("magnitude", "snip")), "snip", "", ""),
+    ("lr", Range(0.1, 0.1), 0.1, "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "rule", "value", "end", "wider"), EDGES)
+def test_a_value_at_an_edge_is_found_and_its_range_can_be_widened(name, rule, value, end, wider):
+    assert edge_of(rule, value) == end
+    if end:
+        longer = extended(name, rule, end)
+        assert (longer and format_rule(longer)) == wider
+    if wider:
+        assert parse_space(f"{name}={wider}")[name] == longer
+        assert contains({name: longer}, {name: rule})
+
+
+def test_a_space_contains_only_narrower_ones_of_the_same_parameters_and_scales():
+    space = parse_space("lr=0.001..0.1:log,criterion=snip/random")
+    assert contains(space, space)
+    assert contains(space, parse_space("lr=0.002..0.1:log,criterion=snip/random"))
+    assert not contains(space, DEFAULT)
+    assert not contains(DEFAULT, space)
+    for other in ("lr=0.001..0.2:log", "lr=0.001..0.1", "lr=0.001/0.1"):
+        assert not contains(space, parse_space(f"{other},criterion=snip/random"))
+    assert not contains(space, parse_space("lr=0.001..0.1:log,criterion=snip"))
 
 
 @pytest.mark.parametrize(("text", "_found"), FORMS[1:])

@@ -1,6 +1,9 @@
 """Sampling and early stopping, against values worked out by hand."""
 
+import os
 import random
+import subprocess
+import sys
 from math import log
 
 import optuna
@@ -9,12 +12,15 @@ from optuna.pruners import MedianPruner
 from optuna.trial import TrialState, create_trial
 
 from experiments.tuning.sampling import (
+    SPREAD,
     STARTUP,
     distributions,
+    first_points,
     levels_between,
     sample,
     should_stop,
 )
+from tests.conftest import ROOT, TIMEOUT
 from tests.searching import search_of, study_of
 
 LIMITED = {"objective": "accuracy", "budget_epochs": 12, "epochs": 5}
@@ -48,12 +54,12 @@ def complete(study, count):
         )
 
 
-@pytest.mark.parametrize("before", [0, 15], ids=["random", "tpe"])
+@pytest.mark.parametrize("before", [0, 15], ids=["spread", "tpe"])
 @pytest.mark.parametrize("asked", [LIMITED, {}], ids=["accuracy", "pareto"])
 def test_all_samples_are_within_budget_and_range(before, asked, tmp_path):
     study = study_of(search_of("rewind", reinit="rewind", search=WIDE, **asked), tmp_path)
     complete(study, before)
-    draws = [sampled(study, number) for number in range(before, before + 25)]
+    draws = [sampled(study, number) for number in range(max(before, 1), before + 25)]
     assert len({tuple(values.items()) for values in draws}) > 20
     for values in draws:
         assert list(values) == list(study.search.space)
@@ -109,13 +115,86 @@ def test_the_same_seed_number_and_history_give_the_same_sample(tmp_path):
     assert one != other
 
 
-def test_every_method_begins_with_the_same_samples(tmp_path):
-    draws = []
-    for method in ("keep", "random", "lottery"):
-        study = study_of(search_of(method), tmp_path)
-        complete(study, 3)
-        draws.append([sampled(study, number) for number in range(4, 8)])
-    assert draws[0] == draws[1] == draws[2]
+def test_methods_begin_with_the_same_samples(tmp_path):
+    first = {name: [*first_points(search_of(name))] for name in ("keep", "random", "lottery")}
+    assert first["random"] == first["lottery"]
+    for keep, lottery in zip(first["keep"], first["lottery"], strict=True):
+        assert {name: keep[name] for name in lottery} == lottery  # keep has retrain_lr as well
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("method", ["keep", "lottery"])
+def test_the_first_trials_are_the_default_and_points_in_every_quarter_of_each_range(method, seed):
+    search = search_of(method, seed=seed)
+    default, *points = first_points(search)
+    assert default == search.baseline
+    assert len(points) == SPREAD
+    for name, rule in search.space.items():
+        high = rule.high + rule.is_integer
+        shares = [log(point[name] / rule.low) / log(high / rule.low) for point in points]
+        assert {int(4 * share) for share in shares} == {0, 1, 2, 3}, name
+    assert len({point["retrain_epochs"] for point in points}) >= SPREAD / 2
+
+
+def test_first_trials_over_budget_are_replaced(tmp_path):
+    limited, free = search_of(**LIMITED), search_of(epochs=5)
+    points = [*first_points(limited)]
+    assert len(points) == 1 + SPREAD
+    assert all(limited.is_affordable(point) for point in points[1:])
+    assert not all(limited.is_affordable(point) for point in first_points(free))
+
+
+def test_results_do_not_change_the_first_trials_and_change_later_ones(tmp_path):
+    with_results = study_of(search_of(study="with"), tmp_path)
+    complete(with_results, 3)
+    without = study_of(search_of(study="without"), tmp_path)
+    numbers = (4, SPREAD)
+    assert [sampled(with_results, n) for n in numbers] == [sampled(without, n) for n in numbers]
+    complete(with_results, 8)
+    assert sampled(with_results, 30) != sampled(without, 30)
+
+
+def test_a_space_of_few_points_is_exhausted_before_any_is_repeated(tmp_path):
+    asked = {"search": "prune_rate=0.4/0.5/0.6,retrain_epochs=1..4", "trials": 14}
+    study, drawn = study_of(search_of(prune_rate=0.4, retrain_epochs=1, **asked), tmp_path), []
+    study.enqueue_missing()
+    while study.waiting():
+        with study.claim() as claim:
+            drawn.append(study.params(claim))
+            study.end(claim, [0.9, claim.number])
+    assert len({tuple(values.items()) for values in drawn[:12]}) == 12
+    assert all(values in drawn[:12] for values in drawn[12:])
+
+
+CONTINUE = """
+import sys
+from experiments.tuning.storage import Storage
+from experiments.tuning.study import Study
+from tests.searching import search_of
+trials, rules = int(sys.argv[2]), "prune_rate=0.4..0.41,retrain_epochs=1..2"
+search = search_of(search=rules, prune_rate=0.4, retrain_epochs=1, trials=trials)
+study = Study(search, Storage(f"sqlite:///{sys.argv[1]}/optuna.db", 60, print))
+study.enqueue_missing()
+while study.waiting():
+    with study.claim() as claim:
+        if claim:
+            params = study.params(claim)
+            study.end(claim, [0.9 - params["prune_rate"], 10 + claim.number])
+"""
+
+
+def test_processes_that_work_on_one_study_do_not_repeat_a_trial(tmp_path):
+    """In a space of 22 points: two processes at once, then a third continues."""
+    study_of(search_of(), tmp_path)
+    for trials, count in ((12, 2), (18, 1)):
+        command = [sys.executable, "-c", CONTINUE, str(tmp_path), str(trials)]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        processes = [subprocess.Popen(command, env=env) for _ in range(count)]
+        assert [process.wait(TIMEOUT) for process in processes] == [0] * count
+    name = "weight-loss/digits/lenet_300_100/lottery"
+    trials = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/optuna.db").trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 18
+    assert len({tuple(trial.params.items()) for trial in trials}) == 18
 
 
 def level(left):
@@ -251,7 +330,7 @@ def test_optunas_median_pruner_judges_a_trial_by_its_dense_network(study):
 def test_distributions_are_those_of_the_space():
     known = distributions(search_of(search="lr=0.001..0.01:log,criterion=snip").space)
     assert known == {
-        "prune_rate": optuna.distributions.FloatDistribution(0.05, 0.6),
+        "prune_rate": optuna.distributions.FloatDistribution(0.05, 0.6, log=True),
         "retrain_epochs": optuna.distributions.IntDistribution(1, 20, log=True),
         "lr": optuna.distributions.FloatDistribution(0.001, 0.01, log=True),
         "criterion": optuna.distributions.CategoricalDistribution(("magnitude", "snip")),

@@ -57,7 +57,7 @@ def test_the_baseline_has_the_defaults_or_what_the_command_sets():
     changed = search_of(prune_rate=0.7, retrain_epochs=25, lr=0.5, search="lr=0.001..0.01:log")
     assert changed.baseline == {"prune_rate": 0.7, "retrain_epochs": 25, "lr": 0.5}
     assert changed.space == {
-        "prune_rate": Range(0.05, 0.7),
+        "prune_rate": Range(0.05, 0.7, log=True),
         "retrain_epochs": Range(1, 25, log=True),
         "lr": Range(0.001, 0.5, log=True),
     }

@@ -162,11 +162,28 @@ def test_a_study_with_other_settings_is_refused_with_the_differences(study, tmp_
     other = study_of(search_of(**SMALL, lr=0.5, search="lr=0.1..0.5"), tmp_path)
     message = (
         "the study weight-loss/digits/lenet_3/lottery was begun with other settings: lr (here 0.5, "
-        "there None), space (here prune_rate=0.05..0.6,retrain_epochs=1..20:log,lr=0.1..0.5, there "
-        "prune_rate=0.05..0.6,retrain_epochs=1..20:log); choose another name with study="
+        "there None), space (here prune_rate=0.05..0.6:log,retrain_epochs=1..20:log,lr=0.1..0.5, there "
+        "prune_rate=0.05..0.6:log,retrain_epochs=1..20:log); choose another name with study="
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         other.check_settings()
+
+
+def test_a_study_continues_with_wider_ranges_and_not_with_narrower_ones(tmp_path):
+    narrow = search_of(search="lr=0.001..0.01", **SMALL)
+    wide = search_of(search="lr=0.001..0.1,retrain_epochs=1..40:log", **SMALL | {"trials": 20})
+    study = study_of(narrow, tmp_path)
+    study.check_settings()
+    study.enqueue_missing()
+    for _ in range(3):
+        finish(study)
+    wider = study_of(wide, tmp_path)
+    wider.check_settings()
+    wider.enqueue_missing()
+    drawn = [finish(wider)[1] for _ in range(17)]
+    assert any(params["lr"] > 0.01 or params["retrain_epochs"] > 20 for params in drawn)
+    with pytest.raises(ValueError, match=r"was begun with other settings: space \(here prune_rate"):
+        study_of(narrow, tmp_path).check_settings()
 
 
 @pytest.mark.parametrize("change", [{"scheme": 1}, {"scheme": None}, {"a_new_setting": 3}])

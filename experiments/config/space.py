@@ -8,6 +8,7 @@ in a YAML file as:
     criterion: [magnitude, snip]
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any, get_args
 
 import yaml
 
-from experiments.config.experiment import Config
+from experiments.config.experiment import Config, Resolved
 from experiments.config.parameters import AUTO, validated
 from experiments.processes.terminal import did_you_mean
+from pruning.reinit import REINITS
 
 Value = float | int | str
 SUFFIXES = (".yaml", ".yml")
@@ -55,21 +57,34 @@ class Choices:
 Space = Mapping[str, Range | Choices]
 
 DEFAULT: Space = {
-    "prune_rate": Range(0.05, 0.6),
+    "prune_rate": Range(0.05, 0.6, log=True),
     "retrain_epochs": Range(1, 20, log=True),
 }
+EDGE = 0.02  # share of a range that counts as its edge
+RETRAIN_LR = (0.01, 1.0)  # times lr; searched by default for methods that continue to train
 
 
-def parse_space(text: str) -> Space:
-    """`DEFAULT`, extended and overridden by `text`: a list as above, a YAML file, or "none".
+def default_space(config: Resolved) -> Space:
+    """What a search with this method varies by default.
+
+    Methods that keep the trained weights fine-tune at a constant rate, which decides how well.
+    """
+    if REINITS[config.reinit].schedule != "final":
+        return DEFAULT
+    low, high = (float(f"{config.lr * share:.3g}") for share in RETRAIN_LR)
+    return {**DEFAULT, "retrain_lr": Range(low, high, log=True)}
+
+
+def parse_space(text: str, default: Space = DEFAULT) -> Space:
+    """`default`, extended and overridden by `text`: a list as above, a YAML file, or "none".
 
     Raises:
         ValueError: If `text` cannot be read, a parameter cannot be searched, or a value is invalid.
     """
     if text == "none":
-        return DEFAULT
+        return default
     if text.endswith(SUFFIXES):
-        return {**DEFAULT, **_from_file(Path(text))}
+        return {**default, **_from_file(Path(text))}
     found: dict[str, Range | Choices] = {}
     for item in text.split(","):
         name, equals, rule = (part.strip() for part in item.partition("="))
@@ -78,7 +93,7 @@ def parse_space(text: str) -> Space:
         if name in found:
             raise ValueError(f"search: {name} is given twice")
         found[name] = _from_text(name, rule)
-    return {**DEFAULT, **found}
+    return {**default, **found}
 
 
 def _from_text(name: str, rule: str) -> Range | Choices:
@@ -174,12 +189,58 @@ def _widened(rule: Range | Choices, value: Value) -> Range | Choices:
     return replace(rule, low=min(rule.low, value), high=max(rule.high, value))
 
 
+def contains(outer: Space, inner: Space) -> bool:
+    """Whether `outer` has the same parameters as `inner`, on the same scales and no narrower."""
+    return outer.keys() == inner.keys() and all(
+        _contains(outer[name], rule) for name, rule in inner.items()
+    )
+
+
+def _contains(outer: Range | Choices, inner: Range | Choices) -> bool:
+    if isinstance(outer, Choices) or isinstance(inner, Choices):
+        return outer == inner
+    same = (outer.log, outer.is_integer) == (inner.log, inner.is_integer)
+    return same and outer.low <= inner.low and inner.high <= outer.high
+
+
+def edge_of(rule: Range | Choices, value: Value) -> str:
+    """Which end of its range a value lies at: "smallest", "largest" or "" for neither.
+
+    At an end means within `EDGE` of the range, on its scale.
+    """
+    if isinstance(rule, Choices) or rule.low == rule.high:
+        return ""
+    low, high, here = (math.log(x) if rule.log else x for x in (rule.low, rule.high, float(value)))
+    share = (here - low) / (high - low)
+    return "smallest" if share <= EDGE else "largest" if share >= 1 - EDGE else ""
+
+
+def extended(name: str, rule: Range, end: str) -> Range | None:
+    """The range, longer at the end that `edge_of` names; None if the parameter ends there."""
+    half = (rule.high - rule.low) / 2
+    if end == "smallest":
+        new = (rule.low / 2 if rule.log else rule.low - half, rule.low / 2)
+    else:
+        new = (2 * rule.high if rule.log else rule.high + half, (1 + rule.high) / 2)
+    for bound in new:  # the second is for parameters that must be above 0, or below 1
+        text = f"{int(bound) if rule.is_integer else float(f'{bound:.3g}')}"
+        low, high = (text, rule.high) if end == "smallest" else (rule.low, text)
+        try:
+            found = _range(name, low, high, rule.log)
+        except ValueError:
+            continue
+        if found != rule and _contains(found, rule):
+            return found
+    return None
+
+
 def format_space(space: Space) -> str:
     """The space as you would type it; the inverse of `parse_space`."""
-    return ",".join(f"{name}={_format_rule(rule)}" for name, rule in space.items())
+    return ",".join(f"{name}={format_rule(rule)}" for name, rule in space.items())
 
 
-def _format_rule(rule: Range | Choices) -> str:
+def format_rule(rule: Range | Choices) -> str:
+    """What may be searched for one parameter, as you would type it."""
     if isinstance(rule, Choices):
         return "/".join(map(str, rule.values))
     return f"{rule.low:g}..{rule.high:g}{':log' if rule.log else ''}"

@@ -1,13 +1,18 @@
 """Sampling: the parameters of the next trial, and which trials stop early.
 
-Parameters come from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011;
-multi-objective: Ozaki et al. 2022, Journal of Artificial Intelligence Research 73); those over
-budget are resampled.
+The first trials after the default are spread over the space: points of a scrambled Halton sequence
+(Owen 2017, arXiv:1706.02808), which depend on the seed of the search and on the trial's number only,
+so any number of machines share them. Later ones come from Optuna's tree-structured Parzen estimator
+(Bergstra et al. 2011; multi-objective: Ozaki et al. 2022, Journal of Artificial Intelligence Research
+73), as a joint density of all parameters. No trial is over budget, and none repeats another.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from math import floor, log
 from statistics import median
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -17,15 +22,19 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc  # type: ignore[import-untyped]
 
 from experiments.config.space import Choices, Range, Space, Value
 from experiments.training.loop import derive_seed
 from experiments.tuning.search import Search
+from experiments.tuning.storage import is_lost, original_number
 
-ATTEMPTS = 200  # at most, to sample parameters that are within budget
+SPREAD = 8  # trials after the default that are spread over the space
+POINTS = 512  # of the sequence, among which those are found
+ATTEMPTS = 200  # at most, to sample parameters that are within budget and new
 TPE_ATTEMPTS = 20  # of these, after which samples are random
 DIGITS = 3  # significant digits of a sampled number, so that it is easy to read and type
-STARTUP = 5  # complete trials before one may stop early
+STARTUP = 5  # complete trials before one may stop early, and before the estimator is used
 DEEP = 0.5  # share of the weights that must be pruned before a trial may stop early
 LEVEL = 0.9  # share of the weights that remain from one level of sparsity to the next
 
@@ -44,18 +53,22 @@ def _distribution(rule: Range | Choices) -> BaseDistribution:
 
 
 def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str, Value]:
-    """Parameters for a trial that are possible and within budget.
+    """Parameters for a trial that are possible and within budget, and that no other trial has.
 
-    The seed depends on the search's seed and the trial's number only, and the first samples do not
-    depend on results, so all methods of a search begin with the same trials.
+    They repeat those of another trial only if `ATTEMPTS` samples find no others.
 
     Raises:
         ValueError: If no sample is possible and within budget.
     """
-    seed = derive_seed(search.config.seed, "sampler", trial.number) % 2**32
-    sampler: BaseSampler = TPESampler(seed=seed)
+    number = original_number(trial)
+    if first := list(islice(first_points(search), number, number + 1)):
+        return first[0]
     known = distributions(search.space)
-    joint = sampler.infer_relative_search_space(study, trial)
+    taken = [each.params for each in study.get_trials(deepcopy=False) if not is_lost(each)]
+    seed = derive_seed(search.config.seed, "sampler", number) % 2**32
+    sampler: BaseSampler = TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
+    joint = {name: rule for name, rule in known.items() if not rule.single()}
+    repeated: dict[str, Value] = {}
     for attempt in range(ATTEMPTS):
         if attempt == TPE_ATTEMPTS:  # the estimator prefers parameters over budget
             sampler, joint = RandomSampler(seed=seed), {}
@@ -63,14 +76,52 @@ def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str,
         for name in sorted(known.keys() - values.keys()):
             values[name] = sampler.sample_independent(study, trial, name, known[name])
         values = {name: _rounded(search.space[name], values[name]) for name in search.space}
-        if search.is_affordable(values):
+        if not search.is_affordable(values):
+            continue
+        if values not in taken:
             return values
+        repeated = values
+    if repeated:
+        return repeated
     if search.budget is None:
         raise ValueError(f"search: none of {ATTEMPTS} samples is possible: narrow the ranges")
     raise ValueError(
         f"none of {ATTEMPTS} samples is within budget_epochs={search.budget}: increase it, or "
         "narrow the ranges"
     )
+
+
+def first_points(search: Search) -> Iterator[dict[str, Value]]:
+    """The parameters of the first trials: the default, and `SPREAD` that are spread over the space.
+
+    A small space has fewer. They depend on no result, so all methods that vary the same parameters
+    begin with the same trials.
+    """
+    found = [search.baseline]
+    yield search.baseline
+    rng = np.random.default_rng(derive_seed(search.config.seed, "spread"))
+    for point in qmc.Halton(len(search.space), rng=rng).random(POINTS):
+        values = {
+            name: _at(rule, float(share))
+            for (name, rule), share in zip(search.space.items(), point, strict=True)
+        }
+        if values not in found and search.is_affordable(values):
+            found.append(values)
+            yield values
+        if len(found) > SPREAD:
+            return
+
+
+def _at(rule: Range | Choices, share: float) -> Value:
+    """The value at a share in [0, 1) of a range, on its scale."""
+    if isinstance(rule, Choices):
+        return rule.values[int(share * len(rule.values))]
+    high = rule.high + rule.is_integer  # an integer stands for the range up to the next one
+    if rule.log:
+        value = rule.low * (high / rule.low) ** share
+    else:
+        value = rule.low + share * (high - rule.low)
+    return min(int(value), int(rule.high)) if rule.is_integer else _rounded(rule, value)
 
 
 def _rounded(rule: Range | Choices, value: Value) -> Value:

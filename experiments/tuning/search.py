@@ -12,7 +12,15 @@ from typing import Any
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import Execution
 from experiments.config.parameters import AUTO
-from experiments.config.space import Choices, Space, Value, format_space, parse_space, widened
+from experiments.config.space import (
+    Choices,
+    Space,
+    Value,
+    default_space,
+    format_space,
+    parse_space,
+    widened,
+)
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking.environment import release
@@ -63,11 +71,15 @@ class Search:
         return self.config_of(params, seed).resolved(self.dataset)
 
     @cached_property
+    def _asked_space(self) -> Space:
+        return parse_space(self.config.search, default_space(self.resolved({})))
+
+    @cached_property
     def baseline(self) -> dict[str, Value]:
         """The parameters of the first trial: the defaults, or what the command sets."""
         config, resolved = self.config_of({}), self.resolved({})
         values: dict[str, Value] = {}
-        for name, rule in parse_space(self.config.search).items():
+        for name, rule in self._asked_space.items():
             is_auto = getattr(config, name) is None
             may_be_auto = isinstance(rule, Choices) and AUTO in rule.values
             values[name] = AUTO if is_auto and may_be_auto else getattr(resolved, name)
@@ -76,7 +88,7 @@ class Search:
     @cached_property
     def space(self) -> Space:
         """The space that is searched; it contains the baseline."""
-        return widened(parse_space(self.config.search), self.baseline)
+        return widened(self._asked_space, self.baseline)
 
     @cached_property
     def budget(self) -> int | None:

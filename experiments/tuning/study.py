@@ -24,7 +24,7 @@ from optuna.storages import fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from experiments.config.space import Value
+from experiments.config.space import Value, contains, parse_space
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.processes.retry import Result
 from experiments.tuning.choose import WORKER, table_of
@@ -74,7 +74,7 @@ class Study:
         return optuna.load_study(study_name=name, storage=storage)
 
     def check_settings(self) -> None:
-        """Refuse a study that another search began.
+        """Refuse a study that another search began; ranges may only become wider.
 
         Raises:
             ValueError: If its settings differ, or were stored by another version of this program.
@@ -84,6 +84,10 @@ class Study:
         if stored.keys() != mine.keys() or stored["scheme"] != mine["scheme"]:
             how = "by another version of this program"
         elif different := [name for name in mine if mine[name] != stored[name]]:
+            spaces = parse_space(mine["space"]), parse_space(stored["space"])
+            if different == ["space"] and contains(*spaces):
+                self.storage.retry(lambda: self.optuna.set_user_attr(SETTINGS, mine))
+                return
             values = [f"{name} (here {mine[name]}, there {stored[name]})" for name in different]
             how = f"with other settings: {', '.join(values)}"
         else:
@@ -229,20 +233,19 @@ class Study:
             raise TakenError from None
 
     def params(self, claim: Claim) -> dict[str, Value]:
-        """Its parameters: the baseline, those of the lost trial it retries, or new ones."""
+        """Its parameters: those of the lost trial that it retries, or new ones."""
 
         def choose() -> dict[str, Value]:
-            trial, known = self.rdb.get_trial(claim.id), distributions(self.search.space)
-            params = trial.params
-            if original_number(trial) == 0:
-                params = self.search.baseline
-            elif params.keys() != known.keys():
-                params = sample(self.optuna, trial, self.search) | params
-            for name, rule in known.items():  # in this order, for the columns of tables
-                if name not in trial.params:
-                    value = rule.to_internal_repr(params[name])
-                    self.rdb.set_trial_param(claim.id, name, value, rule)
-            return dict(params)
+            with self.storage.lock():  # so that no two trials choose the same
+                trial, known = self.rdb.get_trial(claim.id), distributions(self.search.space)
+                params = trial.params
+                if params.keys() != known.keys():
+                    params = sample(self.optuna, trial, self.search) | params
+                for name, rule in known.items():  # in this order, for the columns of tables
+                    if name not in trial.params:
+                        value = rule.to_internal_repr(params[name])
+                        self.rdb.set_trial_param(claim.id, name, value, rule)
+                return dict(params)
 
         return self._retry(choose)
 
