@@ -26,7 +26,7 @@ from experiments.rounds.data import load_data
 from experiments.tracking import server, ui
 from experiments.tracking.session import claim_run, tracked_run
 from experiments.tuning import runs
-from experiments.tuning.choose import RUN, latest_failures, recommend
+from experiments.tuning.choose import RUN, baseline_of, latest_failures, recommend
 from experiments.tuning.confirm import Recommendation, confirm
 from experiments.tuning.report import report
 from experiments.tuning.search import Search
@@ -221,15 +221,24 @@ def recommend_all(
     for method, study in studies.items():
         if method not in ours:
             continue
+        table = study.table()
         try:
-            number = int(recommend(study.table(), study.search)["number"])
+            number = int(recommend(table, study.search)["number"])
         except ValueError as error:
             if len(ours) == 1:
                 raise
             print_line(f"WARNING: {error}")
             continue
-        params = study.trials()[number].params
-        recommended.append(Recommendation(study, number, params, jobs[method].study_run))
+        params, run, default = (
+            study.trials()[number].params,
+            jobs[method].study_run,
+            baseline_of(table),
+        )
+        recommended.append(
+            Recommendation(
+                study, number, params, run, None if default is None else int(default["number"])
+            )
+        )
     if ours and not recommended:
         raise ValueError("no trial of any study is complete, so none can be recommended")
     return recommended

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from experiments.comparison import figures
 from experiments.figures import experiment, style
 from experiments.figures.intervals import accuracy_limits
+from experiments.figures.page import to_svg
 from pruning.reinit import REINITS
 from tests.test_comparison_findings import comparison_of
 
@@ -99,7 +100,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def svgs(drawn):
-    return {name: figures.to_svg(figure) for name, figure in drawn.items()}
+    return {name: to_svg(figure) for name, figure in drawn.items()}
 
 
 def test_a_reinit_method_has_the_same_style_beside_any_others():
@@ -263,7 +264,7 @@ def test_every_figure_that_applies_is_drawn_in_reading_order_with_a_caption(draw
 
 def test_one_seed_is_enough_for_every_figure():
     drawn = everything(rounds=arms(seeds=1, rounds=2), epochs=epochs(seeds=1))
-    assert all(figures.to_svg(figure) for figure in drawn.values())
+    assert all(to_svg(figure) for figure in drawn.values())
 
 
 def test_everything_but_data_is_in_ink_on_a_transparent_background(drawn, svgs):
@@ -276,7 +277,7 @@ def test_everything_but_data_is_in_ink_on_a_transparent_background(drawn, svgs):
 
 
 def test_an_svg_is_well_formed_scales_and_has_a_title():
-    svg = figures.to_svg(figures.draw_accuracy(arms(("a < b & c", "lottery"))))
+    svg = to_svg(figures.draw_accuracy(arms(("a < b & c", "lottery"))))
     root = ElementTree.fromstring(svg)
     assert svg.startswith("<svg")
     assert (root.get("width"), root.get("height"), root.get("role")) == ("100%", None, "img")
@@ -291,5 +292,5 @@ def test_an_svg_is_well_formed_scales_and_has_a_title():
 
 def test_the_same_numbers_give_the_same_svg(drawn, svgs):
     again = everything()
-    assert {name: figures.to_svg(figure) for name, figure in again.items()} == svgs
-    assert figures.to_svg(again["pixels"]) == figures.to_svg(drawn["pixels"])
+    assert {name: to_svg(figure) for name, figure in again.items()} == svgs
+    assert to_svg(again["pixels"]) == to_svg(drawn["pixels"])

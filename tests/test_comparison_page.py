@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from experiments.comparison.checklist import ITEMS
-from experiments.comparison.figures import draw_all, to_svg
+from experiments.comparison.figures import draw_all
 from experiments.comparison.page import question, render_page
 from experiments.comparison.results import Comparison
+from experiments.figures.page import to_svg
 
 METHODS = {  # reinit, criterion, control; where accuracy and early stop end, against dense
     "keep": ("keep", "magnitude", "none", -0.004, 0.35),

@@ -107,7 +107,7 @@ def test_a_front_has_the_numbers_of_its_study(pareto):
 
 
 def test_a_front_shows_the_default_the_recommended_trial_and_the_tolerance(pareto):
-    figure = fronts.draw_fronts(trials(pareto, lottery=5), pareto.search)
+    figure = fronts.draw_fronts(trials(pareto, lottery=5), [pareto.search])
     (panel,) = figure.axes
     points, colour = points_of(panel), COLOURS[0].lower()
     assert (60, 89) in points[colour, "o"]
@@ -125,13 +125,13 @@ def test_a_front_shows_the_default_the_recommended_trial_and_the_tolerance(paret
 
 def test_fronts_show_the_recommended_trial_of_every_method(pareto):
     studies = trials(pareto, keep=0, lottery=5)
-    figure = fronts.draw_fronts(studies, pareto.search)
+    figure = fronts.draw_fronts(studies, [pareto.search])
     words = words_of(figure)
     assert "Accuracy against cost" in words
     assert "keep: trial 0, prune_rate=0.2, retrain_epochs=10" in words
     assert "lottery: trial 5, prune_rate=0.15, retrain_epochs=15" in words
     assert not figure.axes[0].patches  # the tolerances of several methods would overlap
-    page = fronts.interactive_fronts(studies, pareto.search)
+    page = fronts.interactive_fronts(studies, [pareto.search])
     stars = {trace.name: trace for trace in page.data if "recommended" in trace.name}
     assert stars.keys() == {"keep, recommended", "lottery, recommended"}
     assert list(stars["lottery, recommended"].x) == [250]
@@ -140,14 +140,14 @@ def test_fronts_show_the_recommended_trial_of_every_method(pareto):
 
 
 def test_with_a_budget_methods_are_compared_over_each_parameter(single):
-    figure = fronts.draw_fronts(trials(single, keep=3), single.search)
+    figure = fronts.draw_fronts(trials(single, keep=3), [single.search])
     names = ["prune_rate", "retrain_epochs", "criterion"]
     assert [panel.get_xlabel() for panel in figure.axes] == ["trial (best so far)", *names]
     (best,) = figure.axes[0].get_lines()
     assert list(best.get_ydata()) == pytest.approx([90, 90, 90, *[92] * 7])
     assert points_of(figure.axes[1])[COLOURS[2].lower(), "*"] == [(0.1, 92)]
     assert "within 110 epochs of retraining" in words_of(figure)
-    page = fronts.interactive_fronts(trials(single, keep=3), single.search)
+    page = fronts.interactive_fronts(trials(single, keep=3), [single.search])
     axes = page.layout.xaxis, page.layout.xaxis2, page.layout.xaxis3
     assert [axis.title.text for axis in axes] == names
     assert [axis.type for axis in axes] == [None, "log", None]
@@ -176,7 +176,7 @@ def test_ticks_are_round_and_few_enough_to_read(low, high, characters, ticks):
 
 def test_a_copy_in_percent_clips_low_accuracies_and_leaves_the_study_alone(single):
     before = [trial.values for trial in single.trials()]
-    copied = figures.in_percent(single.trials(), lowest=80)
+    copied = figures.in_percent(single.trials(), single.search.space, lowest=80)
     assert [trial.number for trial in copied.trials] == list(range(len(before)))
     assert copied.trials[3].value == pytest.approx(92)
     assert copied.trials[8].value == 80
@@ -232,7 +232,7 @@ def test_interactive_plots_show_the_parameters_of_each_trial(single):
 
 
 def test_images_mark_the_recommended_trial_and_those_that_did_not_complete(single):
-    shown = figures.in_percent(single.trials(), lowest=80)
+    shown = figures.in_percent(single.trials(), single.search.space, lowest=80)
     axes = optuna.visualization.matplotlib.plot_optimization_history(shown)
     try:
         figures.finish("history", [axes], shown, shown.trials[3])
@@ -257,7 +257,7 @@ def test_all_figures_are_written_and_pages_need_no_network(single, tmp_path):
         *("history", "importances", "slices", "contours", "levels"),
     ]
     assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=", page)
-    saved = figures.save_fronts(trials(single, keep=3), single.search, tmp_path)
+    saved = figures.save_fronts(trials(single, keep=3), [single.search], tmp_path)
     assert [path.name for path in saved] == ["fronts.png", "fronts.html"]
     assert all(path.stat().st_size > 10_000 for path in saved)
 

@@ -6,14 +6,12 @@ returns a `Figure` and touches no file.
 To add one: a `draw_*`, its caption in `CAPTIONS`, and its line in `draw_all`.
 """
 
-import re
 from collections.abc import Mapping
-from io import StringIO
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -238,27 +236,6 @@ def draw_all(comparison: Comparison) -> dict[str, Figure]:
         "pixels": draw_pixels(masks, comparison.image_shape) if masks else None,
     }
     return {name: figure for name, figure in figures.items() if figure}
-
-
-def to_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element that is as wide as its container, with text as text.
-
-    The same figure gives the same characters, whatever fonts are installed.
-    """
-    title, file = figure.get_label(), StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    text = file.getvalue()
-    for pattern, new in (
-        (r"^.*?(?=<svg)", ""),  # the XML prolog
-        (r"<metadata>.*?</metadata>\s*", ""),
-        (r"<defs>\s*<style.*?</style>\s*</defs>\s*", ""),  # it would apply to the whole page
-        (r'<svg ([^>]*?)width="\S+" height="\S+"', r'<svg \1width="100%" role="img"'),
-        (r'<g id="[^"]*">', "<g>"),  # ids of several figures of one page would clash
-        (r"font-family: [^;\"]*sans-serif", "font-family: sans-serif"),
-    ):
-        text = re.sub(pattern, new, text, flags=re.DOTALL)
-    return text
 
 
 CROWDED = 1.12  # ratio of two sizes whose labels would touch

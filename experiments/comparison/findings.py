@@ -10,7 +10,8 @@ import pandas as pd
 
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import DENSE, ROUNDING, dense_interval, methods_of
-from experiments.comparison.text import UNKNOWN, count, listed, percent, weights
+from experiments.comparison.text import count, listed, percent, weights
+from experiments.figures.page import UNKNOWN
 from pruning.reinit import REINITS
 
 ACCURACY, EARLY_STOP = "test_accuracy", "early_stop_iteration"

@@ -5,12 +5,9 @@ the same, byte for byte, on two pages of the same comparison. To add a part: a s
 and what it shows in `render_page`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Any
 
 from experiments.comparison import findings
 from experiments.comparison.checklist import checklist
@@ -18,7 +15,7 @@ from experiments.comparison.figures import CAPTIONS
 from experiments.comparison.page_tables import tables
 from experiments.comparison.results import Comparison
 from experiments.comparison.text import count, listed, weights
-from experiments.figures.style import INK
+from experiments.figures.page import picture, render
 
 
 def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
@@ -27,29 +24,22 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
     `drawings` are the figures of `draw_all` as SVG, by name; the first stands at the top.
     """
     shown = comparison.rounds.loc[comparison.rounds["round"] == comparison.shown_round, "sparsity"]
-    main, *others = [picture(name, svg) for name, svg in drawings.items()]
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return templates.get_template("page.html").render(
-        comparison=comparison,
-        question=question(comparison),
-        headline=findings.headline(comparison),
-        caveats=findings.caveats(comparison),
-        incomplete=findings.incomplete(comparison.rounds),
-        early_stop_notes=findings.early_stop_notes(comparison),
-        shown=weights(1 - shown.mean()),
-        main=main,
-        pictures=others,
-        tables=tables(comparison),
-        checklist=checklist(comparison),
-        count=count,
-    )
+    pictures = [picture(name, svg, CAPTIONS[name]) for name, svg in drawings.items()]
+    values: dict[str, Any] = {
+        "comparison": comparison,
+        "question": question(comparison),
+        "headline": findings.headline(comparison),
+        "caveats": findings.caveats(comparison),
+        "incomplete": findings.incomplete(comparison.rounds),
+        "early_stop_notes": findings.early_stop_notes(comparison),
+        "shown": weights(1 - shown.mean()),
+        "main": pictures[0],
+        "pictures": pictures[1:],
+        "tables": tables(comparison),
+        "checklist": checklist(comparison),
+        "count": count,
+    }
+    return render(Path(__file__).parent, values)
 
 
 def question(comparison: Comparison) -> str:
@@ -62,16 +52,3 @@ def question(comparison: Comparison) -> str:
         return f"Which of {len(methods)} methods finds the best small {model} on {dataset}?"
     names = listed(methods, "or")
     return f"Which method finds the best small {model} on {dataset}: {names}?"
-
-
-def picture(name: str, svg: str) -> dict[str, object]:
-    """A figure in the page's own ink, its caption, and the width it is drawn at in CSS pixels.
-
-    Ids get a prefix, since matplotlib repeats them.
-    """
-    svg = svg.replace(INK, "currentColor")
-    svg = re.sub(r'(\bid="|url\(#|href="#|aria-labelledby=")', rf"\1{name}-", svg)
-    box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+) ', svg)
-    assert box is not None
-    width = round(float(box.group(1)))
-    return {"name": name, "svg": Markup(svg), "caption": CAPTIONS[name], "width": width}

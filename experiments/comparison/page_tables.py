@@ -1,16 +1,11 @@
 """Page tables: the tables of a page, cell by cell.
 
-A column is its heading and a function from a row to a cell. A cell has the text to read and the
-number to sort by. Ids, dates and times are `volatile`: the rest is the same on two pages of the
-same comparison.
+Ids, dates and times are `volatile`: the rest is the same on two pages of the same comparison.
+experiments/figures/page.py says what tables and columns are.
 """
 
 import inspect
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,35 +19,22 @@ from experiments.comparison.findings import (
 )
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import DENSE, dense_interval
-from experiments.comparison.text import UNKNOWN, in_percent, metric_text, p_value, ratio, weights
+from experiments.comparison.text import in_percent, metric_text, p_value, ratio, weights
+from experiments.figures.page import (
+    Cell,
+    Cells,
+    Column,
+    Row,
+    Table,
+    number,
+    number_cell,
+    table_of,
+    words,
+)
 from experiments.rounds.metrics import COMPARED, METRICS
 from pruning.reinit import REINITS
 
 MAIN = (ACCURACY, EARLY_STOP)  # the metrics in tables of a single round
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: `value` is the number to sort by, None for words; NaN comes last."""
-
-    text: str
-    value: float | None = None
-    href: str = ""
-    volatile: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a heading for each column, whose cells are all numbers or all words."""
-
-    name: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-Row = Any  # a mapping from column names to values
-Cells = Callable[[Row], Cell]
-Column = tuple[str, Cells]
 
 
 def tables(comparison: Comparison) -> dict[str, Table]:
@@ -62,46 +44,32 @@ def tables(comparison: Comparison) -> dict[str, Table]:
     gaps = differences[differences["round"] == comparison.shown_round]
     main, every = ([each for name in names for each in _mean(name)] for names in (MAIN, COMPARED))
     return {
-        "methods": _table("Methods", _methods(comparison), METHODS),
-        "means": _table(
+        "methods": table_of("Methods", _methods(comparison), METHODS),
+        "means": table_of(
             "Means over seeds",
             pd.concat([_dense(comparison.rounds), here]),
             [METHOD, LEFT, *main, *SIZES],
         ),
-        "all_means": _table("Means, all rounds", summary, [METHOD, ROUND, LEFT, *every, *SIZES]),
-        "accuracy": _table("Differences in accuracy", gaps[gaps["metric"] == ACCURACY], DIFFERENCE),
-        "early_stop": _table(
+        "all_means": table_of("Means, all rounds", summary, [METHOD, ROUND, LEFT, *every, *SIZES]),
+        "accuracy": table_of(
+            "Differences in accuracy", gaps[gaps["metric"] == ACCURACY], DIFFERENCE
+        ),
+        "early_stop": table_of(
             "Differences in early stop", gaps[gaps["metric"] == EARLY_STOP], DIFFERENCE
         ),
-        "all_differences": _table(
+        "all_differences": table_of(
             "Differences, all rounds", differences, [METRIC, ROUND, LEFT, *DIFFERENCE]
         ),
-        "controls": _table("Controls", controls(comparison), CONTROLS),
-        "tickets": _table("Winning tickets", comparison.tickets, TICKETS),
-        "runs": _table("Runs", _runs(comparison), RUNS),
-        "failures": _table("Failures", pd.DataFrame(comparison.failed), FAILURES),
+        "controls": table_of("Controls", controls(comparison), CONTROLS),
+        "tickets": table_of("Winning tickets", comparison.tickets, TICKETS),
+        "runs": table_of("Runs", _runs(comparison), RUNS),
+        "failures": table_of("Failures", pd.DataFrame(comparison.failed), FAILURES),
     }
-
-
-def _table(name: str, rows: pd.DataFrame, columns: Sequence[Column]) -> Table:
-    records = rows.to_dict("records")
-    cells = tuple(tuple(cell(row) for _, cell in columns) for row in records)
-    return Table(name, tuple(heading for heading, _ in columns), cells)
-
-
-def words(name: str) -> Cells:
-    """Cells of text."""
-    return lambda row: Cell(str(row[name]))
-
-
-def number(name: str, text: Callable[[float], str] = "{:,.0f}".format) -> Cells:
-    """Cells of numbers, and a dash where a number is not known; counts by default."""
-    return lambda row: _cell(row[name], text)
 
 
 def amount(name: str, metric: str = "", sign: bool = False) -> Cells:
     """Cells of a metric: of `metric`, or of the one that the row names."""
-    return lambda row: _cell(
+    return lambda row: number_cell(
         row[name], lambda value: metric_text(metric or row["metric"], value, sign)
     )
 
@@ -111,20 +79,16 @@ def interval(low: str, high: str, metric: str = "") -> Cells:
 
     def cell(row: Row) -> Cell:
         text = partial(metric_text, metric or row["metric"])
-        return _cell(row[low], lambda value: f"{text(value)} to {text(row[high])}")
+        return number_cell(row[low], lambda value: f"{text(value)} to {text(row[high])}")
 
     return cell
-
-
-def _cell(value: Any, text: Callable[[float], str]) -> Cell:
-    return Cell(UNKNOWN, math.nan) if pd.isna(value) else Cell(text(value), float(value))
 
 
 def _mean(metric: str) -> list[Column]:
     def cell(row: Row) -> Cell:
         mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
         spread = "" if np.isnan(std) else f" ± {metric_text(metric, std)}"
-        return _cell(mean, lambda value: metric_text(metric, value) + spread)
+        return number_cell(mean, lambda value: metric_text(metric, value) + spread)
 
     return [
         (METRICS[metric].label + (" (%)" if in_percent(metric) else ""), cell),
@@ -169,7 +133,7 @@ def _restart(row: Row) -> Cell:
 
 METHOD, ROUND = ("method", words("method")), ("round", number("round"))
 SEEDS = ("seeds", number("n"))
-LEFT: Column = ("weights left", lambda row: _cell(1 - row["sparsity"], weights))
+LEFT: Column = ("weights left", lambda row: number_cell(1 - row["sparsity"], weights))
 METHODS: list[Column] = [
     METHOD,
     ("where surviving weights restart", _restart),

@@ -9,13 +9,14 @@ import mlflow
 import pandas as pd
 
 from experiments.comparison import record
-from experiments.comparison.figures import draw_all, to_svg
+from experiments.comparison.figures import draw_all
 from experiments.comparison.findings import ACCURACY, headline, learning_rates
 from experiments.comparison.page import render_page
 from experiments.comparison.results import Comparison
 from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.parameters import AUTO, as_text
+from experiments.figures.page import to_svg
 from experiments.processes.terminal import table_text
 from experiments.tracking.paste import command_to_paste
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from experiments.rounds.metrics import METRICS
 
-UNKNOWN = "\N{EN DASH}"
-
 
 def metric_text(name: str, value: float, sign: bool = False) -> str:
     """A metric, or a difference of it: `97.21` for an accuracy of 0.9721, `1,200` for a count."""

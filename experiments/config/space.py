@@ -69,7 +69,7 @@ def default_space(config: Resolved) -> Space:
 
     Methods that keep the trained weights fine-tune at a constant rate, which decides how well.
     """
-    if REINITS[config.reinit].schedule != "final":
+    if REINITS[config.reinit].schedule != "constant":
         return DEFAULT
     low, high = (float(f"{config.lr * share:.3g}") for share in RETRAIN_LR)
     return {**DEFAULT, "retrain_lr": Range(low, high, log=True)}

@@ -123,13 +123,18 @@ def describe_rule(search: Search) -> str:
     )
 
 
-def at_equal_cost(table: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
-    """The baseline, and the best trial that costs no more; None without a complete baseline."""
+def baseline_of(table: pd.DataFrame) -> pd.Series | None:
+    """The trial of the default, or of its retry; None if it is not complete."""
     rows = complete(table)
     first = rows[(rows["number"] == 0) | (rows["again_for"] == 0)]
-    if first.empty:
+    return None if first.empty else first.iloc[-1]
+
+
+def at_equal_cost(table: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
+    """The default, and the best trial that costs no more; None without a complete default."""
+    baseline, rows = baseline_of(table), complete(table)
+    if baseline is None:
         return None
-    baseline = first.iloc[-1]
     no_dearer = rows[rows["total_epochs"] <= baseline["total_epochs"]]
     order = ["valid_accuracy", "total_epochs", "number"]
     return baseline, no_dearer.sort_values(order, ascending=[False, True, True]).iloc[0]

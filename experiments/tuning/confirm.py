@@ -1,14 +1,19 @@
-"""Confirm: retrain and test the recommended trials with seeds that no trial has used.
+"""Confirm: retrain and test what each study found, and its default, with seeds of their own.
 
-Only here does a search use test images. Experiments that have already run are reused.
+No trial has used these seeds, and both settings use the same ones, so they are compared in pairs.
+Networks of a seed share one dense network where they may: the first of them trains it, and the
+others branch off its run. Only here does a search use test images. Experiments that have already
+run are reused.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from experiments.config.experiment import Config
+from experiments.config.fields import NONE
 from experiments.config.parameters import as_text, default_text
 from experiments.config.space import Value
 from experiments.processes.tasks import Executor
@@ -21,15 +26,18 @@ from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
 from experiments.tuning.study import Study
 
+FOUND, DEFAULT = "found", "default"  # the settings of a study that are compared
+
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The recommended trial of a study."""
+    """The recommended trial of a study, which may be its default."""
 
     study: Study
     number: int
     params: dict[str, Value]
     study_run: str
+    default: int | None  # number of the default's trial, if it is complete
 
     @property
     def search(self) -> Search:
@@ -37,11 +45,20 @@ class Recommendation:
         return self.study.search
 
     @property
-    def command(self) -> str:
+    def is_default(self) -> bool:
+        """Whether the default itself is recommended."""
+        return self.params == self.search.baseline
+
+    @property
+    def settings(self) -> dict[str, tuple[int, dict[str, Value]]]:
+        """The number and the parameters of each trial that is compared, by `FOUND` or `DEFAULT`."""
+        found = {} if self.is_default else {FOUND: (self.number, self.params)}
+        default = self.number if self.is_default else self.default
+        return found | ({} if default is None else {DEFAULT: (default, self.search.baseline)})
+
+    def command(self, params: Mapping[str, Value]) -> str:
         """The command that trains such a network, with all parameters that are not the default."""
-        config = self.search.config_of(self.params).model_copy(
-            update={"dataset": self.search.dataset}
-        )
+        config = self.search.config_of(params).model_copy(update={"dataset": self.search.dataset})
         shown = {
             name: as_text(value)
             for name, value in config.model_dump().items()
@@ -51,61 +68,117 @@ class Recommendation:
         return command_to_paste("run", shown)
 
 
-Todo = Mapping[str, tuple[Recommendation, int]]  # trials and seeds, by the name of the task
+@dataclass(frozen=True)
+class Task:
+    """An experiment with a fresh seed."""
+
+    of: Recommendation
+    setting: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name for messages."""
+        setting = f", {DEFAULT}" if self.setting == DEFAULT else ""
+        return f"{self.of.search.method}{setting}, fresh seed {self.seed}"
+
+    @property
+    def trial(self) -> int:
+        """The number of the trial whose setting it has."""
+        return self.of.settings[self.setting][0]
+
+    def config(self, base_run: str = NONE) -> Config:
+        """Its config; the dense network is that of `base_run`."""
+        asked = self.of.search.config_of(self.of.settings[self.setting][1], self.seed)
+        update = {"dataset": self.of.search.dataset, "branch_of": base_run}
+        return asked.model_copy(update=update)
+
+    @property
+    def dense(self) -> str:
+        """What its dense network depends on."""
+        return json.dumps(self.config().dense_settings(), sort_keys=True)
 
 
-def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) -> pd.DataFrame:
-    """Retrain the recommended trials with fresh seeds.
+@dataclass
+class Confirmation:
+    """The experiments with fresh seeds: which wait, and the runs of those that have ended."""
 
-    Returns:
-        A row for each method and seed: `method`, `seed`, `run_id`, `valid_accuracy` and
-        `test_accuracy` of the last network, `dense_test_accuracy`. An experiment that fails has no
-        row, but a warning.
-    """
-    todo = {
-        f"{each.search.method}, fresh seed {seed}": (each, seed)
-        for each in recommended
-        for seed in each.search.config.fresh_seeds()
-    }
-    first = recommended[0].search if todo else None
-    if first and (note := other_versions_note(first.dataset, first.model)):
-        echo(note)
-    runs: dict[str, str] = {}
-    for name, (each, seed) in todo.items():
-        while not workers.has_room:
-            _wait(workers, todo, runs, echo)
-        asked = each.search.config_of(each.params, seed)
-        config = asked.model_copy(update={"dataset": each.search.dataset})
+    tasks: dict[str, Task]  # by name
+    workers: Executor
+    echo: Echo
+    runs: dict[str, str] = field(default_factory=dict)  # of the finished ones
+    ended: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Run all experiments that have not run yet."""
+        waiting = dict(self.tasks)
+        first: dict[str, str] = {}  # the names of the tasks that train the dense networks
+        while waiting or self.workers.running:
+            for name, task in list(waiting.items()):
+                base = first.setdefault(task.dense, name)
+                if self.workers.has_room and (base == name or base in self.ended):
+                    del waiting[name]
+                    self._start(task, self.runs.get(base, NONE))
+            if self.workers.running:
+                self._wait()
+
+    def _start(self, task: Task, base_run: str) -> None:
+        """Start an experiment, unless it has already run."""
+        config = task.config(base_run)
         data, _ = load_data(config)
         earlier = find_or_resume(config, data.name, data.digest)
         if earlier.run and is_finished(earlier.run):
-            runs[name] = earlier.run.info.run_id
-            echo(f"{name}: found an earlier run")
+            self.runs[task.name] = earlier.run.info.run_id
+            self.ended.add(task.name)
+            self.echo(f"{task.name}: found an earlier run")
         else:
-            workers.submit(name, run_experiment, earlier.config, each.study_run)
-    while workers.running:
-        _wait(workers, todo, runs, echo)
-    rows = [
-        {"method": each.search.method, "seed": seed, "run_id": runs[name]} | results_of(runs[name])
-        for name, (each, seed) in todo.items()
-        if name in runs
-    ]
-    return pd.DataFrame(rows, columns=["method", "seed", "run_id", *REACHED])
+            self.workers.submit(task.name, run_experiment, earlier.config, task.of.study_run)
 
+    def _wait(self) -> None:
+        """Wait until an experiment ends, and note its run."""
 
-def _wait(workers: Executor, todo: Todo, runs: dict[str, str], echo: Echo) -> None:
-    """Wait until an experiment ends, and note its run."""
+        def without_rounds(line: str) -> None:
+            if ": round " not in line and ": run " not in line:
+                self.echo(line)
 
-    def without_rounds(line: str) -> None:
-        if ": round " not in line and ": run " not in line:
-            echo(line)
-
-    for name, outcome in workers.wait(without_rounds).items():
-        if outcome.run_id:
-            runs[name] = outcome.run_id
-            accuracy = results_of(outcome.run_id)["test_accuracy"]
-            echo(f"{name}: test {accuracy:.4f} ({len(runs)} of {len(todo)})")
-        else:
+        for name, outcome in self.workers.wait(without_rounds).items():
+            self.ended.add(name)
+            if outcome.run_id:
+                self.runs[name] = outcome.run_id
+                accuracy = results_of(outcome.run_id)["test_accuracy"]
+                self.echo(f"{name}: test {accuracy:.4f} ({len(self.runs)} of {len(self.tasks)})")
+                continue
             if outcome.died:
-                close_dead_experiments(todo[name][0].study_run, outcome.reason)
-            echo(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
+                close_dead_experiments(self.tasks[name].of.study_run, outcome.reason)
+            self.echo(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
+
+
+def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) -> pd.DataFrame:
+    """Retrain the recommended trial and the default of each study with fresh seeds.
+
+    Returns:
+        A row for each method, setting and seed: `method`, `setting` (`FOUND` or `DEFAULT`),
+        `trial`, `seed`, `run_id`, `valid_accuracy` and `test_accuracy` of the last network,
+        `dense_test_accuracy`. If the default is recommended, it is the only setting. An experiment
+        that fails has no row, but a warning.
+    """
+    tasks = [
+        Task(each, setting, seed)
+        for each in recommended
+        for setting in each.settings
+        for seed in each.search.config.fresh_seeds()
+    ]
+    if tasks and (
+        note := other_versions_note(tasks[0].of.search.dataset, tasks[0].of.search.model)
+    ):
+        echo(note)
+    confirmation = Confirmation({task.name: task for task in tasks}, workers, echo)
+    confirmation.run()
+    rows = [
+        {"method": task.of.search.method, "setting": task.setting, "trial": task.trial}
+        | {"seed": task.seed, "run_id": confirmation.runs[task.name]}
+        | results_of(confirmation.runs[task.name])
+        for task in tasks
+        if task.name in confirmation.runs
+    ]
+    return pd.DataFrame(rows, columns=["method", "setting", "trial", "seed", "run_id", *REACHED])

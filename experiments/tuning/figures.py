@@ -4,7 +4,7 @@ Accuracies are in percent. A plot that has too few different trials is left out.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,18 +18,21 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.config.space import Range, Space
+from experiments.figures.page import to_svg
 from experiments.tuning.choose import table_of
 from experiments.tuning.fronts import (
     ACCURACY,
     RECOMMENDED,
     Studies,
     draw_fronts,
+    draw_importances,
+    draw_parameters,
     hover_texts,
     interactive_fronts,
     limits_of,
     trials_of,
 )
-from experiments.tuning.sampling import LEVEL
+from experiments.tuning.sampling import LEVEL, distributions
 from experiments.tuning.search import Search
 from experiments.tuning.study import Study
 
@@ -45,6 +48,10 @@ TITLES = {
     "levels": "accuracy of each trial as weights are pruned",
 }
 CAPTIONS = {
+    "fronts": "Each point is a trial, at its accuracy on validation images. The line joins the "
+    "trials that no other trial of the method beats at the same or a lower cost.",
+    "parameters": "On the first panel, the best accuracy so far; on the others each point is a "
+    "complete trial, over the value of each parameter.",
     "front": "Each point is a trial. The line joins the trials that no other trial beats at the "
     "same or a lower cost.",
     "history": "Each point is a complete trial, in the order in which they started.",
@@ -82,31 +89,70 @@ def save_study(study: Study, recommended: int, folder: Path) -> None:
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     if search.config.objective == "pareto":
-        draw_fronts(studies, search).savefig(plots / "front.png", facecolor="white")
-        pages["front"] = interactive_fronts(studies, search)
+        draw_fronts(studies, [search]).savefig(plots / "front.png", facecolor="white")
+        pages["front"] = interactive_fronts(studies, [search])
     save_images(study, limits, recommended, plots)
     pages |= interactive_plots(study, limits)
     (folder / "interactive.html").write_text(page_of(pages), encoding="utf-8")
 
 
-def save_fronts(studies: Studies, search: Search, folder: Path) -> list[Path]:
+def save_fronts(studies: Studies, searches: Sequence[Search], folder: Path) -> list[Path]:
     """Write the fronts of all studies of a search; returns their files."""
     files = [folder / "fronts.png", folder / "fronts.html"]
-    draw_fronts(studies, search).savefig(files[0], facecolor="white")
-    page = page_of({"fronts": interactive_fronts(studies, search)})
+    draw_fronts(studies, searches).savefig(files[0], facecolor="white")
+    page = page_of({"fronts": interactive_fronts(studies, searches)})
     files[1].write_text(page, encoding="utf-8")
     return files
 
 
-def in_percent(trials: Iterable[FrozenTrial], lowest: float = -np.inf) -> optuna.Study:
+def page_drawings(studies: Studies, exact: Mapping[str, Study]) -> dict[str, str]:
+    """The figures of a search's page as SVG, by name.
+
+    Args:
+        exact: The studies, by method.
+    """
+    searches = [study.search for study in exact.values()]
+    drawn = {"fronts": draw_fronts(studies, searches)}
+    if searches[0].config.objective == "pareto":
+        drawn["parameters"] = draw_parameters(studies, searches)
+    shares = {method: importances_of(study) for method, study in exact.items()}
+    if shares := {method: one for method, one in shares.items() if one}:
+        drawn["importances"] = draw_importances(shares)
+    return {name: to_svg(figure) for name, figure in drawn.items()}
+
+
+def importances_of(study: Study) -> dict[str, float]:
+    """Shares of the variance of accuracy, by parameter; empty with too few different trials."""
+    space = study.search.space
+    exact = in_percent(study.trials(), space)
+    varied, enough = _varied(exact, space)
+    if not (enough and varied):
+        return {}
+    evaluator = FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(exact, evaluator=evaluator, params=varied)
+
+
+def _varied(exact: optuna.Study, space: Space) -> tuple[list[str], bool]:
+    """The parameters that differ between trials, and whether the trials suffice for importances."""
+    trials = exact.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    varied = [name for name in space if len({trial.params[name] for trial in trials}) > 1]
+    enough = len(trials) >= ENOUGH and np.ptp([trial.values[0] for trial in trials]) > NOISE
+    return varied, bool(enough)
+
+
+def in_percent(
+    trials: Iterable[FrozenTrial], space: Space, lowest: float = -np.inf
+) -> optuna.Study:
     """A study in memory whose only objective is validation accuracy in percent.
 
     Args:
+        space: All trials get its ranges, which may have been widened in between.
         lowest: Accuracies below this are replaced by it.
     """
-    study = optuna.create_study(direction="maximize")
+    study, known = optuna.create_study(direction="maximize"), distributions(space)
     for trial in trials:
         shown = copy.copy(trial)
+        shown.distributions = {name: known[name] for name in trial.distributions}
         if trial.values is not None:
             shown.values = [max(100 * trial.values[0], lowest)]
         levels = trial.intermediate_values.items()
@@ -127,8 +173,7 @@ def plot_all(
         space: The parameters that are searched.
     """
     trials = exact.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    varied = [name for name in space if len({trial.params[name] for trial in trials}) > 1]
-    enough = len(trials) >= ENOUGH and np.ptp([trial.values[0] for trial in trials]) > NOISE
+    varied, enough = _varied(exact, space)
     plots = {"history": library.plot_optimization_history(shown, target_name=ACCURACY)}
     if enough and varied:
         evaluator = FanovaImportanceEvaluator(seed=0)
@@ -149,7 +194,8 @@ def save_images(study: Study, limits: tuple[float, float], recommended: int, fol
     """Write Optuna's plots as PNG files; accuracies below the limits are drawn at the lower one."""
     pyplot.switch_backend("agg")  # opens no window
     search, trials = study.search, study.trials()
-    shown, exact = in_percent(trials, lowest=limits[0]), in_percent(trials)
+    shown = in_percent(trials, search.space, lowest=limits[0])
+    exact = in_percent(trials, search.space)
     best = shown.trials[recommended]
     clipped = any(t.values and t.values[0] < limits[0] for t in exact.get_trials(deepcopy=False))
     note = f" (below {limits[0]:.3g}%: at the lower edge)" if clipped else ""
@@ -210,9 +256,9 @@ def finish(name: str, panels: list[Any], shown: optuna.Study, best: FrozenTrial)
 def interactive_plots(study: Study, limits: tuple[float, float]) -> dict[str, go.Figure]:
     """Optuna's plots as interactive figures, by name."""
     search, trials = study.search, study.trials()
-    exact, table = in_percent(trials), table_of(trials, search.space)
+    exact, table = in_percent(trials, search.space), table_of(trials, search.space)
     figures = plot_all(optuna.visualization, exact, exact, search.space)
-    texts = dict(zip(table["number"], hover_texts(table, search), strict=True))
+    texts = dict(zip(table["number"], hover_texts(table, search.space), strict=True))
     for name, figure in figures.items():
         figure.update_layout(template="plotly_white", title=f"{search.method}: {TITLES[name]}")
         if name in ("history", "slices"):

@@ -5,7 +5,7 @@ where trials may all cost the same: the best accuracy so far, and accuracy over 
 Accuracies are in percent, and parameters have the scale that they are searched on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
 from textwrap import wrap
 from typing import Any
@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.config.space import Choices, Range, Value
+from experiments.config.space import Choices, Range, Space, Value
 from experiments.figures.intervals import accuracy_limits
 from experiments.figures.style import INK, new_figure, report_style, styles
 from experiments.tuning.choose import at_equal_cost, complete, describe_rule, front
@@ -31,6 +31,7 @@ EPOCHS = "epochs of training, all rounds together (log scale)"
 COST = "total_epochs"  # the column of a table
 RECOMMENDED: dict[str, Any] = {"marker": "*", "ls": "", "ms": 13, "mec": INK, "mew": 0.7}
 DEFAULT: dict[str, Any] = {"marker": "D", "ls": "", "ms": 8.5, "mfc": "none", "mew": 1.5}
+LINE: dict[str, Any] = {"lw": 1.4, "ms": 4.5}
 POINT: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.2, "alpha": 0.45, "mew": 0}
 BELOW: dict[str, Any] = {"marker": "v", "ls": "", "ms": 3.5, "alpha": 0.6, "mew": 0}
 NARROW, WIDE = 14, 40  # characters that fit below an axis, one of three or alone
@@ -85,8 +86,13 @@ def tolerated(one: pd.DataFrame, search: Search) -> tuple[float, float]:
 def describe(one: pd.DataFrame, search: Search) -> str:
     """The recommended trial as a phrase."""
     row = one[one["recommended"]].iloc[0]
-    values = ", ".join(f"{name}={as_text(row[name])}" for name in search.space)
+    values = ", ".join(f"{name}={as_text(row[name])}" for name in search.space if name in row)
     return f"trial {row['number']}, {values}"
+
+
+def joint_space(searches: Sequence[Search]) -> Space:
+    """All parameters that the searches vary; some methods vary more of them than others."""
+    return {name: rule for search in searches for name, rule in search.space.items()}
 
 
 def title_of(studies: Studies, search: Search) -> str:
@@ -103,37 +109,76 @@ def title_of(studies: Studies, search: Search) -> str:
 
 
 @report_style
-def draw_fronts(studies: Studies, search: Search) -> Figure:
-    """One or all studies of a search."""
-    pareto, cost = search.config.objective == "pareto", cost_range(studies)
-    rules: Mapping[str, Rule] = {COST: cost} if pareto else search.space
-    count = len(rules) if pareto else 1 + len(rules)
-    figure, panels = new_figure(title_of(studies, search), count, 4.8, sharey=True)
+def draw_fronts(studies: Studies, searches: Sequence[Search]) -> Figure:
+    """One or all studies of a search: accuracy against cost, or with a budget `draw_parameters`."""
+    search = searches[0]
+    if search.config.objective == "accuracy":
+        return draw_parameters(studies, searches)
+    cost = cost_range(studies)
+    figure, (axes,) = new_figure(title_of(studies, search), height=4.8)
+    axes.set_ylim(*limits_of(studies))
+    set_axis(axes, cost, WIDE)
+    axes.set(xlabel=EPOCHS, ylabel=ACCURACY)
+    for method, style in styles(list(studies)).items():
+        one = studies[method]
+        x, y = front(one)[COST].tolist(), front(one)["accuracy"].tolist()
+        look = LINE | {"color": style["color"], "ls": style["ls"], "marker": style["marker"]}
+        axes.plot([*x, cost.high], [*y, y[-1]], markevery=[*range(len(x))], **look)
+        draw_trials(axes, one, COST, cost, style["color"])
+    if len(studies) == 1:
+        (only,) = studies.values()
+        axes.axhspan(*tolerated(only, search), color=INK, alpha=0.08, lw=0, zorder=0)
+    _add_legend(figure, studies, search, pareto=True)
+    return figure
+
+
+@report_style
+def draw_parameters(studies: Studies, searches: Sequence[Search]) -> Figure:
+    """The best accuracy so far, and the accuracy of all trials over each parameter."""
+    search, space = searches[0], joint_space(searches)
+    title = title_of(studies, search)
+    if search.config.objective == "pareto":
+        only = f"{next(iter(studies))}: " if len(studies) == 1 else ""
+        title = f"{only}Accuracy trial by trial, and over each parameter"
+    figure, panels = new_figure(title, 1 + len(space), 4.8, sharey=True)
     panels[0].set_ylim(*limits_of(studies))
-    if not pareto:
-        panels[0].set(xlabel="trial (best so far)")
-        panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    panel_of = dict(zip(rules, panels[-len(rules) :], strict=True))
+    panels[0].set(xlabel="trial (best so far)")
+    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panel_of = dict(zip(space, panels[1:], strict=True))
     for name, axes in panel_of.items():
-        set_axis(axes, rules[name], WIDE if pareto else NARROW)
-        axes.set_xlabel(EPOCHS if pareto else name)
+        set_axis(axes, space[name])
+        axes.set_xlabel(name)
     for axes in panels[::3]:
         axes.set_ylabel(ACCURACY)
     for method, style in styles(list(studies)).items():
         one = studies[method]
-        line: dict[str, Any] = {"color": style["color"], "ls": style["ls"], "lw": 1.4}
-        x, y = one["number"].tolist(), one["accuracy"].cummax().tolist()
-        if pareto:
-            x, y = front(one)[COST].tolist(), front(one)["accuracy"].tolist()
-            line |= {"marker": style["marker"], "ms": 4.5, "markevery": [*range(len(x))]}
-            x, y = [*x, cost.high], [*y, y[-1]]
-        panels[0].plot(x, y, drawstyle="steps-post", **line)
+        best = one["accuracy"].cummax().tolist()
+        line = {"color": style["color"], "ls": style["ls"], "drawstyle": "steps-post"}
+        panels[0].plot(one["number"].tolist(), best, **LINE | line)
         for name, axes in panel_of.items():
-            draw_trials(axes, one, name, rules[name], style["color"])
-    if pareto and len(studies) == 1:
-        (only,) = studies.values()
-        panels[0].axhspan(*tolerated(only, search), color=INK, alpha=0.08, lw=0, zorder=0)
-    _add_legend(figure, studies, search)
+            if name in one:
+                draw_trials(axes, one, name, space[name], style["color"])
+    _add_legend(figure, studies, search, pareto=False)
+    return figure
+
+
+@report_style
+def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """The importance of each parameter, by method, as `figures.importances_of` returns them."""
+    names = list(dict.fromkeys(name for one in shares.values() for name in one))
+    figure, (axes,) = new_figure("Importance of each parameter for accuracy", height=2.6)
+    width = 0.8 / len(shares)
+    for place, (method, style) in enumerate(styles(list(shares)).items()):
+        rows = [
+            names.index(name) + width * (place - (len(shares) - 1) / 2) for name in shares[method]
+        ]
+        bars = list(shares[method].values())
+        axes.barh(rows, bars, 0.9 * width, color=style["color"], label=method)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the variance of accuracy", xlim=(0, 1))
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -199,9 +244,8 @@ def _entry(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **({"color": INK, "ls": ""} | look))
 
 
-def _add_legend(figure: Figure, studies: Studies, search: Search) -> None:
+def _add_legend(figure: Figure, studies: Studies, search: Search, pareto: bool) -> None:
     """Below: the recommended trials on the left, the meaning of the marks on the right."""
-    pareto = search.config.objective == "pareto"
     trials: list[Any] = []
     for method, style in styles(list(studies)).items():
         text = "\n".join(wrap(f"{method}: {describe(studies[method], search)}", LEGEND_WIDTH))
@@ -227,8 +271,9 @@ def _add_legend(figure: Figure, studies: Studies, search: Search) -> None:
 # As an interactive page
 
 
-def interactive_fronts(studies: Studies, search: Search) -> go.Figure:
+def interactive_fronts(studies: Studies, searches: Sequence[Search]) -> go.Figure:
     """The same as an interactive figure."""
+    search, space = searches[0], joint_space(searches)
     colours = {method: style["color"] for method, style in styles(list(studies)).items()}
     shown = [
         one.assign(
@@ -236,12 +281,12 @@ def interactive_fronts(studies: Studies, search: Search) -> go.Figure:
             trial=np.select(
                 [one["recommended"], one["default"]], ["recommended", "default"], "other"
             ),
-            hover=hover_texts(one, search),
+            hover=hover_texts(one, space),
         )
         for method, one in studies.items()
     ]
     kept = [COST, "accuracy", "method", "trial", "hover"]
-    points = pd.concat(shown)[[*kept, *search.space]]
+    points = pd.concat(shown)[[*kept, *space]]
     look: dict[str, Any] = {
         "y": "accuracy",
         "color": "method",
@@ -263,13 +308,13 @@ def interactive_fronts(studies: Studies, search: Search) -> go.Figure:
             figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip")
     else:
         figure = px.scatter(
-            points.melt(kept, list(search.space), "parameter"),
+            points.melt(kept, list(space), "parameter").dropna(subset="value"),
             x="value",
             facet_col="parameter",
             facet_col_spacing=0.02,
             **look,
         )
-        for column, (name, rule) in enumerate(search.space.items(), 1):
+        for column, (name, rule) in enumerate(space.items(), 1):
             scale = {"type": "log"} if isinstance(rule, Range) and rule.log else {}
             figure.update_xaxes({"title": name, "matches": None} | scale, col=column)
         figure.layout.annotations = ()
@@ -277,12 +322,12 @@ def interactive_fronts(studies: Studies, search: Search) -> go.Figure:
     return figure.update_yaxes(range=limits_of(studies))
 
 
-def hover_texts(table: pd.DataFrame, search: Search) -> list[str]:
+def hover_texts(table: pd.DataFrame, space: Space) -> list[str]:
     """What hovering over each trial shows."""
     texts = []
     for row in table.to_dict("records"):
         lines = [f"<b>trial {row['number']}</b>, {row['state']}"]
-        lines += [f"{name} = {as_text(row[name])}" for name in search.space if pd.notna(row[name])]
+        lines += [f"{name} = {as_text(row[name])}" for name in space if pd.notna(row.get(name))]
         if pd.notna(row["valid_accuracy"]):
             lines.append(f"validation accuracy {100 * row['valid_accuracy']:.2f}%")
             lines.append(f"{row[COST]:.0f} epochs, {row['sparsity']:.1%} pruned")

@@ -195,9 +195,16 @@ def log_study(run_id: str, folder: Path, metrics: dict[str, float], description:
     mlflow.log_metrics(metrics, run_id=run_id)
 
 
-def log_search(run_id: str, files: list[Path]) -> None:
-    """Log the report of a search."""
+def log_search(run_id: str, files: list[Path], metrics: dict[str, float], description: str) -> None:
+    """Log the report of a search: files, metrics, and the description in the UI."""
     client = mlflow.MlflowClient()
     for file in files:
-        folder = "plots" if file.suffix in (".png", ".html") else None
-        client.log_artifact(run_id, str(file), folder)
+        is_plot = file.suffix == ".png" or file.name == "fronts.html"
+        client.log_artifact(run_id, str(file), "plots" if is_plot else None)
+    client.set_tag(run_id, "mlflow.note.content", description)
+    mlflow.log_metrics(metrics, run_id=run_id)
+
+
+def name_of(run_id: str) -> str:
+    """The name of a run."""
+    return str(mlflow.get_run(run_id).info.run_name)

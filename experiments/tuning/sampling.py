@@ -1,10 +1,10 @@
 """Sampling: the parameters of the next trial, and which trials stop early.
 
 The first trials after the default are spread over the space: points of a scrambled Halton sequence
-(Owen 2017, arXiv:1706.02808), which depend on the seed of the search and on the trial's number only,
-so any number of machines share them. Later ones come from Optuna's tree-structured Parzen estimator
-(Bergstra et al. 2011; multi-objective: Ozaki et al. 2022, Journal of Artificial Intelligence Research
-73), as a joint density of all parameters. No trial is over budget, and none repeats another.
+(Owen 2017, arXiv:1706.02808). They depend only on the seed of the search and the trial's number, so
+any number of machines share them. Later ones come from Optuna's tree-structured Parzen estimator
+(Bergstra et al. 2011; multi-objective: Ozaki et al. 2022, Journal of Artificial Intelligence
+Research 73), as a joint density of all parameters. No trial after the default is over budget.
 """
 
 from collections.abc import Iterator

@@ -17,6 +17,7 @@ from experiments.config.space import (
     Space,
     Value,
     default_space,
+    format_rule,
     format_space,
     parse_space,
     widened,
@@ -89,6 +90,10 @@ class Search:
     def space(self) -> Space:
         """The space that is searched; it contains the baseline."""
         return widened(self._asked_space, self.baseline)
+
+    def ranges(self) -> dict[str, str]:
+        """What is searched of each parameter, as you would type it."""
+        return {name: format_rule(rule) for name, rule in self.space.items()}
 
     @cached_property
     def budget(self) -> int | None:
