@@ -28,6 +28,8 @@ def add(study, row, state=TrialState.COMPLETE, reported=(), **more):
     rate, epochs, accuracy, total = row
     known = distributions(study.search.space)
     params = {"prune_rate": rate, "retrain_epochs": epochs} | more
+    if "retrain_lr" in known:
+        params["retrain_lr"] = 0.0001
     values = [accuracy, total][: len(study.optuna.directions)]
     result = {"valid_accuracy": accuracy, "total_epochs": total, "retraining_epochs": total - 10}
     result |= {"rounds": 11, "sparsity": 0.9, "seconds": 1.0}
@@ -132,10 +134,10 @@ def test_fronts_show_the_recommended_trial_of_every_method(pareto):
     assert "lottery: trial 5, prune_rate=0.15, retrain_epochs=15" in words
     assert not figure.axes[0].patches  # the tolerances of several methods would overlap
     page = fronts.interactive_fronts(studies, [pareto.search])
-    stars = {trace.name: trace for trace in page.data if "recommended" in trace.name}
-    assert stars.keys() == {"keep, recommended", "lottery, recommended"}
-    assert list(stars["lottery, recommended"].x) == [250]
-    hover = stars["lottery, recommended"].hovertext[0]
+    stars = {trace.name: trace for trace in page.data if "found" in trace.name}
+    assert stars.keys() == {"keep, found", "lottery, found"}
+    assert list(stars["lottery, found"].x) == [250]
+    hover = stars["lottery, found"].hovertext[0]
     assert hover.startswith("<b>trial 5</b>, complete<br>prune_rate = 0.15<br>retrain_epochs = 15")
 
 

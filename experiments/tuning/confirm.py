@@ -22,11 +22,12 @@ from experiments.rounds.data import load_data
 from experiments.run import run_experiment
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import find_or_resume, is_finished, other_versions_note
+from experiments.tuning.fronts import FOUND
 from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
 from experiments.tuning.study import Study
 
-FOUND, DEFAULT = "found", "default"  # the settings of a study that are compared
+DEFAULT = "default"  # with FOUND, the settings of a study that are compared
 
 
 @dataclass(frozen=True)

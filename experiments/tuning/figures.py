@@ -22,6 +22,7 @@ from experiments.figures.page import to_svg
 from experiments.tuning.choose import table_of
 from experiments.tuning.fronts import (
     ACCURACY,
+    FOUND,
     RECOMMENDED,
     Studies,
     draw_fronts,
@@ -218,7 +219,7 @@ def finish(name: str, panels: list[Any], shown: optuna.Study, best: FrozenTrial)
     axes, (accuracy, *_) = panels[0], best.values
     if name == "history":
         axes.plot(best.number, accuracy, **RECOMMENDED)
-        labels = ["complete trial", "best so far", "recommended"]
+        labels = ["complete trial", "best so far", FOUND]
         states = (TrialState.PRUNED, TrialState.FAIL)
         if gone := [trial.number for trial in shown.get_trials(deepcopy=False, states=states)]:
             place = axes.get_xaxis_transform()
@@ -232,7 +233,7 @@ def finish(name: str, panels: list[Any], shown: optuna.Study, best: FrozenTrial)
         for panel in panels:
             value = best.params[panel.get_xlabel()]
             x = repr(value) if isinstance(value, str) else value
-            panel.plot(x, accuracy, label="recommended", **RECOMMENDED)
+            panel.plot(x, accuracy, label=FOUND, **RECOMMENDED)
         axes.legend(handles=axes.get_lines(), loc="lower left")
     elif name == "contours":
         size = round(len(panels) ** 0.5)  # parameters; a grid of more than one panel
@@ -247,7 +248,7 @@ def finish(name: str, panels: list[Any], shown: optuna.Study, best: FrozenTrial)
         for line in axes.get_lines():
             ours = line.get_label() == f"Trial{best.number}"
             line.set(marker="", color="C0" if ours else "0.45", lw=2.5 if ours else 0.8)
-            line.set(label="recommended" if ours else "_", zorder=3 if ours else 2)
+            line.set(label=FOUND if ours else "_", zorder=3 if ours else 2)
         axes.legend()
         axes.set(xlabel=REMAINING, ylabel=ACCURACY)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{100 * LEVEL**level:.3g}"))

@@ -31,6 +31,7 @@ EPOCHS = "epochs of training, all rounds together (log scale)"
 COST = "total_epochs"  # the column of a table
 RECOMMENDED: dict[str, Any] = {"marker": "*", "ls": "", "ms": 13, "mec": INK, "mew": 0.7}
 DEFAULT: dict[str, Any] = {"marker": "D", "ls": "", "ms": 8.5, "mfc": "none", "mew": 1.5}
+FOUND = "found"  # the trial that the rule chooses, better than the default or not
 LINE: dict[str, Any] = {"lw": 1.4, "ms": 4.5}
 POINT: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.2, "alpha": 0.45, "mew": 0}
 BELOW: dict[str, Any] = {"marker": "v", "ls": "", "ms": 3.5, "alpha": 0.6, "mew": 0}
@@ -123,6 +124,7 @@ def draw_fronts(studies: Studies, searches: Sequence[Search]) -> Figure:
         one = studies[method]
         x, y = front(one)[COST].tolist(), front(one)["accuracy"].tolist()
         look = LINE | {"color": style["color"], "ls": style["ls"], "marker": style["marker"]}
+        look["drawstyle"] = "steps-post"
         axes.plot([*x, cost.high], [*y, y[-1]], markevery=[*range(len(x))], **look)
         draw_trials(axes, one, COST, cost, style["color"])
     if len(studies) == 1:
@@ -245,7 +247,7 @@ def _entry(label: str, **look: Any) -> Line2D:
 
 
 def _add_legend(figure: Figure, studies: Studies, search: Search, pareto: bool) -> None:
-    """Below: the recommended trials on the left, the meaning of the marks on the right."""
+    """Below: the trials that were found on the left, the meaning of the marks on the right."""
     trials: list[Any] = []
     for method, style in styles(list(studies)).items():
         text = "\n".join(wrap(f"{method}: {describe(studies[method], search)}", LEGEND_WIDTH))
@@ -255,7 +257,7 @@ def _add_legend(figure: Figure, studies: Studies, search: Search, pareto: bool) 
         _entry("best for its cost" if pareto else "best so far", ls="-", lw=1.4),
         _entry("trial", **POINT),
         _entry("default", **DEFAULT),
-        _entry("recommended", **RECOMMENDED),
+        _entry(FOUND, **RECOMMENDED),
     ]
     if len(studies) == 1 and pareto:
         label = f"within {100 * search.config.tolerance:g} points of the best"
@@ -264,7 +266,7 @@ def _add_legend(figure: Figure, studies: Studies, search: Search, pareto: bool) 
     handles = [
         each for side in (trials, marks) for each in side + [_entry("")] * (rows - len(side))
     ]
-    title = "\n".join(wrap(f"Recommended: {describe_rule(search)}.", 100))
+    title = "\n".join(wrap(f"{FOUND.capitalize()}: {describe_rule(search)}.", 100))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, title=title)
 
 
@@ -278,9 +280,7 @@ def interactive_fronts(studies: Studies, searches: Sequence[Search]) -> go.Figur
     shown = [
         one.assign(
             method=method,
-            trial=np.select(
-                [one["recommended"], one["default"]], ["recommended", "default"], "other"
-            ),
+            trial=np.select([one["recommended"], one["default"]], [FOUND, "default"], "other"),
             hover=hover_texts(one, space),
         )
         for method, one in studies.items()
@@ -292,7 +292,7 @@ def interactive_fronts(studies: Studies, searches: Sequence[Search]) -> go.Figur
         "color": "method",
         "symbol": "trial",
         "color_discrete_map": colours,
-        "symbol_map": {"other": "circle", "default": "diamond-open", "recommended": "star"},
+        "symbol_map": {"other": "circle", "default": "diamond-open", FOUND: "star"},
         "hover_name": "hover",
         "hover_data": {"method": False, "trial": False, "accuracy": False},
         "labels": {"accuracy": ACCURACY, COST: EPOCHS},

@@ -3,6 +3,7 @@
 To add a part: a section in page.html, and what it shows in `render_page`.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,6 @@ from experiments.tuning.confirm import Recommendation
 from experiments.tuning.figures import CAPTIONS
 from experiments.tuning.search import Search
 from experiments.tuning.verdict import (
-    BETTER,
     COMPARED,
     Row,
     advised,
@@ -94,25 +94,28 @@ def question(search: Search) -> str:
     what = f"{search.model} on {search.dataset}"
     sparsity = f"{100 * search.config.target_sparsity:g}%"
     if search.config.objective == "pareto":
-        return f"How fast can we prune {sparsity} of {what}, and how long must we retrain?"
-    return f"How do we best prune {sparsity} of {what} within {search.budget} epochs of retraining?"
+        return f"How cheaply can {sparsity} of {what} be pruned?"
+    return f"How accurate is {what} after pruning {sparsity} in {search.budget} epochs?"
 
 
 def study_values(recommended: Recommendation, row: Row, trials: pd.DataFrame) -> dict[str, Any]:
     """What the page shows of one study."""
     search = recommended.search
-    params: list[Column] = [(name, partial(_value, name)) for name in search.space]
+    params = advised(row, recommended)
+    searched: list[Column] = [(name, partial(_value, name)) for name in search.space]
     compared = pd.DataFrame(setting_rows(recommended, row))
     return {
         "method": search.method,
-        "better": row["verdict"] == BETTER,
-        "headline": headline(row, recommended).replace(" -", f" {MINUS}"),
+        "advice": "the default" if params == search.baseline else "the recommended network",
+        "headline": re.sub(r"(?<=[ [])-(?=\d)", MINUS, headline(row, recommended)),
         "warnings": edge_warnings(recommended),
         "note": default_cost_note(row),
-        "settings": table_of(f"{search.method}: settings", compared, [*SETTING, *params, *REACHED]),
+        "settings": table_of(
+            f"{search.method}: settings", compared, [*SETTING, *searched, *REACHED]
+        ),
         "differences": differences(search.method, row),
-        "command": recommended.command(advised(row, recommended)),
-        "trials": table_of(f"{search.method}: trials", trials, [*TRIAL, *params, *RESULT]),
+        "command": recommended.command(params),
+        "trials": table_of(f"{search.method}: trials", trials, [*TRIAL, *searched, *RESULT]),
         "space": ", ".join(f"{name} {text}" for name, text in search.ranges().items()),
         "study": search.name,
     }
@@ -148,17 +151,6 @@ def _value(name: str, row: Row) -> Cell:
     return number_cell(value, "{:.4g}".format)
 
 
-def _mean(name: str) -> Column:
-    """A mean over the fresh seeds, with its interval."""
-
-    def cell(row: Row) -> Cell:
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        ends = "" if pd.isna(low) else f" ({_percent(low)} to {_percent(high)})"
-        return number_cell(row[name], lambda value: _percent(value) + ends)
-
-    return (f"{name.partition('_')[0]}, fresh seeds (%)".replace("valid", "validation"), cell)
-
-
 def _interval(row: Row) -> Cell:
     return number_cell(row["_low"], lambda low: f"{points(low)} to {points(row['_high'])}")
 
@@ -177,8 +169,8 @@ REACHED: list[Column] = [
     ("rounds", number("rounds")),
     ("epochs", number("total_epochs")),
     ("validation, in the trial (%)", number("valid_accuracy", _percent)),
-    _mean("valid_fresh"),
-    _mean("test_fresh"),
+    ("validation, fresh seeds (%)", number("fresh_valid_accuracy", _percent)),
+    ("test, fresh seeds (%)", number("fresh_test_accuracy", _percent)),
 ]
 DIFFERENCE: list[Column] = [
     ("difference in", words("metric")),

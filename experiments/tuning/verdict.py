@@ -14,8 +14,8 @@ import pandas as pd
 from experiments.config.space import Choices, edge_of, extended, format_space, parse_space
 from experiments.figures.intervals import mean_interval
 from experiments.tuning.choose import ROUNDING, at_equal_cost, complete, describe_rule
-from experiments.tuning.confirm import DEFAULT, FOUND, Recommendation
-from experiments.tuning.fronts import as_text
+from experiments.tuning.confirm import DEFAULT, Recommendation
+from experiments.tuning.fronts import FOUND, as_text
 
 BETTER, NOT_BETTER, IS_DEFAULT, UNKNOWN = "better", "not better", "default", "unknown"
 COUNTS = ("rounds", "retraining_epochs", "total_epochs")
@@ -110,40 +110,37 @@ def advised(row: Row, recommended: Recommendation) -> dict[str, Any]:
 
 
 def headline(row: Row, recommended: Recommendation) -> str:
-    """The verdict in a sentence."""
+    """The verdict in a sentence or two."""
     rule = describe_rule(recommended.search)
-    trial = f"trial {recommended.number} ({describe_params(recommended)})"
+    params = ", ".join(f"{name}={as_text(v)}" for name, v in recommended.params.items())
+    trial = f"trial {recommended.number} ({params})"
     if row["verdict"] == IS_DEFAULT:
         return f"nothing better than the default was found: the default itself is {rule}."
-    if row["verdict"] == NOT_BETTER:
-        return f"nothing better than the default was found: {trial} is {rule}, but {evidence(row)}"
     if row["verdict"] == UNKNOWN:
-        return f"recommended: {trial}; the trial of the default is not complete."
-    return f"recommended: {trial}: {evidence(row)}"
-
-
-def describe_params(recommended: Recommendation) -> str:
-    """The parameters of the recommended trial, as a phrase."""
-    return ", ".join(f"{name}={as_text(value)}" for name, value in recommended.params.items())
+        return f"recommended: {trial}. The trial of the default is not complete."
+    if row["verdict"] == BETTER:
+        return f"recommended: {trial}. It takes {evidence(row)}."
+    return f"nothing better than the default was found: {trial}, {rule}, takes {evidence(row)}."
 
 
 def evidence(row: Row) -> str:
-    """How the trial compares with the default, as a sentence that begins in lower case."""
-    text = f"{row['total_epochs']} epochs instead of the default's {row['default_total_epochs']}, "
-    if "valid_accuracy_difference" not in row:
+    """How the trial compares with the default: its epochs and the differences in accuracy."""
+    text = f"{row['total_epochs']} epochs instead of {row['default_total_epochs']}"
+    if "paired_seeds" not in row:
         change = 100 * (row["valid_accuracy"] - row["default_valid_accuracy"])
-        return f"{text}validation accuracy {change:+.2f} points in the trials (not confirmed)."
+        return f"{text}; validation accuracy {change:+.2f} points in the trials, not confirmed"
+    valid, test = (_difference(row, name) for name in COMPARED)
     seeds = row["paired_seeds"]
-    plural = "" if seeds == 1 else "s"
-    valid, test = (difference_text(row, name) for name in COMPARED)
-    return f"{text}validation accuracy {valid}, test accuracy {test}; {seeds} fresh seed{plural}."
+    how = (
+        "with one fresh seed" if seeds == 1 else f"means and 95% intervals over {seeds} fresh seeds"
+    )
+    return f"{text}; validation accuracy {valid} points, test accuracy {test} ({how})"
 
 
-def difference_text(row: Row, name: str) -> str:
-    """A paired difference in points, with its interval if it has one."""
+def _difference(row: Row, name: str) -> str:
     low, high = row[f"{name}_difference_low"], row[f"{name}_difference_high"]
-    interval = "" if low != low else f" (95% interval {100 * low:+.2f} to {100 * high:+.2f})"
-    return f"{100 * row[f'{name}_difference']:+.2f} points{interval}"
+    interval = "" if low != low else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
+    return f"{100 * row[f'{name}_difference']:+.2f}{interval}"
 
 
 def setting_rows(recommended: Recommendation, row: Row) -> list[Row]:
@@ -159,10 +156,7 @@ def setting_rows(recommended: Recommendation, row: Row) -> list[Row]:
         one |= {
             name: row[f"{prefix}{name}"] for name in ("rounds", "total_epochs", "valid_accuracy")
         }
-        for name in COMPARED:
-            for end in ("", "_low", "_high"):
-                value = row.get(f"{prefix}fresh_{name}{end}", nan)
-                one[f"{name.partition('_')[0]}_fresh{end}"] = value
+        one |= {f"fresh_{name}": row.get(f"{prefix}fresh_{name}", nan) for name in COMPARED}
         rows.append(one)
     return rows
 
@@ -177,7 +171,7 @@ def settings_table(recommended: list[Recommendation], rows: list[Row]) -> pd.Dat
     names = {name: name for each in recommended for name in each.search.space}
     heads = {"method": "method", "setting": "setting", "trial": "trial"} | names
     heads |= {"rounds": "rounds", "total_epochs": "epochs", "valid_accuracy": "valid"}
-    heads |= {"valid_fresh": "fresh valid", "test_fresh": "fresh test"}
+    heads |= {"fresh_valid_accuracy": "fresh valid", "fresh_test_accuracy": "fresh test"}
     table = pd.DataFrame(records)[[*heads]].rename(columns=heads).astype(object)
     for name in ("valid", "fresh valid", "fresh test"):
         table[name] = table[name].map(lambda value: f"{value:.4f}" if value == value else "-")
