@@ -93,37 +93,50 @@ def test_a_search_is_a_run_with_its_studies_below_and_their_trials_below_them(ag
 
 def test_every_method_begins_with_the_default_and_the_same_samples(again):
     keep, lottery = ([trial.params for trial in trials(method)] for method in ("keep", "lottery"))
+    rates = [params.pop("retrain_lr") for params in keep]
+    assert rates[0] == pytest.approx(0.0001)  # where the schedule of lr=0.01 ends
+    assert len(set(rates)) == SMALL["trials"]
     assert keep == lottery
     assert keep[0] == {"prune_rate": 0.5, "retrain_epochs": 1}
     assert len({tuple(params.values()) for params in keep}) == SMALL["trials"]
 
 
-def test_only_the_recommended_trials_are_tested_with_fresh_seeds(again):
+def test_only_the_recommended_trials_and_the_defaults_are_tested_with_fresh_seeds(again):
     folder, run_id = again
-    tested = pd.read_csv(folder / "tested.csv").set_index("method")
+    tested = pd.read_csv(folder / "tested.csv").set_index("run_id")
     table = pd.read_csv(folder / "recommended.csv").set_index("method")
+    confirmed = []
     for study in runs("mlflow.parentRunId", run_id):
         method = study.data.tags["method"]
         children = runs("mlflow.parentRunId", study.info.run_id)
-        (confirmed,) = (child for child in children if child.data.tags.get("kind") != "trial")
+        mine = [child for child in children if child.data.tags.get("kind") != "trial"]
         for each in children:
-            is_tested = any("test" in name for name in each.data.metrics)
-            assert is_tested == (each is confirmed)
-        assert confirmed.info.run_id == tested["run_id"][method]
-        recommended = trials(method)[table["trial"][method]]
-        params = confirmed.data.params
-        assert {name: float(params[name]) for name in recommended.params} == recommended.params
-        assert (params["reinit"], params["seed"]) == (method, "1000")
-        metrics = confirmed.data.metrics
-        assert tested["test_accuracy"][method] == metrics["final/test_accuracy"]
-        assert tested["valid_accuracy"][method] == metrics["final/valid_accuracy"]
-        assert tested["dense_test_accuracy"][method] == metrics["dense/test_accuracy"]
+            assert any("test" in name for name in each.data.metrics) == (each in mine)
+        recommended = int(table["trial"][method])
+        expected = {"found": recommended, "default": 0} if recommended else {"default": 0}
+        rows = tested.loc[[each.info.run_id for each in mine]]
+        assert dict(zip(rows["setting"], rows["trial"], strict=True)) == expected
+        for run in mine:
+            row, params, metrics = tested.loc[run.info.run_id], run.data.params, run.data.metrics
+            asked = trials(method)[row["trial"]].params
+            assert {name: float(params[name]) for name in asked} == asked
+            assert (params["reinit"], params["seed"]) == (method, "1000") == (row["method"], "1000")
+            assert row["test_accuracy"] == metrics["final/test_accuracy"]
+            assert row["valid_accuracy"] == metrics["final/valid_accuracy"]
+            assert row["dense_test_accuracy"] == metrics["dense/test_accuracy"]
+        confirmed += mine
+    assert len(tested) == len(confirmed) > 2
+    # One of them trained the dense network of the seed, and the others branched off its run.
+    bases = sorted(run.data.params["branch_of"] for run in confirmed)
+    assert bases[-1] == "none"
+    assert set(bases[:-1]) <= set(tested.index)
+    assert len(set(bases)) == 2
 
 
 def test_the_recommendation_agrees_with_the_runs(again):
     folder, _ = again
     table = pd.read_csv(folder / "recommended.csv")
-    tested = pd.read_csv(folder / "tested.csv").set_index("method")
+    tested = pd.read_csv(folder / "tested.csv").set_index(["method", "trial"])
     assert list(table["method"]) == ["keep", "lottery"]
     for row in table.to_dict("records"):
         done = trials(row["method"])
@@ -137,14 +150,26 @@ def test_the_recommendation_agrees_with_the_runs(again):
         metrics = mlflow.get_run(cheapest.user_attrs["mlflow_run_id"]).data.metrics
         for name in ("valid_accuracy", "total_epochs", "rounds", "sparsity"):
             assert row[name] == metrics[f"final/{name}"]
-        assert row["fresh_test_accuracy"] == tested["test_accuracy"][row["method"]]
+        assert row["fresh_test_accuracy"] == tested["test_accuracy"][row["method"], row["trial"]]
+        default = tested["test_accuracy"][row["method"], 0]
+        assert row["default_fresh_test_accuracy"] == default
+        if row["trial"]:
+            assert row["test_accuracy_difference"] == row["fresh_test_accuracy"] - default
+        assert row["verdict"] == "default" if not row["trial"] else row["verdict"] != "default"
         assert row["fresh_seeds"] == 1
 
 
 def test_the_report_is_logged_to_the_runs(again):
     folder, run_id = again
     logged = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=""))
-    for name in ("recommended.csv", "tested.csv", "plots/fronts.png", "plots/fronts.html"):
+    files = (
+        "report.html",
+        "recommended.csv",
+        "tested.csv",
+        "plots/fronts.png",
+        "plots/fronts.html",
+    )
+    for name in files:
         assert (logged / name).read_bytes() == (folder / Path(name).name).read_bytes()
     for study in runs("mlflow.parentRunId", run_id):
         mine = folder / study.data.tags["method"]
@@ -189,7 +214,8 @@ def test_the_same_search_again_trains_nothing_and_reports_the_same(again, capfd)
     for name in ("recommended.csv", "tested.csv", "keep/trials.csv", "lottery/command.txt"):
         assert (new / name).read_bytes() == (folder / name).read_bytes()
     out = capfd.readouterr().out
-    assert out.count("fresh seed 1000: found an earlier run") == 2
+    tested = pd.read_csv(folder / "tested.csv")
+    assert out.count("fresh seed 1000: found an earlier run") == len(tested)
     assert " trial 0: " not in out
     assert "To see the studies: optuna-dashboard sqlite:///optuna.db" in out
     table = pd.read_csv(folder / "recommended.csv").set_index("method")
@@ -197,9 +223,11 @@ def test_the_same_search_again_trains_nothing_and_reports_the_same(again, capfd)
         typed = (folder / method / "command.txt").read_text().strip()
         assert f"  {typed}\n" in out
         assert f"-P reinit={method} -P dataset=digits" in typed
-        assert f"-P prune_rate={row['prune_rate']} " in typed
-        accuracy = row["fresh_test_accuracy"]
-        assert f"{method}: Test accuracy {accuracy:.4f} with one fresh seed." in out
+        better = row["verdict"] == "better"
+        assert f"-P prune_rate={row['prune_rate'] if better else 0.5} " in typed
+        verdict = "recommended: " if better else "nothing better than the default was found: "
+        assert f"{method}: {verdict}" in out
+    assert f"Report: {(new / 'report.html').resolve()}" in out
 
 
 def test_the_best_accuracy_within_a_budget(store, capfd):
@@ -209,11 +237,12 @@ def test_the_best_accuracy_within_a_budget(store, capfd):
     assert (table["retraining_epochs"] <= 6).all()
     row = json.loads((folder / "lottery/recommended.json").read_text())
     assert row["valid_accuracy"] == table["valid_accuracy"].max()
-    assert "fresh_seeds" not in row
+    assert row["fresh_seeds"] == 0
+    assert "fresh_test_accuracy" not in row
     assert pd.read_csv(folder / "tested.csv").empty
     out = capfd.readouterr().out
     assert "the trial with the best validation accuracy within 6 epochs of retraining" in out
-    assert "lottery: Not tested." in out
+    assert "not confirmed" in out or "the default itself is the trial with the best" in out
 
 
 def test_a_search_logs_to_the_run_that_mlflow_opened_for_it(store, monkeypatch):

@@ -143,16 +143,43 @@ def test_fronts_show_the_recommended_trial_of_every_method(pareto):
 
 def test_with_a_budget_methods_are_compared_over_each_parameter(single):
     figure = fronts.draw_fronts(trials(single, keep=3), [single.search])
-    names = ["prune_rate", "retrain_epochs", "criterion"]
+    names = ["prune_rate", "retrain_epochs", "retrain_lr", "criterion"]
     assert [panel.get_xlabel() for panel in figure.axes] == ["trial (best so far)", *names]
     (best,) = figure.axes[0].get_lines()
     assert list(best.get_ydata()) == pytest.approx([90, 90, 90, *[92] * 7])
     assert points_of(figure.axes[1])[COLOURS[2].lower(), "*"] == [(0.1, 92)]
     assert "within 110 epochs of retraining" in words_of(figure)
     page = fronts.interactive_fronts(trials(single, keep=3), [single.search])
-    axes = page.layout.xaxis, page.layout.xaxis2, page.layout.xaxis3
+    axes = [page.layout[f"xaxis{number}"] for number in ("", 2, 3, 4)]
     assert [axis.title.text for axis in axes] == names
-    assert [axis.type for axis in axes] == [None, "log", None]
+    assert [axis.type for axis in axes] == ["log", "log", "log", None]
+
+
+def test_methods_that_vary_different_parameters_share_one_figure(pareto, single):
+    tables = {"lottery": pareto.table(), "keep": single.table()}
+    studies = fronts.trials_of(tables, {"lottery": 5, "keep": 3})
+    searches = [pareto.search, single.search]
+    figure = fronts.draw_parameters(studies, searches)
+    names = ["prune_rate", "retrain_epochs", "retrain_lr", "criterion"]
+    assert [panel.get_xlabel() for panel in figure.axes][1:] == names
+    colours = [{colour for colour, _ in points_of(panel)} for panel in figure.axes[1:]]
+    both, keep = {COLOURS[0].lower(), COLOURS[2].lower()}, {COLOURS[2].lower()}
+    assert colours == [both, both, keep, keep]
+    words = words_of(figure)
+    assert "lottery: trial 5, prune_rate=0.15, retrain_epochs=15\n" in words
+    page = fronts.interactive_fronts(studies, searches)
+    assert "retrain_lr" not in page.data[0].hovertext[0]
+
+
+def test_a_page_has_the_importance_of_each_parameter(pareto):
+    studies = trials(pareto, lottery=5)
+    drawn = figures.page_drawings(studies, {"lottery": pareto})
+    assert list(drawn) == ["fronts", "parameters", "importances"]
+    shares = figures.importances_of(pareto)
+    assert shares.keys() == {"prune_rate", "retrain_epochs"}
+    (axes,) = fronts.draw_importances({"lottery": shares}).axes
+    assert [bar.get_width() for bar in axes.patches] == list(shares.values())
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(shares)
 
 
 def test_categories_stand_side_by_side_and_their_points_are_spread():

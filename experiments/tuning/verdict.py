@@ -71,17 +71,17 @@ def _means(rows: pd.DataFrame, prefix: str) -> Row:
 
 def _differences(tested: pd.DataFrame) -> Row:
     """What was found minus the default, over the seeds that both have."""
-    both = tested.pivot(index="seed", columns="setting", values=[*COMPARED])
-    row: Row = {}
-    for name in COMPARED:
-        if {FOUND, DEFAULT} <= set(both[name].columns):
-            pairs = (both[name][FOUND] - both[name][DEFAULT]).dropna().astype(float)
-            if len(pairs):
-                one = mean_interval(pairs.to_frame("d").assign(all=0), ["all"], "d").iloc[0]
-                row[f"{name}_difference"] = float(one["mean"])
-                row[f"{name}_difference_low"] = float(one["low"])
-                row[f"{name}_difference_high"] = float(one["high"])
-                row["paired_seeds"] = len(pairs)
+    found, default = (
+        tested[tested["setting"] == setting].set_index("seed")[[*COMPARED]]
+        for setting in (FOUND, DEFAULT)
+    )
+    pairs = (found - default).dropna()
+    row: Row = {"paired_seeds": len(pairs)} if len(pairs) else {}
+    for name in COMPARED if len(pairs) else ():
+        one = mean_interval(pairs.assign(all=0), ["all"], name).iloc[0]
+        row[f"{name}_difference"] = float(one["mean"])
+        row[f"{name}_difference_low"] = float(one["low"])  # NaN with one seed
+        row[f"{name}_difference_high"] = float(one["high"])
     return row
 
 
