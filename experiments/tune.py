@@ -4,8 +4,8 @@ mlflow run . -e tune -P reinit=all -P trials=50
 
 Each reinit method has a study of its own in Optuna's storage. Any number of these commands, on any
 number of machines, work on the same studies, and a later command continues them. Trials are chosen
-by their accuracy on validation images; the recommended ones are retrained with fresh seeds, and
-only then tested.
+by their accuracy on validation images; the recommended ones and the defaults are retrained with
+fresh seeds, and only then tested.
 """
 
 import time

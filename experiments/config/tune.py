@@ -77,7 +77,9 @@ class Tuning(Parameters):
         1, description="number of seeds that each trial is averaged over"
     )
     confirm_seeds: Annotated[int, Field(ge=0, le=FRESH)] = Field(
-        3, description="number of fresh seeds to retrain and test the recommended trial with"
+        3,
+        description="number of fresh seeds to retrain and test the recommended trial and the "
+        "default with",
     )
     seed: Annotated[int, Field(ge=0, lt=2**62)] = Field(
         0, description="first seed of each trial, and seed of the search itself"
@@ -136,5 +138,5 @@ class TuneConfig(Common, Execution, Tuning):
         return range(self.seed, self.seed + self.seeds_per_trial)
 
     def fresh_seeds(self) -> range:
-        """The seeds that the recommended trial is retrained with."""
+        """The seeds that the recommended trial and the default are retrained with."""
         return range(self.seed + FRESH, self.seed + FRESH + self.confirm_seeds)
