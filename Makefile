@@ -1,13 +1,12 @@
 # `make lottery` and `make test` include the set-up. See README.md.
 # ARGS is quoted as in a shell: make lottery ARGS="-P data_root='my data'"
 PYTHON ?= python3
-EXPERIMENT ?= weight-loss
 REINIT ?= lottery
 ARGS ?=
 TEST_WORKERS ?= 2
 REQUIREMENTS = requirements.txt requirements-cluster.txt requirements-dev.txt
 PYTEST = pytest -n $(TEST_WORKERS) --dist worksteal
-export EXPERIMENT REINIT
+export REINIT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: setup lottery compare test test-all check bench clean
@@ -23,10 +22,10 @@ setup: .venv/.installed
 	@touch $@
 
 lottery: setup
-	mlflow run . --env-manager=local --experiment-name "$$EXPERIMENT" -P "reinit=$$REINIT" $(value ARGS)
+	mlflow run . --env-manager=local -P "reinit=$$REINIT" $(value ARGS)
 
 compare: setup
-	mlflow run . -e compare --env-manager=local --experiment-name "$$EXPERIMENT" $(value ARGS)
+	mlflow run . -e compare --env-manager=local $(value ARGS)
 
 test: setup
 	$(PYTEST) -m 'not (servers or cluster or browser or real_data or slow)'

@@ -38,6 +38,6 @@ found = find_packages(include=[*INSIDE, *(f"{name}.*" for name in INSIDE)])
 setup(
     packages=["weight_loss", *(f"weight_loss.{name}" for name in found)],
     package_dir={"weight_loss": "weight_loss"} | {f"weight_loss.{name}": name for name in INSIDE},
-    package_data={"weight_loss.experiments.comparison": ["*.html"]},
+    package_data={"": ["*.html"]},
     cmdclass={"build_py": BuildInside},
 )

@@ -262,7 +262,7 @@ def test_the_page_has_its_caveats_command_and_checklist(html):
 
 def test_the_answer_and_its_figure_come_first(html):
     places = [html.index(f'id="{name}"') for name in ("accuracy", "figures", "settings", "runs")]
-    assert html.index('class="headline"') < min(places)
+    assert html.index('class="lead"') < min(places)
     assert places == sorted(places)
     assert html.index('id="accuracy"') < html.index("<main")  # beside the answer
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config.fields import NONE, Common, Method, run_id
 from experiments.config.parameters import AUTO, one_of, validated
-from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
+from experiments.config.recipes import FINE_TUNE_SHARE, MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
 from pruning.reinit import REINITS
 
@@ -92,13 +92,13 @@ class Config(Common, Method):
         model = self.model or MODELS_FOR.get(dataset, MODEL)
         defaults = asdict(defaults_for(model))
         fast, share = defaults.pop("bf16"), defaults.pop("warmup_share")
-        fine_tune_share, _ = defaults.pop("fine_tune_share"), defaults.pop("threads")
+        del defaults["threads"]
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         values = defaults | given | {"dataset": dataset, "model": model}
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
         values.setdefault("warmup_epochs", share * values["epochs"])
         fine_tunes = REINITS[self.reinit].schedule == "constant"
-        values.setdefault("retrain_lr", values["lr"] * (fine_tune_share if fine_tunes else 1.0))
+        values.setdefault("retrain_lr", values["lr"] * (FINE_TUNE_SHARE if fine_tunes else 1.0))
         values.setdefault("output_prune_rate", self.prune_rate)
         if self.device == AUTO:
             values["device"] = "cuda" if torch.cuda.is_available() else "cpu"

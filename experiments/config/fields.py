@@ -22,7 +22,7 @@ from experiments.config.parameters import (
     one_of,
     or_auto,
 )
-from experiments.config.recipes import MODEL, auto
+from experiments.config.recipes import FINE_TUNE_SHARE, MODEL, auto
 from experiments.processes.executors import EXECUTORS
 from experiments.processes.terminal import did_you_mean
 from experiments.training.optimizers import OPTIMIZERS
@@ -147,8 +147,8 @@ class Common(Parameters):
     )
     retrain_lr: Annotated[Rate | None, or_auto] = Field(
         None,
-        description="learning rate of retraining; auto is lr, but for reinit=keep the final rate "
-        "of the schedule (0.3 of lr for lightcnn)",
+        description="learning rate of retraining; auto is lr, but for reinit=keep a constant "
+        f"{FINE_TUNE_SHARE:g} of it",
     )
     schedule: Annotated[str, one_of(*SCHEDULES)] = Field(
         "cosine", description=f"learning rate schedule within a round: {', '.join(SCHEDULES)}"
