@@ -42,7 +42,8 @@ def compare_methods(asked: CompareConfig) -> str:
         if not any(outcome.run_id for outcome in outcomes.values()):
             raise ValueError(f"every arm failed; {record.failure_lines(outcomes)[0]}")
         folder = make_report(run_id, made)
-    view = ui.how_to_view(run_id, "the comparison", nested=True)
+    arms = [arm["run_id"] for arm in made.finished]
+    view = ui.how_to_view("the comparison", run_id, "its arms as charts", arms)
     print_line(f"\n{report_text(folder)}\n\n{view}")
     for line in record.failure_lines(outcomes):
         print_line(f"WARNING: failed: {line}; the same command runs what is missing")

@@ -83,7 +83,7 @@ def _experiment(
         run.finish()
         rounds, _ = run.history.frames()
     if not echo:
-        view = ui.how_to_view(run.run_id, "this run", all_runs=True)
+        view = ui.how_to_view("this run", run.run_id, "all runs as charts")
         show(f"\n{summary.table(rounds)}\n\n{view}")
     return run.run_id
 

@@ -75,7 +75,7 @@ def run_search(asked: TuneConfig) -> str:
         report(run_id, recommended, tested)
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command reports them")
-    print_line(f"\n{ui.how_to_view(run_id, 'the search')}")
+    print_line(f"\n{ui.how_to_view('the search', run_id)}")
     print_line(f"To see the studies: optuna-dashboard {redacted(asked.storage)}")
     return run_id
 

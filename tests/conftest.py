@@ -96,7 +96,8 @@ def use_store(folder: Path, empty_store: Path, patch: pytest.MonkeyPatch) -> Non
     # Created on first use, and therefore with artifacts below the folder; Default exists already.
     patch.setenv("MLFLOW_EXPERIMENT_NAME", "weight-loss")
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-        patch.delenv(name, raising=False)
+        patch.setenv(name, "")  # so that what MLflow sets is removed at the end
+        patch.delenv(name)
     from mlflow.tracking import fluent
 
     patch.setattr(fluent, "_active_experiment_id", None)  # what `mlflow.set_experiment` chose

@@ -13,9 +13,12 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 
 from experiments.__main__ import run_command
+from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
+from experiments.run import run_experiment
 from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
@@ -300,3 +303,18 @@ def test_a_user_error_is_one_line_and_no_run(changes, message, store, monkeypatc
     assert error.startswith("error: ")
     assert message in error
     assert not runs("kind", "comparison")
+
+
+def test_a_comparison_reuses_what_the_main_command_has_run(store, monkeypatch, capsys):
+    """Both compute LeNet with one thread, so that one seed gives the same bytes."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = run_experiment(config_from(QUICK | {"reinit": "keep"}))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert mlflow.get_run(alone).data.tags["weight_loss.threads"] == "1"
+    compare(reinits="keep", seeds="0,")
+    assert "keep, seed 0: already done (1 of 1)" in capsys.readouterr().out

@@ -87,7 +87,7 @@ def test_the_requirements_files_are_the_one_list(wheel):
         metadata = archive.read(name).decode()
     required = re.findall(r"^Requires-Dist: ([^;\n]+)(?:; extra == \"(\w+)\")?$", metadata, re.M)
     lists = [
-        [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+        [line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"]
         for name in REQUIREMENTS
     ]
     for extra, expected in (("", lists[0]), ("cluster", lists[1]), ("dev", lists[1] + lists[2])):
@@ -131,7 +131,7 @@ def test_an_experiment_runs_beside_packages_of_the_same_names(store, site, insta
     assert done.returncode == 0, done.stderr
     here = code_digest(config_from({}).resolved("mnist"))
     assert done.stdout.splitlines()[-1] == f"{here} unknown"
-    assert "To view the run: mlflow ui" in done.stdout
+    assert "To look at it, run `mlflow ui " in done.stdout
 
 
 def test_the_console_script_has_the_commands(site, installed):

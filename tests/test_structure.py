@@ -30,7 +30,7 @@ SERVICES = {
     "mlflow": (
         *(
             f"experiments/tracking/{name}.py"
-            for name in ("log", "networks", "orphan", "resume", "server", "ui")
+            for name in ("log", "networks", "orphan", "paste", "resume", "server", "ui")
         ),
         "experiments/tracking/session.py",
         "experiments/comparison/record.py",

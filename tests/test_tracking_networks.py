@@ -71,7 +71,7 @@ def test_the_logged_model_carries_its_class_names(finished):
         [mlflow.get_run(run_id).info.experiment_id], output_format="list"
     )
     metadata = mlflow.models.get_model_info(logged.model_uri).metadata
-    assert metadata == {"class_names": list("0123456789"), "round": 2}
+    assert metadata == {"class_names": list("0123456789")}
 
 
 def test_the_initial_network_works_too(finished):

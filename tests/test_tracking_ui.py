@@ -5,9 +5,11 @@ import re
 import shlex
 import signal
 import subprocess
+from contextlib import suppress
 
 import mlflow
 import pytest
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -37,9 +39,9 @@ def test_the_first_line_names_the_experiment_and_hides_a_password(store, monkeyp
 
 
 def test_without_the_right_to_change_an_experiment_the_charts_have_no_view(store):
-    link = ui.chart_link("does-not-exist", "0" * 32)
+    link = ui.chart_link("does-not-exist", "0" * 32, ["1" * 32])
     assert "viewStateShareKey" not in link
-    assert link.endswith(f"&searchFilter=tags.%60mlflow.parentRunId%60%20%3D%20%27{'0' * 32}%27")
+    assert link.endswith(f"&searchFilter=attributes.run_id%20IN%20%28%27{'1' * 32}%27%29")
 
 
 def test_a_pasted_command_names_what_is_not_the_default(store, monkeypatch):
@@ -62,7 +64,7 @@ def test_the_printed_links_open_the_comparison_and_a_chart_of_its_methods(store,
     printed = capsys.readouterr().out
     (starting,) = re.findall("run `(mlflow ui .*)`, then open", printed)
     links = dict(re.findall(r"^  (\S.*?) +(http\S+)$", printed, re.MULTILINE))
-    assert set(links) == {"the comparison", "its runs"}
+    assert set(links) == {"the comparison", "its arms as charts"}
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [*shlex.split(starting), "--port", str(port), "--workers", "1"]
@@ -70,15 +72,27 @@ def test_the_printed_links_open_the_comparison_and_a_chart_of_its_methods(store,
 
         def opened(what, *texts):
             browser.get(links[what].replace(ui.LOCAL, address))
-            WebDriverWait(browser, TIMEOUT).until(
-                lambda page: all(
-                    text in page.find_element(By.TAG_NAME, "body").text for text in texts
-                )
-            )
-            assert "Error loading" not in browser.find_element(By.TAG_NAME, "body").text
+            shown = ""
 
+            def has_all(page):
+                nonlocal shown
+                shown = page.find_element(By.TAG_NAME, "body").text
+                return all(text in shown for text in texts)
+
+            with suppress(TimeoutException):
+                WebDriverWait(browser, 60).until(has_all)
+            assert [text for text in texts if text not in shown] == [], shown
+            assert "Error loading" not in shown
+
+        browser.set_window_size(1800, 1200)
         opened("the comparison", mlflow.get_run(run_id).info.run_name, "learning rate")
-        opened("its runs", "By remaining weights", "Group: keep", "Group: lottery", "test_error")
+        opened(
+            "its arms as charts",
+            "By remaining weights",
+            "Group: keep",
+            "Group: lottery",
+            "test_error",
+        )
 
 
 @pytest.mark.servers

@@ -146,7 +146,7 @@ def test_the_page_has_verdict_tables_figures_and_command(studies, fresh):
     assert headline(one, found).partition(": ")[2].replace("-", "\N{MINUS SIGN}") in text.replace(
         "-", "\N{MINUS SIGN}"
     )
-    assert "<pre>mlflow run . --env-manager=local -P reinit=lottery -P dataset=digits" in text
+    assert "-m experiments run --reinit=lottery --dataset=digits" in text
     assert html.index('id="fronts"') < html.index('id="study-lottery"') < html.index('id="trials"')
     assert html.count("<figure") == len(drawings) == 3
     assert ("Found minus default" in text) == bool(fresh)
@@ -167,4 +167,4 @@ def test_text_and_description_show_both_settings(studies):
     assert re.search(r"lottery +found +5 +0.15 +15 +11 +250 0.9180 +0.9350 +0.9250\n", text)
     assert "recommended" not in text
     assert "| lottery | found | 5 | 0.15 | 15 | 11 | 250 | 0.9180 | 0.9350 | 0.9250 |" in note
-    assert "-P prune_rate=0.2 -P retrain_epochs" in note
+    assert "--prune_rate=0.2 --retrain_epochs" in note

@@ -39,7 +39,10 @@ def test_later_rounds_do_not_change_a_network():
     ("parameters", "message"),
     [
         ({"epochs": 0}, "epochs must be greater than 0, got 0"),
-        ({"epoch": 1}, "there is no parameter epoch; the parameters are reinit, "),
+        (
+            {"epoch": 1},
+            r"there is no parameter epoch \(did you mean epochs\?\); the parameters are reinit, ",
+        ),
         ({"branch_of": "0" * 32}, "prune_rounds reads no run, got {'branch_of': '000"),
     ],
 )

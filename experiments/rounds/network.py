@@ -89,20 +89,16 @@ def to_network(
         "round": snapshot.round,
         "metrics": dict(metrics or {}),
     }
-    state, masks = (
-        {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in tensors.items()
-        }
-        for tensors in (snapshot.state, snapshot.masks)
-    )
-    copy = Checkpoint(state, masks, metadata | describe_network(config, data))
+    metadata |= describe_network(config, data)
+    copy = Checkpoint(_copy(snapshot.state), _copy(snapshot.masks), metadata)
     return open_network(copy, f"round {snapshot.round}")
 
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layout = torch.contiguous_format
-    return {name: value.cpu().clone(memory_format=layout) for name, value in tensors.items()}
+    return {
+        name: value.detach().cpu().clone(memory_format=layout) for name, value in tensors.items()
+    }
 
 
 def is_described(checkpoint: Checkpoint) -> bool:

@@ -15,6 +15,7 @@ from datasets import Splits
 from experiments.rounds.data import load_data
 from experiments.rounds.network import Network, is_described, open_network
 from experiments.tracking.resume import checkpoint_name, get_run, stored_config
+from experiments.tracking.session import tags_of
 from pruning.checkpoint import load_checkpoint
 
 Round = int | Literal["last"]
@@ -85,7 +86,7 @@ def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:
 def _read_data(run: MlflowRun, folder: str) -> Splits:
     """The data of a run whose checkpoints, written by an older version, need it."""
     data, _ = load_data(stored_config(run, "source", folder))
-    if data.digest != run.data.tags.get("dataset_digest"):
+    if data.digest != tags_of(run).get("dataset_digest"):
         raise ValueError(
             f"source: run {run.info.run_id} was written by an older version and needs its data, "
             f"but those in {data.source} have changed"

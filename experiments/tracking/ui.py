@@ -6,6 +6,7 @@ A chart view is kept as an experiment's tag, as MLflow does for its own "Share" 
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from shlex import quote
 from urllib.parse import quote as quote_url
@@ -14,7 +15,6 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from experiments.tracking.server import attached_run, without_login
-from experiments.tracking.session import PARENT
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 TRAINING = "workflowType=machine_learning"
@@ -62,16 +62,18 @@ def run_link(experiment_id: str, run_id: str) -> str:
     return f"{base()}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING}"
 
 
-def chart_link(experiment_id: str, parent: str | None = None) -> str:
+def chart_link(experiment_id: str, run_id: str = "", arms: Sequence[str] = ()) -> str:
     """Charts of accuracy against remaining weights, with a line for each method.
 
     Args:
-        parent: Id of a comparison's run, for its arms; None for all runs of the experiment.
+        run_id: Of a comparison; "" for all runs of the experiment.
+        arms: Ids of its runs, some of which may be nested under another comparison.
     """
-    key, by = (parent, ("tag", "method")) if parent else ("weight-loss", ("param", "reinit"))
+    key, by = (run_id, ("tag", "method")) if arms else ("weight-loss", ("param", "reinit"))
+    which = f"attributes.run_id IN ({', '.join(map(repr, arms))})" if arms else ""
     link = f"{base()}/#/experiments/{experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
     view = {
-        "searchFilter": f"tags.`{PARENT}` = '{parent}'" if parent else "",
+        "searchFilter": which,
         "groupBy": {
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": by[0], "groupByData": by[1]}],
@@ -91,7 +93,7 @@ def chart_link(experiment_id: str, parent: str | None = None) -> str:
     with suppress(MlflowException):  # without permission to write, the UI draws its own charts
         mlflow.MlflowClient().set_experiment_tag(experiment_id, f"{VIEW}{key}", json.dumps(view))
         return f"{link}&viewStateShareKey={key}"
-    return link + (f"&searchFilter={quote_url(str(view['searchFilter']))}" if parent else "")
+    return f"{link}&searchFilter={quote_url(which)}"
 
 
 def _chart(metric: str, scale: str, section: str) -> dict[str, object]:
@@ -118,20 +120,18 @@ def _chart(metric: str, scale: str, section: str) -> dict[str, object]:
     }
 
 
-def how_to_view(run_id: str, what: str, all_runs: bool = False, nested: bool = False) -> str:
+def how_to_view(what: str, run_id: str, charts: str = "", arms: Sequence[str] = ()) -> str:
     """Lines for the terminal: how to start the UI, and what to open there.
 
     Args:
         what: Is shown at `run_id`.
-        all_runs: Show charts of all runs of its experiment too.
-        nested: Show charts of the runs nested under it too.
+        charts: What charts show, if there shall be a link to them: all runs, or the `arms`.
+        arms: Ids of the runs of a comparison.
     """
     experiment = str(mlflow.get_run(run_id).info.experiment_id)
     links = {what: run_link(experiment, run_id)}
-    if nested:
-        links["its runs"] = chart_link(experiment, run_id)
-    if all_runs:
-        links["all runs"] = chart_link(experiment)
+    if charts:
+        links[charts] = chart_link(experiment, run_id, arms)
     starting = command()
     first = f"To look at it, run `{starting}`, then open" if starting else "To look at it, open"
     width = max(map(len, links))

@@ -57,8 +57,11 @@ class Recommendation:
         default = self.number if self.is_default else self.default
         return found | ({} if default is None else {DEFAULT: (default, self.search.baseline)})
 
-    def command(self, params: Mapping[str, Value]) -> str:
-        """The command that trains such a network, with all parameters that are not the default."""
+    def command(self, params: Mapping[str, Value], portable: bool = True) -> str:
+        """The command that trains such a network, with all parameters that are not the default.
+
+        `portable` is as in `command_to_paste`.
+        """
         config = self.search.config_of(params).model_copy(update={"dataset": self.search.dataset})
         shown = {
             name: as_text(value)
@@ -66,7 +69,7 @@ class Recommendation:
             if as_text(value) != default_text(Config.model_fields[name])
             or name in (*self.search.space, "reinit", "dataset")
         }
-        return command_to_paste("run", shown)
+        return command_to_paste("run", shown, portable)
 
 
 @dataclass(frozen=True)

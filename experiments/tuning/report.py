@@ -115,5 +115,5 @@ def summarize(recommended: list[Recommendation], rows: list[Row]) -> str:
         lines.append(f"\n{each.search.method}: {headline(row, each)}")
         lines += [f"  {note}" for note in [default_cost_note(row)] if note]
         lines += [f"  WARNING: {warning}" for warning in edge_warnings(each)]
-        lines.append(f"  {each.command(advised(row, each))}")
+        lines.append(f"  {each.command(advised(row, each), portable=False)}")
     return "\n".join(lines)
