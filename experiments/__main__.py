@@ -59,7 +59,7 @@ COMMANDS = {
         "experiments.config.comparison:CompareConfig",
     ),
     "tune": Command(
-        "Search prune rate, retrain epochs and more for each reinit method, with Optuna.",
+        "Search prune rate, retraining epochs and more for each reinit method, with Optuna.",
         "experiments.tune:run_search",
         "experiments.config.tune:TuneConfig",
     ),
@@ -79,7 +79,7 @@ COMMANDS = {
         "experiments.config.faces:FacesConfig",
     ),
     "bench": Command(
-        "Time a training step against the plain loop and against the floor.",
+        "Time a training step beside a plain PyTorch loop and bare matrix products.",
         "experiments.bench.steps:main",
     ),
     "bench_tuning": Command(
@@ -87,7 +87,7 @@ COMMANDS = {
         "experiments.bench.tuning:main",
     ),
     "mlproject": Command(
-        "Rewrite MLproject from the parameters in experiments/config/.",
+        "Rewrite MLproject and docs/parameters.md from experiments/config/.",
         "experiments.mlproject:main",
     ),
 }

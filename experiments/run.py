@@ -1,16 +1,14 @@
 """Run: config, data, rounds, log. `mlflow run . -P reinit=lottery` runs this file."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from tqdm import tqdm
 
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
-from experiments.config.recipes import defaults_for
+from experiments.config.recipes import threads_for
 from experiments.processes.locks import run_lock
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import computing_with
@@ -57,7 +55,7 @@ def _experiment(
     config = chosen.resolved(data.name)
     data = data.to(config.device)
     last = len(plan_rounds(config, data))
-    threads = torch.get_num_threads() if parent else threads_for(config.model)
+    threads = None if parent else threads_for(config.model)  # its executor has chosen
     show = echo or print_line
     if not stored and asked.dataset != config.dataset:
         level = "" if config.dataset == "mnist" else "WARNING: "
@@ -86,16 +84,6 @@ def _experiment(
         view = ui.how_to_view("this run", run.run_id, "all runs as charts")
         show(f"\n{summary.table(rounds)}\n\n{view}")
     return run.run_id
-
-
-def threads_for(model: str) -> int:
-    """How many threads a run of its own computes with: as OMP_NUM_THREADS or the recipe says.
-
-    The default does not depend on the command or on the number of cores, as far as that is not
-    too slow, since the number of threads can change the last bits of a result.
-    """
-    asked = os.environ.get("OMP_NUM_THREADS")
-    return (None if asked else defaults_for(model).threads) or torch.get_num_threads()
 
 
 @contextmanager

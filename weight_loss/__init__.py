@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from datasets import Split, Splits
 from experiments.config.experiment import config_from
+from experiments.config.recipes import threads_for
+from experiments.processes.tasks import computing_with
 from experiments.rounds import rounds
 from experiments.rounds.data import load_data as _load_data
 from experiments.rounds.network import (
@@ -74,9 +76,14 @@ def prune_rounds(**parameters: Any) -> Iterator[Network]:
     data, _ = _load_data(asked)
     config = asked.resolved(data.name)
     data = data.to(config.device)
-    for event in rounds.prune_rounds(config, data):
-        if isinstance(event, rounds.RoundResult):
-            yield to_network(config, data, event.network, event.metrics)
+    events = rounds.prune_rounds(config, data)
+    while True:
+        with computing_with(threads_for(config.model)):
+            results = (event for event in events if isinstance(event, rounds.RoundResult))
+            result = next(results, None)
+        if result is None:
+            return
+        yield to_network(config, data, result.network, result.metrics)
 
 
 def load_data(**parameters: Any) -> Splits:

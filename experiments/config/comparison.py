@@ -68,7 +68,7 @@ class Arms(Parameters):
     """What a comparison compares."""
 
     reinits: Annotated[str, some_of(*REINITS)] = Field(
-        "keep,random,lottery", description=f"methods to compare: {', '.join(REINITS)}"
+        "keep,random,lottery", description=f"reinit methods to compare: {', '.join(REINITS)}"
     )
     seeds: Annotated[str, readable(seeds_of)] = Field(
         "5", description="number of seeds (5 means 0-4), or a list such as 0,3,7"
@@ -85,7 +85,7 @@ class Arms(Parameters):
     )
     masks: Annotated[str, one_of(*MASKS)] = Field(
         "own",
-        description="own: each method finds its own masks; shared: all retrain a trunk's masks",
+        description="own: each method finds its own masks; shared: all retrain those of the trunk",
     )
     trunk: Annotated[str, one_of(*REINITS)] = Field(
         "lottery", description="for masks=shared: the reinit method that finds the masks"

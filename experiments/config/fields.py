@@ -80,18 +80,21 @@ class Method(Parameters):
     """What distinguishes one pruning method from another."""
 
     reinit: Annotated[str, one_of(*REINITS)] = Field(
-        "lottery", description=f"how each round resets the surviving weights: {', '.join(REINITS)}"
+        "lottery",
+        description=f"values from which survivors are retrained: {', '.join(REINITS)}",
     )
     criterion: Annotated[str, one_of(*CRITERIA)] = Field(
         "magnitude",
-        description=f"how weights are scored; the lowest are pruned first: {', '.join(CRITERIA)}",
+        description=f"score of a weight; the lowest are pruned first: {', '.join(CRITERIA)}",
     )
     control: Annotated[str, one_of(*CONTROLS)] = Field(
-        "none", description=f"control mask, which should perform worse: {', '.join(CONTROLS)}"
+        "none",
+        description="control that spoils the choice of weights and should do worse: "
+        f"{', '.join(CONTROLS)}",
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
         "iterative",
-        description="iterative: prune the previous round's network; one_shot: always the dense one",
+        description="iterative: each round prunes the previous network; one_shot: the dense one",
     )
 
 
@@ -127,8 +130,8 @@ class Common(Parameters):
     )
     rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = Field(
         0,
-        description="number of full pruning rounds, whatever the target; "
-        "0 derives it from target_sparsity",
+        description="number of full pruning rounds, ignoring target_sparsity; "
+        "0: as many as target_sparsity needs",
     )
     epochs: Annotated[Positive | None, or_auto] = Field(
         None, description=f"training epochs of the dense network; {auto('epochs')}"
@@ -155,8 +158,8 @@ class Common(Parameters):
     )
     warmup_epochs: Annotated[Amount | None, or_auto] = Field(
         None,
-        description="epochs in which the learning rate rises, scaled to retrain_epochs for "
-        f"retraining; as a share of epochs, {auto('warmup_share')}",
+        description="first epochs of dense training, in which the learning rate rises; "
+        f"retraining warms up for the same share of its epochs; {auto('warmup_share')} of epochs",
     )
     momentum: Share = Field(0.0, description="momentum of optimizer=sgd")
     weight_decay: Annotated[Amount | None, or_auto] = Field(
@@ -181,11 +184,13 @@ class Common(Parameters):
         0, description="train on only this many images, for quick experiments; 0 uses all"
     )
     eval_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="iterations between evaluations for early stopping; 0 is once per epoch"
+        0, description="iterations between evaluations of validation loss; 0 is once per epoch"
     )
     device: Device = AUTO
     data_root: Path = Field(
-        "data", description="folder of downloaded data sets; for dataset=faces, of the photographs"
+        "data",
+        description="folder of downloaded data sets; for dataset=faces, one that prepare_faces "
+        "wrote, or one of photographs",
     )
 
     def with_absolute_paths(self) -> Self:
@@ -200,7 +205,8 @@ class Execution(Parameters):
     """Where the tasks of a command run: the arms of a comparison, the trials of a search."""
 
     workers: Annotated[Positive | None, or_auto] = Field(
-        None, description="tasks at a time; auto is one per core, one on a GPU, or Ray's CPUs"
+        None,
+        description="number of tasks at a time; auto is one per core, one on a GPU, or Ray's CPUs",
     )
     executor: Annotated[str, one_of(*EXECUTORS)] = Field(
         "processes",

@@ -103,7 +103,8 @@ def parse(kind: type[ParametersT], command: str, argv: Sequence[str]) -> Paramet
     """
     parser = _Parser(prog=f"{PROGRAM} {command}", allow_abbrev=False)
     for name, field in kind.model_fields.items():
-        default = "" if field.is_required() else f" (default: {default_text(field)})"
+        required = field.is_required()
+        default = " (required)" if required else f" (default: {default_text(field)})"
         help_text = f"{field.description}{default}".replace("%", "%%")
         parser.add_argument(f"--{name}", metavar="...", help=help_text, default=argparse.SUPPRESS)
     words = _joined(argv)

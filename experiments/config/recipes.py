@@ -3,6 +3,7 @@
 To add one, add a line to `RECIPES`. A family without a recipe uses the first.
 """
 
+import os
 from dataclasses import dataclass
 
 # Of lr: the constant rate at which keep retrains. docs/results.md says how it was chosen.
@@ -54,6 +55,15 @@ def defaults_for(model: str) -> Defaults:
     """The values of "auto" for a model."""
     first = next(iter(RECIPES.values()))
     return RECIPES.get(model.partition("_")[0], first)
+
+
+def threads_for(model: str) -> int | None:
+    """How many threads a run of its own computes with; None: as many as PyTorch uses.
+
+    The recipe's number does not depend on the command or on the number of cores, since another one
+    can change the last bits of a result. OMP_NUM_THREADS overrides it.
+    """
+    return None if os.environ.get("OMP_NUM_THREADS") else defaults_for(model).threads
 
 
 def auto(name: str) -> str:

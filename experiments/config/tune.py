@@ -78,8 +78,8 @@ class Tuning(Parameters):
     )
     confirm_seeds: Annotated[int, Field(ge=0, le=FRESH)] = Field(
         3,
-        description="number of fresh seeds to retrain and test the recommended trial and the "
-        "default with",
+        description="number of fresh seeds with which the setting found and the default are "
+        "retrained and tested",
     )
     seed: Annotated[int, Field(ge=0, lt=2**62)] = Field(
         0, description="first seed of each trial, and seed of the search itself"

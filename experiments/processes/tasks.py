@@ -21,12 +21,12 @@ POLL_SECONDS = 0.2
 
 
 @contextmanager
-def computing_with(threads: int) -> Iterator[None]:
+def computing_with(threads: int | None) -> Iterator[None]:
     """Compute with this number of threads; the number before is restored on exit."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or before)
     try:
         yield
     finally:
