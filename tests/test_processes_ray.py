@@ -270,7 +270,7 @@ def test_commands_that_start_together_share_one_search(database, env, tmp_path):
     assert len(trials) == 9
     baseline = {"prune_rate": 0.2, "retrain_epochs": 10}
     assert [trial.number for trial in trials if trial.params == baseline] == [0]
-    assert sum("Recommended for each method" in each for each in printed) == 1
+    assert sum(" sparsity, by the rule: " in each for each in printed) == 1
     assert not any("does not answer" in each for each in printed)
 
 
