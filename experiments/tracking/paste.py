@@ -13,7 +13,7 @@ from shlex import quote
 import mlflow
 
 from experiments.processes.program import INSIDE, PROGRAM
-from experiments.tracking.server import without_login
+from experiments.tracking.server import has_login
 from experiments.tracking.ui import experiment_name
 
 DEFAULT_STORE = "mlflow.db"  # in the working folder
@@ -38,8 +38,7 @@ def _store() -> dict[str, str]:
     """The tracking store, where it is not the default; one with a login must be set already."""
     uri = str(mlflow.get_tracking_uri())
     is_default = uri == f"sqlite:///{Path(DEFAULT_STORE).absolute()}"
-    has_login = without_login(uri) != uri.rstrip("/")
-    return {} if is_default or has_login else {"MLFLOW_TRACKING_URI": uri}
+    return {} if is_default or has_login(uri) else {"MLFLOW_TRACKING_URI": uri}
 
 
 def _program(portable: bool) -> list[str]:

@@ -74,9 +74,14 @@ def tracking_uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
+def has_login(uri: str) -> bool:
+    """Whether an address contains a user name or a password."""
+    return "@" in urlsplit(uri).netloc
+
+
 def without_login(uri: str) -> str:
     """An address without the user name and the password that it may contain."""
-    parts = urlsplit(uri)
-    if "@" in parts.netloc:
+    if has_login(uri):
+        parts = urlsplit(uri)
         uri = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return uri.rstrip("/")

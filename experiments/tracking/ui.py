@@ -14,7 +14,7 @@ from urllib.parse import quote as quote_url
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from experiments.tracking.server import attached_run, without_login
+from experiments.tracking.server import attached_run, has_login, without_login
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 TRAINING = "workflowType=machine_learning"
@@ -34,8 +34,8 @@ def command() -> str:
     uri = str(mlflow.get_tracking_uri())
     if uri.startswith("http"):
         return ""
-    secret = without_login(uri) != uri.rstrip("/")
-    return f"mlflow ui --backend-store-uri {'$MLFLOW_TRACKING_URI' if secret else quote(uri)}"
+    shown = "$MLFLOW_TRACKING_URI" if has_login(uri) else quote(uri)
+    return f"mlflow ui --backend-store-uri {shown}"
 
 
 def experiment_name() -> str:
@@ -125,7 +125,7 @@ def how_to_view(what: str, run_id: str, charts: str = "", arms: Sequence[str] = 
 
     Args:
         what: Is shown at `run_id`.
-        charts: What charts show, if there shall be a link to them: all runs, or the `arms`.
+        charts: What the charts show, all runs or the `arms`; "" for no link to charts.
         arms: Ids of the runs of a comparison.
     """
     experiment = str(mlflow.get_run(run_id).info.experiment_id)
