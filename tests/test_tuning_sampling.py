@@ -166,6 +166,16 @@ def test_a_space_of_few_points_is_exhausted_before_any_is_repeated(tmp_path):
     assert all(values in drawn[:12] for values in drawn[12:])
 
 
+def test_a_later_trial_leaves_the_first_points_to_their_own_trials(tmp_path):
+    """Another process may have claimed one of these, but not chosen its parameters yet."""
+    rules = "prune_rate=0.4..0.41,retrain_epochs=1..2"
+    search = search_of(search=rules, prune_rate=0.4, retrain_epochs=1)
+    reserved, study = list(first_points(search)), study_of(search, tmp_path)
+    assert len(reserved) == 1 + SPREAD
+    for number in range(len(reserved), 40):
+        assert sampled(study, number) not in reserved
+
+
 CONTINUE = """
 import sys
 from experiments.tuning.storage import Storage

@@ -65,6 +65,7 @@ def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str,
         return first[0]
     known = distributions(search.space)
     taken = [each.params for each in study.get_trials(deepcopy=False) if not is_lost(each)]
+    taken += first_points(search)  # a process may have claimed one, but not chosen it yet
     seed = derive_seed(search.config.seed, "sampler", number) % 2**32
     sampler: BaseSampler = TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
     joint = {name: rule for name, rule in known.items() if not rule.single()}
