@@ -22,7 +22,7 @@ from datasets.photographs.options import FaceOptions
 from experiments.config.parameters import AUTO
 from experiments.config.predict import PredictConfig
 from experiments.processes.signals import raise_if_interrupted
-from experiments.processes.terminal import print_line
+from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
 from experiments.rounds.network import Network
 from experiments.tracking import orphan, server
@@ -167,7 +167,7 @@ def describe(network: Network, made: Sequence[Prediction], table: pd.DataFrame) 
     shown = table.drop(columns=unused).head(SHOWN_ROWS)
     for name in ("probability", "second_probability"):
         shown[name] = shown[name].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
-    lines = [shown.fillna("").to_string(index=False)]
+    lines = [table_text(shown.fillna("").to_dict("list"))]
     if len(table) > SHOWN_ROWS:
         lines += [f"... and {len(table) - SHOWN_ROWS} more"]
     images = network.metadata["data"]["images"]["test"]

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import ClassVar
 
 from tqdm import tqdm
@@ -76,7 +77,7 @@ def run_search(asked: TuneConfig) -> str:
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command reports them")
     print_line(f"\n{ui.how_to_view('the search', run_id)}")
-    print_line(f"To see the studies: optuna-dashboard {redacted(asked.storage)}")
+    print_line(f"To see the studies: optuna-dashboard {quote(redacted(asked.storage))}")
     return run_id
 
 

@@ -22,7 +22,7 @@ from experiments.run import run_experiment
 from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
-TABLES = ("comparison", "summary", "differences", "tickets", "epochs")
+TABLES = ("comparison", "summary", "differences", "matches", "epochs")
 
 
 def command(**changes):

@@ -117,7 +117,7 @@ def test_the_order_of_the_methods_does_not_turn_a_difference_around():
         assert (row["method"], row["other"], row["n"]) == ("lottery", "random", 3)
 
 
-def test_the_headline_names_the_best_method_its_differences_and_the_smallest_tickets():
+def test_the_headline_names_the_best_method_its_differences_and_the_smallest_networks():
     valid = {"lottery": (0.95, 0.94, 0.95), "random": (0.9,) * 3, "keep": (0.9,) * 3}
     three = APART | {"keep": ALIKE["random"]}
     assert headline(comparison_of(rounds_of(three, valid=valid))) == [

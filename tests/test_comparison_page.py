@@ -254,7 +254,7 @@ def test_the_page_has_its_caveats_command_and_checklist(html):
     assert "Each method prunes its own networks" in text
     assert "p-values on this page are not corrected for multiple comparisons" in text
     assert "<td>it matters which weights are kept</td>" in text
-    assert "A winning ticket is the smallest network of a method whose validation accuracy" in text
+    assert "The smallest network of each method whose validation accuracy" in text
     assert "mlflow run . -e compare -P reinits=keep,random,lottery -P seeds=3" in text
     assert text.count('class="answer ') == len(ITEMS)
     assert not re.search(r"\bnan\b(?! in )|None|NaN(?!\()", text.partition("<script>")[0])

@@ -99,7 +99,7 @@ def test_numbers_sort_as_numbers_by_mouse_and_by_keyboard(shown):
 
 
 def test_unknown_numbers_sort_last_in_both_directions(shown):
-    table, button, place = column(shown, "Winning tickets", "weights left")
+    table, button, place = column(shown, "Smallest matching networks", "weights left")
     for _ in range(2):
         button.click()
         assert cells(shown, table, place)[-1] == "\N{EN DASH}"

@@ -168,10 +168,10 @@ def test_equal_differences_have_a_point_for_an_interval_and_no_p_value():
     assert row["low"] == row["high"] == row["difference"]
 
 
-def test_the_ticket_is_the_smallest_network_that_matches_the_dense_one_on_validation_data():
+def test_the_match_is_the_smallest_network_that_matches_the_dense_one_on_validation_data():
     valids = [[0.89] * 3, [0.95, 0.92, 0.83], [0.7] * 3]  # the mean of round 2 is 0.9 exactly
     table = rows("lottery", [0.91, 0.93, 0.95], valids, rounds=3)
-    row = statistics.winning_tickets(table).iloc[0]
+    row = statistics.smallest_matches(table).iloc[0]
     assert (row["method"], row["n"], row["round"]) == ("lottery", 3, 2)
     assert isclose(row["remaining"], 0.64)
     assert isclose(row["valid_accuracy"], 0.9)
@@ -183,8 +183,8 @@ def test_the_ticket_is_the_smallest_network_that_matches_the_dense_one_on_valida
     assert (row["early_stop_iteration"], row["dense_early_stop_iteration"]) == (400, 1000)
 
 
-def test_a_good_test_accuracy_does_not_make_a_ticket():
-    row = statistics.winning_tickets(rows("keep", [0.99, 0.99, 0.99], [[0.8] * 3])).iloc[0]
+def test_a_good_test_accuracy_does_not_make_a_match():
+    row = statistics.smallest_matches(rows("keep", [0.99, 0.99, 0.99], [[0.8] * 3])).iloc[0]
     assert row["round"] is pd.NA
     assert row["n"] == 3
     named = ["remaining", "valid_accuracy", "test_accuracy", "test_low", "test_high"]
@@ -192,20 +192,20 @@ def test_a_good_test_accuracy_does_not_make_a_ticket():
     assert isclose(row["dense_valid_accuracy"], 0.9)
 
 
-def test_a_ticket_needs_all_seeds_of_its_method():
+def test_a_match_needs_all_seeds_of_its_method():
     table = rows("keep", [0.91, 0.93, 0.95], [[0.95] * 3, [0.95] * 3], rounds=2)
     table = table[(table["round"] < 2) | (table["seed"] == 2)]
-    row = statistics.winning_tickets(table).iloc[0]
+    row = statistics.smallest_matches(table).iloc[0]
     assert (row["round"], row["n"]) == (1, 3)
-    (only,) = statistics.winning_tickets(table[table["seed"] == 2]).itertuples()
+    (only,) = statistics.smallest_matches(table[table["seed"] == 2]).itertuples()
     assert (only.round, only.n) == (2, 1)
     assert isclose(only.dense_test_accuracy, 0.94)
     assert np.isnan(only.test_low)
 
 
-def test_tickets_keep_the_order_of_methods():
+def test_matches_keep_the_order_of_methods():
     table = pd.concat([rows("b", [0.9], [[0.95]]), rows("a", [0.9], [[0.1]])])
-    assert list(statistics.winning_tickets(table)["method"]) == ["b", "a"]
+    assert list(statistics.smallest_matches(table)["method"]) == ["b", "a"]
 
 
 def mask(*kept, size=4):

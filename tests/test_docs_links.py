@@ -26,6 +26,12 @@ def test_links_lead_somewhere(page):
     assert "@@" not in page.read_text()
 
 
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    listed = {file for file, _ in LINK.findall(index.read_text())}
+    assert listed | {index.name} == {path.name for path in index.parent.glob("*.md")}
+
+
 def test_every_picture_is_shown():
     linked = {
         file.rpartition("/")[2] for page in PAGES for file, _ in LINK.findall(page.read_text())

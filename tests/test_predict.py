@@ -112,6 +112,7 @@ def test_a_checkpoint_and_a_round_can_be_chosen(digits_run, tmp_path):
     ("changes", "message"),
     [
         ({"run": "0" * 32}, "has no run 0"),
+        ({"run": "0000"}, "run must be the id of a run, a checkpoint or a folder of checkpoints"),
         ({"images": "nowhere"}, "nowhere is not a picture or a folder of pictures"),
         ({"images": "empty"}, "empty has no pictures (.jpg"),
         ({"images": "."}, "out must not be inside images, got predictions/"),

@@ -1,9 +1,13 @@
 """What users read in the terminal: tables, and hints in error messages."""
 
+import errno
+
 import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
 
 from experiments.comparison.report import report_text
-from experiments.processes.terminal import did_you_mean, table_text
+from experiments.processes.terminal import describe_error, did_you_mean, table_text
 from experiments.tracking.summary import table
 
 
@@ -46,7 +50,7 @@ def test_the_rounds_are_a_table_of_at_most_80_columns():
 
 
 def test_a_comparison_ends_with_a_table_of_the_smallest_matching_networks(tmp_path):
-    (tmp_path / "tickets.csv").write_text(
+    (tmp_path / "matches.csv").write_text(
         "method,round,remaining,test_accuracy,dense_test_accuracy\n"
         "keep,11,0.0866,0.9721,0.975\n"
         "random,,,,0.975\n"
@@ -66,3 +70,22 @@ def test_a_comparison_ends_with_a_table_of_the_smallest_matching_networks(tmp_pa
 def test_a_hint_names_only_what_is_near():
     assert did_you_mean("Lotery", ("keep", "lottery")) == " (did you mean lottery?)"
     assert did_you_mean("snip", ("keep", "lottery")) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "model"),
+            "the disk is full, nothing can be written to model: free some space, then try again",
+        ),
+        (
+            MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT"),
+            "the disk is full: free some space, then try again",
+        ),
+        (OSError(errno.ENOENT, "No such file", "there"), "No such file: there"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_an_error_is_one_line(error, line):
+    assert describe_error(error) == line

@@ -84,8 +84,8 @@ def test_the_initial_network_works_too(finished):
     [
         ("{run}", 3, "^round must be last or one of 0 to 2, got 3$"),
         ("{folder}/round_01.safetensors", 2, "^round must be 1, that of .*, got 2$"),
-        ("{folder}/nothing", "last", "^source must be the id of a run, a checkpoint or a folder"),
-        ("0" * 32, "last", "^source: sqlite:.* has no run 0+$"),
+        ("{folder}/nothing", "last", "^run must be the id of a run, a checkpoint or a folder"),
+        ("0" * 32, "last", "^run: sqlite:.* has no run 0+$"),
         ("{folder}/../..", "last", "has no checkpoints of rounds"),
     ],
 )

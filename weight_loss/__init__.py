@@ -100,7 +100,7 @@ def load_data(**parameters: Any) -> Splits:
 
 
 def load_network(
-    source: str | os.PathLike[str],
+    run: str | os.PathLike[str],
     round: int | Literal["last"] = "last",  # noqa: A002
     data: Splits | None = None,
 ) -> Network:
@@ -111,7 +111,7 @@ def load_network(
     each logit; `metrics` are those of its round.
 
     Args:
-        source: The id of a run, the file of a checkpoint, or a folder of checkpoints.
+        run: The id of a run, the file of a checkpoint, or a folder of checkpoints.
         round: Number of the round, or "last"; 0 is the dense network. A file has only its own.
         data: The data that it was trained on (`load_data`). Only files that versions before
             `weight_loss` wrote need them.
@@ -121,4 +121,4 @@ def load_network(
     """
     from experiments.tracking import networks  # here: it imports MLflow
 
-    return networks.load_network(source, round, data)
+    return networks.load_network(run, round, data)

@@ -55,7 +55,7 @@ def difference(
 
 
 def headline(comparison: Comparison) -> list[str]:
-    """The answer: the best network of the shown size, what sets it apart, and the tickets."""
+    """The answer: the best network of the shown size, what sets it apart, and the smallest."""
     number, summary = comparison.shown_round, comparison.summary
     here = summary[summary["round"] == number]
     if number == 0:
@@ -69,7 +69,7 @@ def headline(comparison: Comparison) -> list[str]:
         f"{'is the most accurate, with' if others else 'has'} a mean test accuracy of "
         f"{_accuracy(row, f'{ACCURACY}_')}; the dense network has {_accuracy(dense)}.",
         _claims(comparison, best, others),
-        _smallest(comparison.tickets),
+        _smallest(comparison.matches),
         _rates(comparison),
     ]
 
@@ -116,10 +116,10 @@ def _claims(comparison: Comparison, best: str, others: list[str]) -> str:
     return f"Compared seed by seed, {best} {', '.join(first)}{', and ' * bool(first)}{last}."
 
 
-def _smallest(tickets: pd.DataFrame) -> str:
+def _smallest(matches: pd.DataFrame) -> str:
     shares = [
         f"{row['method']} {'none' if pd.isna(row['remaining']) else weights(row['remaining'])}"
-        for _, row in tickets.sort_values("remaining", kind="stable").iterrows()
+        for _, row in matches.sort_values("remaining", kind="stable").iterrows()
     ]
     return (
         "Weights left in the smallest network that matches the dense one (mean validation accuracy "

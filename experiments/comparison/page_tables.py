@@ -61,7 +61,7 @@ def tables(comparison: Comparison) -> dict[str, Table]:
             "Differences, all rounds", differences, [METRIC, ROUND, LEFT, *DIFFERENCE]
         ),
         "controls": table_of("Controls", controls(comparison), CONTROLS),
-        "tickets": table_of("Winning tickets", comparison.tickets, TICKETS),
+        "matches": table_of("Smallest matching networks", comparison.matches, MATCHES),
         "runs": table_of("Runs", _runs(comparison), RUNS),
         "failures": table_of("Failures", pd.DataFrame(comparison.failed), FAILURES),
     }
@@ -156,7 +156,7 @@ DIFFERENCE: list[Column] = [
 ]
 METRIC: Column = ("metric", lambda row: Cell(METRICS[row["metric"]].label))
 CONTROLS: list[Column] = [*DIFFERENCE[:4], ("meaning", words("meaning"))]
-TICKETS: list[Column] = [
+MATCHES: list[Column] = [
     METHOD,
     ("weights left", number("remaining", weights)),
     ("validation", amount("valid_accuracy", "valid_accuracy")),

@@ -90,7 +90,7 @@ def _setting(
 
 def _write_files(comparison: Comparison, folder: Path) -> None:
     comparison.rounds.to_csv(folder / "comparison.csv", index=False)
-    for name in ("epochs", "summary", "differences", "tickets"):
+    for name in ("epochs", "summary", "differences", "matches"):
         getattr(comparison, name).to_csv(folder / f"{name}.csv", index=False)
     figures, drawings, plots = draw_all(comparison), {}, folder / "plots"
     plots.mkdir()
@@ -104,7 +104,7 @@ def _write_files(comparison: Comparison, folder: Path) -> None:
 def describe(comparison: Comparison) -> str:
     """The comparison for MLflow's UI, in Markdown: the answer, and a table of the shown round."""
     summary, rates = comparison.summary, learning_rates(comparison)
-    tickets = comparison.tickets.set_index("method")["remaining"]
+    matches = comparison.matches.set_index("method")["remaining"]
     here = summary[summary["round"] == comparison.shown_round]
     lines = [
         "| method | learning rate | test accuracy | 95% interval | smallest matching network |",
@@ -113,7 +113,7 @@ def describe(comparison: Comparison) -> str:
     for _, row in here.iterrows():
         mean, low, high = (row[f"{ACCURACY}_{part}"] for part in ("mean", "low", "high"))
         interval = f"{percent(low)} to {percent(high)}" if row["n"] > 1 else "one seed"
-        share = tickets[row["method"]]
+        share = matches[row["method"]]
         lines.append(
             f"| {row['method']} | {rates[row['method']]} | {percent(mean)} | {interval} | "
             f"{'none' if pd.isna(share) else weights(share)} |"
@@ -125,12 +125,12 @@ def describe(comparison: Comparison) -> str:
 
 def report_text(folder: Path) -> str:
     """The smallest matching network of each method, and where the page is, for the terminal."""
-    tickets = pd.read_csv(folder / "tickets.csv")
+    matches = pd.read_csv(folder / "matches.csv")
     columns: dict[str, Iterable[object]] = {
-        "method": tickets["method"],
-        "weights\nleft": [_or_none(weights, share) for share in tickets["remaining"]],
-        "test\naccuracy": [_or_none(percent, value) for value in tickets["test_accuracy"]],
-        "dense test\naccuracy": tickets["dense_test_accuracy"].map(percent),
+        "method": matches["method"],
+        "weights\nleft": [_or_none(weights, share) for share in matches["remaining"]],
+        "test\naccuracy": [_or_none(percent, value) for value in matches["test_accuracy"]],
+        "dense test\naccuracy": matches["dense_test_accuracy"].map(percent),
     }
     return "\n".join(
         [

@@ -60,9 +60,9 @@ class Comparison:
         return statistics.differences(self.rounds)
 
     @cached_property
-    def tickets(self) -> pd.DataFrame:
-        """See `statistics.winning_tickets`."""
-        return statistics.winning_tickets(self.rounds)
+    def matches(self) -> pd.DataFrame:
+        """See `statistics.smallest_matches`."""
+        return statistics.smallest_matches(self.rounds)
 
     @property
     def methods(self) -> list[str]:

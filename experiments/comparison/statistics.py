@@ -103,8 +103,8 @@ def paired(first: pd.Series, second: pd.Series) -> Paired:
     return Paired(n, mean, float(low), float(high), float(test.pvalue))
 
 
-def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Each method's smallest network that matches the dense one: `tickets.csv`.
+def smallest_matches(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Each method's smallest network that matches the dense one: `matches.csv`.
 
     Its validation accuracy, averaged over all seeds of the method, is at least that of the dense
     networks of the same seeds; larger networks may fall short of it. Its test accuracy is only
@@ -122,14 +122,14 @@ def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
     for method in methods_of(rounds):
         own = rounds[rounds["method"] == method]
         dense = own[own["round"] == 0].set_index("seed")
-        ticket = _smallest_match(own, dense)
-        if not ticket.empty:
-            dense = dense.loc[ticket["seed"]]
-        test = mean_interval(ticket, ["method"], "test_accuracy").reindex([method]).iloc[0]
+        match = _smallest_match(own, dense)
+        if not match.empty:
+            dense = dense.loc[match["seed"]]
+        test = mean_interval(match, ["method"], "test_accuracy").reindex([method]).iloc[0]
         rows.append(
-            {"method": method, "n": len(dense), "round": ticket["round"].min()}
-            | {"remaining": 1 - ticket["sparsity"].mean()}
-            | {name: ticket[name].mean() for name in shared}
+            {"method": method, "n": len(dense), "round": match["round"].min()}
+            | {"remaining": 1 - match["sparsity"].mean()}
+            | {name: match[name].mean() for name in shared}
             | {"test_low": test["low"], "test_high": test["high"]}
             | {f"dense_{name}": dense[name].mean() for name in shared}
         )
@@ -137,7 +137,7 @@ def winning_tickets(rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _smallest_match(own: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
-    """One method's rows of the ticket's round; none if no round qualifies."""
+    """One method's rows of the match's round; none if no round qualifies."""
     gain = own["valid_accuracy"] - own["seed"].map(dense["valid_accuracy"])
     groups = own.assign(gain=gain).groupby("round")[["gain", "sparsity"]]
     means = groups.mean()[groups.size() == own["seed"].nunique()]

@@ -1,10 +1,13 @@
 """Terminal: what users read there: lines as they come, tables, and errors on one line."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 
 Echo = Callable[[str], None]  # takes a line for the user
+
+DISK_FULL = "the disk is full"  # how the line that says so begins
 
 
 def print_line(text: str) -> None:
@@ -56,13 +59,21 @@ def is_user_error(error: BaseException) -> bool:
 
 def describe_error(error: BaseException) -> str:
     """What went wrong, on one line."""
+    name = isinstance(error, OSError) and (error.filename2 or error.filename)
+    if _is_disk_full(error):
+        where = f", nothing can be written to {name}" if name else ""
+        return f"{DISK_FULL}{where}: free some space, then try again"
     if isinstance(error, OSError) and error.strerror:
-        name = error.filename2 or error.filename
-        where = f": {name}" if name else ""
-        return f"{error.strerror}{where}"
+        return f"{error.strerror}: {name}" if name else error.strerror
     if "allocate" in str(error) or isinstance(error, MemoryError):
         return "out of memory: use a smaller model or batch_size, or another device"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # SQLAlchemy repeats the error before this one, in parentheses.
     own = [line for line in lines if not line.startswith("(raised as a result of")]
     return own[0] if own else type(error).__name__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "database or disk is full" in str(error)  # SQLite, through SQLAlchemy and MLflow

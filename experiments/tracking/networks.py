@@ -29,14 +29,14 @@ def is_run_id(source: str | os.PathLike[str]) -> bool:
 
 
 def load_network(
-    source: str | os.PathLike[str],
+    run: str | os.PathLike[str],
     round: Round = "last",  # noqa: A002
     data: Splits | None = None,
 ) -> Network:
     """A stored network as a working model.
 
     Args:
-        source: The id of a run, the file of a checkpoint, or a folder of checkpoints.
+        run: The id of a run, the file of a checkpoint, or a folder of checkpoints.
         round: Number of the round, or "last"; a file has only its own.
         data: The data that it was trained on. Only a file needs them, if an older version wrote it;
             for a run of such a version they are read from where it read them.
@@ -45,20 +45,20 @@ def load_network(
         ValueError: If there is no such run, file or round, if the file is damaged, or if it does
             not say how to build its network.
     """
-    if is_run_id(source):
-        return _of_run(str(source), round, data)
-    path = Path(source)
+    if is_run_id(run):
+        return _of_run(str(run), round, data)
+    path = Path(run)
     if path.is_dir():
         folders = [path / name for name in FOLDERS]
         files = {file.name: file for each in folders for file in each.glob("round_*.safetensors")}
-        return _open(files[_choose(list(files), round, str(source))], data)
+        return _open(files[_choose(list(files), round, str(path))], data)
     if not path.is_file():
         raise ValueError(
-            f"source must be the id of a run, a checkpoint or a folder of checkpoints, got {source}"
+            f"run must be the id of a run, a checkpoint or a folder of checkpoints, got {path}"
         )
     network = _open(path, data)
     if round not in ("last", network.round):
-        raise ValueError(f"round must be {network.round}, that of {source}, got {round}")
+        raise ValueError(f"round must be {network.round}, that of {path}, got {round}")
     return network
 
 
@@ -67,7 +67,7 @@ def _open(path: Path, data: Splits | None) -> Network:
 
 
 def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:
-    run = get_run(run_id, "source")
+    run = get_run(run_id, "run")
     names = [Path(file.path).name for file in _list_checkpoints(run_id)]
     path = f"checkpoints/{_choose(names, number, f'run {run_id}')}"
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:
                 run_id=run_id, artifact_path=path, dst_path=folder
             )
         except (MlflowException, OSError) as error:
-            raise ValueError(f"source: {path} of run {run_id} cannot be read ({error})") from None
+            raise ValueError(f"run: {path} of run {run_id} cannot be read ({error})") from None
         checkpoint = load_checkpoint(file)
         if data is None and not is_described(checkpoint):
             data = _read_data(run, folder)
@@ -85,10 +85,10 @@ def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:
 
 def _read_data(run: MlflowRun, folder: str) -> Splits:
     """The data of a run whose checkpoints, written by an older version, need it."""
-    data, _ = load_data(stored_config(run, "source", folder))
+    data, _ = load_data(stored_config(run, "run", folder))
     if data.digest != tags_of(run).get("dataset_digest"):
         raise ValueError(
-            f"source: run {run.info.run_id} was written by an older version and needs its data, "
+            f"run {run.info.run_id} was written by an older version and needs its data, "
             f"but those in {data.source} have changed"
         )
     return data
@@ -103,7 +103,7 @@ def _choose(names: list[str], number: Round, where: str) -> str:
     """The name of the checkpoint of a round."""
     rounds = sorted(int(found[1]) for name in names if (found := _round.fullmatch(name)))
     if not rounds:
-        raise ValueError(f"source: {where} has no checkpoints of rounds; it must be one experiment")
+        raise ValueError(f"run: {where} has no checkpoints of rounds; it must be one experiment")
     if number == "last":
         number = rounds[-1]
     if number not in rounds:

@@ -23,7 +23,7 @@ from experiments.config.fields import NONE
 from experiments.config.parameters import as_text
 from experiments.processes.locks import heartbeat, is_alive, lock_name, may_be_starting, run_lock
 from experiments.processes.signals import Interrupted, defer_signals, raise_if_interrupted
-from experiments.processes.terminal import describe_error
+from experiments.processes.terminal import DISK_FULL, describe_error
 from experiments.tracking import orphan
 from experiments.tracking.server import attached_run, short_timeouts
 
@@ -130,6 +130,8 @@ def _close(run_id: str | None, status: str, tags: dict[str, str]) -> None:
         if status == "FINISHED":
             raise
         reason = describe_error(error)
+        if reason.startswith(DISK_FULL) and tags.get("error", "").startswith(DISK_FULL):
+            return  # that line is the one that the user needs
         print(f"run {closing} could not be marked {status}: {reason}", file=sys.stderr)
 
 

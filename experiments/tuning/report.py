@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.processes.terminal import print_line
+from experiments.processes.terminal import print_line, table_text
 from experiments.tuning import runs
 from experiments.tuning.choose import describe_rule
 from experiments.tuning.confirm import Recommendation
@@ -109,7 +109,7 @@ def summarize(recommended: list[Recommendation], rows: list[Row]) -> str:
     search = recommended[0].search
     lines = [
         f"\nAt {search.config.target_sparsity:g} sparsity, by the rule: {describe_rule(search)}.\n",
-        settings_table(recommended, rows).to_string(index=False),
+        table_text(settings_table(recommended, rows).to_dict("list")),
     ]
     for each, row in zip(recommended, rows, strict=True):
         lines.append(f"\n{each.search.method}: {headline(row, each)}")
