@@ -167,7 +167,7 @@ def describe(network: Network, made: Sequence[Prediction], table: pd.DataFrame) 
     shown = table.drop(columns=unused).head(SHOWN_ROWS)
     for name in ("probability", "second_probability"):
         shown[name] = shown[name].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
-    lines = [table_text(shown.fillna("").to_dict("list"))]
+    lines = [table_text({str(name): column for name, column in shown.fillna("").items()})]
     if len(table) > SHOWN_ROWS:
         lines += [f"... and {len(table) - SHOWN_ROWS} more"]
     images = network.metadata["data"]["images"]["test"]

@@ -42,26 +42,34 @@ def complete(study, count):
         if "lr" in space:
             params |= {"lr": chance.uniform(0.001, 0.1), "rewind_epoch": chance.randint(0, 5)}
             params |= {"criterion": chance.choice(["magnitude", "snip"])}
-        value = 0.9 - params["prune_rate"] / 10 + params["retrain_epochs"] / 100
-        epochs = study.search.resolved(params).epochs + study.search.cost(params).retraining
-        values = [value, epochs]
+        values = scores(study, params)
         study.optuna.add_trial(
-            create_trial(
-                values=values[: len(study.optuna.directions)],
-                params=params,
-                distributions=distributions(space),
-            )
+            create_trial(values=values, params=params, distributions=distributions(space))
         )
 
 
-@pytest.mark.parametrize("before", [0, 15], ids=["spread", "tpe"])
+def scores(study, params):
+    """An accuracy that grows with retraining, and what a search for a front needs beside it."""
+    value = 0.9 - params["prune_rate"] / 10 + params["retrain_epochs"] / 100
+    epochs = study.search.resolved(params).epochs + study.search.cost(params).retraining
+    return [value, epochs][: len(study.optuna.directions)]
+
+
+@pytest.mark.parametrize("before", [0, 15], ids=["spread", "model"])
 @pytest.mark.parametrize("asked", [LIMITED, {}], ids=["accuracy", "pareto"])
 def test_all_samples_are_within_budget_and_range(before, asked, tmp_path):
-    study = study_of(search_of("rewind", reinit="rewind", search=WIDE, **asked), tmp_path)
+    trials = {"trials": before + 25}
+    search = search_of("rewind", reinit="rewind", search=WIDE, **trials, **asked)
+    study, draws = study_of(search, tmp_path), []
     complete(study, before)
-    draws = [sampled(study, number) for number in range(max(before, 1), before + 25)]
-    assert len({tuple(values.items()) for values in draws}) > 20
-    for values in draws:
+    study.enqueue_missing()
+    while study.waiting():
+        with study.claim() as claim:
+            draws.append(study.params(claim))
+            study.end(claim, scores(study, draws[-1]))
+    assert len(draws) == 25
+    assert len({tuple(values.items()) for values in draws}) == 25
+    for values in draws[before == 0 :]:  # the first trial of all is the default
         assert list(values) == list(study.search.space)
         assert 0.05 <= values["prune_rate"] <= 0.6
         assert 0.0001 <= values["lr"] <= 0.1

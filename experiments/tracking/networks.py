@@ -76,7 +76,7 @@ def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:
                 run_id=run_id, artifact_path=path, dst_path=folder
             )
         except (MlflowException, OSError) as error:
-            raise ValueError(f"run: {path} of run {run_id} cannot be read ({error})") from None
+            raise ValueError(f"{path} of run {run_id} cannot be read ({error})") from None
         checkpoint = load_checkpoint(file)
         if data is None and not is_described(checkpoint):
             data = _read_data(run, folder)
@@ -103,7 +103,7 @@ def _choose(names: list[str], number: Round, where: str) -> str:
     """The name of the checkpoint of a round."""
     rounds = sorted(int(found[1]) for name in names if (found := _round.fullmatch(name)))
     if not rounds:
-        raise ValueError(f"run: {where} has no checkpoints of rounds; it must be one experiment")
+        raise ValueError(f"{where} has no checkpoints of rounds; run must be one experiment")
     if number == "last":
         number = rounds[-1]
     if number not in rounds:

@@ -107,9 +107,10 @@ def _markdown(table: pd.DataFrame) -> str:
 def summarize(recommended: list[Recommendation], rows: list[Row]) -> str:
     """What was found, for the terminal."""
     search = recommended[0].search
+    settings = settings_table(recommended, rows)
     lines = [
         f"\nAt {search.config.target_sparsity:g} sparsity, by the rule: {describe_rule(search)}.\n",
-        table_text(settings_table(recommended, rows).to_dict("list")),
+        table_text({str(name): column for name, column in settings.items()}),
     ]
     for each, row in zip(recommended, rows, strict=True):
         lines.append(f"\n{each.search.method}: {headline(row, each)}")

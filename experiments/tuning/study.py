@@ -28,7 +28,7 @@ from experiments.config.space import Value, contains, parse_space
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.processes.retry import Result
 from experiments.tuning.choose import WORKER, table_of
-from experiments.tuning.sampling import distributions, sample, should_stop
+from experiments.tuning.sampling import distributions, sample, should_stop, taken
 from experiments.tuning.search import Search
 from experiments.tuning.storage import (
     FAILURE,
@@ -236,16 +236,20 @@ class Study:
         """Its parameters: those of the lost trial that it retries, or new ones."""
 
         def choose() -> dict[str, Value]:
-            with self.storage.lock():  # so that no two trials choose the same
-                trial, known = self.rdb.get_trial(claim.id), distributions(self.search.space)
-                params = trial.params
-                if params.keys() != known.keys():
-                    params = sample(self.optuna, trial, self.search) | params
+            trial, known = self.rdb.get_trial(claim.id), distributions(self.search.space)
+            if trial.params.keys() == known.keys():
+                return dict(trial.params)
+            # This takes a second, so other processes need not wait; two rarely choose the same.
+            params = sample(self.optuna, trial, self.search)
+            with self.storage.lock():
+                if params in taken(self.optuna, self.search):
+                    params = sample(self.optuna, trial, self.search)
+                params |= trial.params
                 for name, rule in known.items():  # in this order, for the columns of tables
                     if name not in trial.params:
                         value = rule.to_internal_repr(params[name])
                         self.rdb.set_trial_param(claim.id, name, value, rule)
-                return dict(params)
+                return params
 
         return self._retry(choose)
 
