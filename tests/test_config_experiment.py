@@ -224,7 +224,7 @@ def test_every_family_of_models_has_a_recipe(family):
     ],
 )
 def test_the_default_retraining_rate_depends_on_the_method(argv, retrain_lr):
-    assert parse(Config, "run", argv).resolved("digits").retrain_lr == pytest.approx(retrain_lr)
+    assert parse(Config, "run", argv).resolved("digits").retrain_lr == retrain_lr
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ class Config(Common, Method):
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
         values.setdefault("warmup_epochs", share * values["epochs"])
         fine_tunes = REINITS[self.reinit].schedule == "constant"
-        values.setdefault("retrain_lr", values["lr"] * (FINE_TUNE_SHARE if fine_tunes else 1.0))
+        low = float(f"{FINE_TUNE_SHARE * values['lr']:.12g}")  # easy to read and type: 0.00036
+        values.setdefault("retrain_lr", low if fine_tunes else values["lr"])
         values.setdefault("output_prune_rate", self.prune_rate)
         if self.device == AUTO:
             values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
