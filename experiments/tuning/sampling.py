@@ -3,11 +3,11 @@
 The first trials after the default are spread over the space: points of a scrambled Halton sequence
 (Owen 2017, arXiv:1706.02808). They depend only on the seed of the search and the trial's number, so
 any number of machines share them. Later ones come from a model of the results so far, by Optuna.
-A search for a front uses Gaussian processes, and improves the expected hypervolume (Daulton et al.
-2021, arXiv:2105.08195, in logarithms: Ament et al. 2023, arXiv:2310.20708). With a budget, whose
-edge they seek, they propose too much that is over it: a tree-structured Parzen estimator (Bergstra
-et al. 2011), as a joint density of all parameters, does better there. No trial after the default is
-over budget. docs/results.md has the measurements.
+A search for a front uses Gaussian processes, and maximises the expected improvement of the
+hypervolume (Daulton et al. 2021, arXiv:2105.08195, in logarithms: Ament et al. 2023,
+arXiv:2310.20708). With a budget, most of what these propose is over it, so there it uses a
+tree-structured Parzen estimator (Bergstra et al. 2011), as a joint density of all parameters. No
+trial after the default is over budget. docs/results.md has the measurements.
 """
 
 from collections.abc import Iterator
