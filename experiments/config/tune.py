@@ -109,6 +109,8 @@ class Tuning(Parameters):
 class TuneConfig(Common, Execution, Tuning):
     """All parameters of a search."""
 
+    rounds: int = Field(0, description="must stay 0, since all trials reach target_sparsity")
+
     @model_validator(mode="after")
     def _check_together(self) -> "TuneConfig":
         if self.rounds:
