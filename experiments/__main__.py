@@ -4,6 +4,7 @@ A command checks its parameters, and prints its help, before it imports anything
 add a record to `COMMANDS`; its names are imported when it runs.
 """
 
+import atexit
 import gc
 import os
 import sys
@@ -43,6 +44,7 @@ class Command:
         finally:
             if not gc.get_freeze_count():  # several commands of one process: the first
                 gc.freeze()  # no later collection looks through what was imported
+                atexit.register(gc.unfreeze)  # but the last one does, or Triton reports leaks
             gc.enable()
         function(given)
 

@@ -1,10 +1,13 @@
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from experiments.bench import lenet, steps
 from experiments.bench.timing import take_turns
+from tests.conftest import ROOT, TIMEOUT
 
 RATIOS = {"lenet": ["floor", "ours / floor"], "lightcnn": [], "detection": []}
 
@@ -19,6 +22,15 @@ def test_the_bench_prints_times_and_ratios(capsys, what):
         )
         low, middle, high = float(row[2]), float(row[1]), float(row[3])
         assert 0 < low <= middle <= high, kind
+
+
+def test_a_misspelt_bench_is_one_line():
+    command = [sys.executable, "-m", "experiments", "bench", "lenett"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: what must be one of .*, got lenett \(did you mean lenet\?\)\n", done.stderr
+    )
 
 
 def test_turns_alternate_and_the_first_is_not_counted():
