@@ -81,7 +81,7 @@ COMMANDS = {
         "experiments.config.faces:FacesConfig",
     ),
     "bench": Command(
-        "Time a training step beside a plain PyTorch loop and bare matrix products.",
+        "Time training steps and face detection, compared with plain PyTorch code.",
         "experiments.bench.steps:main",
     ),
     "bench_tuning": Command(

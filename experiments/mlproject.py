@@ -36,8 +36,8 @@ INTRODUCTION = """\
 The names are the same on the command line (`--prune_rate 0.3`, or `--prune-rate 0.3`), for
 `mlflow run` (`-P prune_rate=0.3`), in the code and in MLflow. `python -m experiments run --help`
 lists them too; `mlflow run .` without `-e` is `run`. "auto" stands for a value that depends on the
-model or the data; MLflow shows both (`lr` is auto, `resolved_lr` is 0.0012). Invalid parameters are
-rejected before anything starts.
+model, the data or the machine; of a run, MLflow shows "auto" and the value (`lr` is auto,
+`resolved_lr` is 0.0012). Invalid parameters are rejected before anything starts.
 """
 
 
@@ -67,7 +67,7 @@ def parameters_page() -> str:
         rows = _rows(kind)
         if name != "run" and len(rows.keys() & common.keys()) > len(rows) / 2:
             absent = ", ".join(f"`{each}`" for each in common if each not in rows)
-            note = f"All parameters of `run` except {absent}, plus or with another meaning:"
+            note = f"All parameters of `run` except {absent}; these are new or differ:"
             parts.append(f"## {name}\n\n{note}\n")
             rows = {each: row for each, row in rows.items() if row != common.get(each)}
         else:

@@ -37,7 +37,11 @@ WARM_UP = 2  # trials of each worker that are not counted
 def main(argv: Sequence[str] | None = None) -> None:
     """Print trials per minute for each number of workers."""
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} bench_tuning")
-    parser.add_argument("--storage", default="sqlite:///bench.db", help="an Optuna storage")
+    parser.add_argument(
+        "--storage",
+        default="sqlite:///bench.db",
+        help="Optuna's database (default: sqlite:///bench.db)",
+    )
     parser.add_argument("--workers", default="1,2,4,8", help="worker counts (default: 1,2,4,8)")
     parser.add_argument("--trials", type=int, default=30, help="trials per worker (default: 30)")
     parser.add_argument("--turns", type=int, default=3, help="turns per worker count (default: 3)")

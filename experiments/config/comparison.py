@@ -78,7 +78,9 @@ class Arms(Parameters):
         description=f"which weights are pruned first, one or more of {', '.join(CRITERIA)}",
     )
     control: Annotated[str, some_of(*CONTROLS)] = Field(
-        "none", description=f"masks that should do worse, one or more of {', '.join(CONTROLS)}"
+        "none",
+        description="controls that spoil the choice of weights, one or more of "
+        f"{', '.join(CONTROLS)}",
     )
     pruning: Annotated[str, some_of(*PRUNINGS)] = Field(
         "iterative", description=f"{' or '.join(PRUNINGS)}, or both"

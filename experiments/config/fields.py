@@ -159,7 +159,8 @@ class Common(Parameters):
     warmup_epochs: Annotated[Amount | None, or_auto] = Field(
         None,
         description="first epochs of dense training, in which the learning rate rises; "
-        f"retraining warms up for the same share of its epochs; {auto('warmup_share')} of epochs",
+        "retraining warms up for the same share of its epochs; as a share of epochs, "
+        f"{auto('warmup_share')}",
     )
     momentum: Share = Field(0.0, description="momentum of optimizer=sgd")
     weight_decay: Annotated[Amount | None, or_auto] = Field(

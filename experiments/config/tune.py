@@ -60,8 +60,8 @@ class Tuning(Parameters):
     )
     search: Annotated[str, readable(parse_space)] = Field(
         NONE,
-        description="more ranges to search, such as lr=0.0001..0.01:log,criterion=magnitude/snip, "
-        "or a YAML file",
+        description="ranges that are added to the default ones or replace them, such as "
+        "lr=0.0001..0.01:log,criterion=magnitude/snip, or a YAML file",
     )
     budget_epochs: Annotated[Positive | None, or_auto] = Field(
         None,
