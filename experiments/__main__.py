@@ -88,6 +88,10 @@ COMMANDS = {
         "Measure the trials per minute of a search that does not train.",
         "experiments.bench.tuning:main",
     ),
+    "bench_sampling": Command(
+        "Compare samplers of a search on formulas whose best settings are known.",
+        "experiments.bench.sampling:main",
+    ),
     "mlproject": Command(
         "Rewrite MLproject and docs/parameters.md from experiments/config/.",
         "experiments.mlproject:main",

@@ -1,12 +1,14 @@
 import re
 import subprocess
 import sys
+from math import log
 
 import pytest
 import torch
 
-from experiments.bench import lenet, steps
+from experiments.bench import lenet, sampling, steps
 from experiments.bench.timing import take_turns
+from experiments.tuning.sampling import MODELS
 from tests.conftest import ROOT, TIMEOUT
 
 RATIOS = {"lenet": ["floor", "ours / floor"], "lightcnn": [], "detection": []}
@@ -49,3 +51,25 @@ def test_the_floor_does_the_products_of_a_real_step():
     counts = {event.key: event.count for event in profile.key_averages()}
     assert counts["aten::mm"] == 8
     assert counts["aten::_fused_adam_"] == 1
+
+
+def test_a_front_dominates_the_area_between_its_steps():
+    """Of the true front's area in log epochs up to 910, above 90%."""
+    points = [(0.95, 91), (0.93, 455), (0.91, 10), (0.5, 1)]
+    whole = 0.01 * log(91) + 0.04 * log(10)
+    assert sampling.hypervolume(points, 0.9) == pytest.approx(whole)
+    assert sampling.hypervolume([], 0.9) == 0
+
+
+def test_samplers_play_the_same_seeds_on_every_formula(capsys, monkeypatch):
+    before = dict(MODELS)
+    monkeypatch.setattr(sampling, "TRIALS", 10)
+    monkeypatch.setattr(sampling, "GRID", 20)
+    sampling.main(["random", "random", "--seeds", "2"])
+    *lines, _heads, one, two = capsys.readouterr().out.strip().split("\n")
+    assert one.split()[:-1] == two.split()[:-1]  # all but the milliseconds
+    scores = [float(word) for word in re.findall(r"(0\.\d+) \+-", one)]
+    assert len(scores) == len(sampling.LANDSCAPES)
+    assert all(0.5 < score < 1 for score in scores)
+    assert lines[3].endswith("random gains 0.000 +- 0.000, and is better for 0 of 2 seeds")
+    assert before == MODELS

@@ -10,7 +10,7 @@ tree-structured Parzen estimator (Bergstra et al. 2011), as a joint density of a
 trial after the default is over budget. docs/results.md has the measurements.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from math import floor, log
 from statistics import median
@@ -43,6 +43,23 @@ DEEP = 0.5  # share of the weights that must be pruned before a trial may stop e
 LEVEL = 0.9  # share of the weights that remain from one level of sparsity to the next
 
 
+def gaussian_process(seed: int) -> BaseSampler:
+    """Proposes what improves the best result, or the front, most in expectation."""
+    return GPSampler(seed=seed, n_startup_trials=STARTUP)
+
+
+def parzen_estimator(seed: int) -> BaseSampler:
+    """Proposes what looks more like good trials than like bad ones."""
+    return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
+
+
+# By objective: the model, and how often it is asked before samples are random.
+MODELS: dict[str, tuple[Callable[[int], BaseSampler], int]] = {
+    "pareto": (gaussian_process, GP_ATTEMPTS),
+    "accuracy": (parzen_estimator, TPE_ATTEMPTS),
+}
+
+
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """A space as Optuna's distributions."""
     return {name: _distribution(rule) for name, rule in space.items()}
@@ -70,7 +87,8 @@ def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str,
     known = distributions(search.space)
     others = taken(study, search)
     seed = derive_seed(search.config.seed, "sampler", number) % 2**32
-    sampler, attempts = _model(search, seed)
+    model, attempts = MODELS[search.config.objective]
+    sampler: BaseSampler = model(seed)
     joint = {name: rule for name, rule in known.items() if not rule.single()}
     repeated: dict[str, Value] = {}
     for attempt in range(ATTEMPTS):
@@ -99,14 +117,6 @@ def taken(study: optuna.Study, search: Search) -> list[dict[str, Value]]:
     """The parameters that trials have, or will have once they are claimed."""
     chosen = [each.params for each in study.get_trials(deepcopy=False) if not is_lost(each)]
     return [*chosen, *first_points(search)]
-
-
-def _model(search: Search, seed: int) -> tuple[BaseSampler, int]:
-    """The model for this objective, and how often to ask it."""
-    if search.budget is None:
-        return GPSampler(seed=seed, n_startup_trials=STARTUP), GP_ATTEMPTS
-    tpe = TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
-    return tpe, TPE_ATTEMPTS
 
 
 def first_points(search: Search) -> Iterator[dict[str, Value]]:
