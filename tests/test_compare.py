@@ -157,8 +157,9 @@ def test_another_comparison_runs_only_what_is_missing(again, capfd):
     }
 
 
-def test_a_report_is_rebuilt_from_the_tracking_store_alone(again, tmp_path):
+def test_a_report_is_rebuilt_from_the_tracking_store_alone(again, tmp_path, monkeypatch):
     folder, run_id = again
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")  # where a new run would be logged
     run_command("report", [f"--run={run_id}", "--out=elsewhere"])
     assert same(folder, tmp_path / "elsewhere")
     whole_page = (folder / "report.html").read_text()

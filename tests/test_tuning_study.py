@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from experiments.tuning.sampling import SPREAD, distributions
 from experiments.tuning.storage import FAILURE, is_lost
 from experiments.tuning.study import Study
 from tests.conftest import ROOT
@@ -127,6 +128,21 @@ def test_parameters_are_sampled_once(study):
     finish(study)
     with study.claim() as claim:
         assert study.params(claim) == study.params(claim) == study.trials()[1].params
+
+
+def test_a_sample_of_which_a_part_is_stored_is_completed_within_budget(tmp_path):
+    """As after an outage of the storage between two parameters."""
+    asked = {"objective": "accuracy", "budget_epochs": 12, "epochs": 5, "trials": 14}
+    study = study_of(search_of(**asked), tmp_path)
+    study.enqueue_missing()
+    rule = distributions(study.search.space)["retrain_epochs"]
+    for _ in range(14):
+        with study.claim() as claim:
+            study.rdb.set_trial_param(claim.id, "retrain_epochs", 3, rule)
+            params = study.params(claim)
+            study.end(claim, [0.9])
+        assert params["retrain_epochs"] == 3
+        assert claim.number <= SPREAD or study.search.is_affordable(params)
 
 
 def test_a_trial_ends_complete_stopped_or_failed(tmp_path):

@@ -63,7 +63,7 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         masks=record.read_masks(made),
         image_shape=tuple(made.image_shape),
         shown_round=made.shown_round,
-        command=command_to_paste("compare", changed, portable=True),
+        command=command_to_paste("compare", changed, portable=True, run_id=run_id),
         data_source=made.data_source,
         failed=[arm for arm in made.arms if arm["reason"]],
         links=record.links(made),

@@ -19,15 +19,18 @@ from experiments.tracking.ui import experiment_name
 DEFAULT_STORE = "mlflow.db"  # in the working folder
 
 
-def command_to_paste(name: str, params: Mapping[str, str], portable: bool = False) -> str:
+def command_to_paste(
+    name: str, params: Mapping[str, str], portable: bool = False, run_id: str | None = None
+) -> str:
     """The command `name` with these parameters, for a shell in this working folder.
 
     Args:
         portable: For another machine, whose Python and tracking store are not known.
+        run_id: A run in the experiment that the command logs to; by default that of this process.
     """
     words = [f"--{key}={value}" for key, value in params.items()]
     own = {} if portable else _store()
-    experiment = experiment_name()
+    experiment = experiment_name(run_id)
     if experiment != "Default":
         own["MLFLOW_EXPERIMENT_NAME"] = experiment
     setting = [f"{key}={quote(value)}" for key, value in own.items()]

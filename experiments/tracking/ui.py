@@ -38,14 +38,14 @@ def command() -> str:
     return f"mlflow ui --backend-store-uri {shown}"
 
 
-def experiment_name() -> str:
-    """The name of the MLflow experiment that this process logs to."""
-    active, attached = mlflow.active_run(), attached_run()
+def experiment_name(run_id: str | None = None) -> str:
+    """The name of the MLflow experiment of a run; by default, that this process logs to."""
+    active, known = mlflow.active_run(), run_id or attached_run()
     number = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if active:
+    if active and not run_id:
         number = active.info.experiment_id
-    elif attached:
-        number = mlflow.get_run(attached).info.experiment_id
+    elif known:
+        number = mlflow.get_run(known).info.experiment_id
     if number:
         return str(mlflow.get_experiment(number).name)
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"

@@ -76,16 +76,17 @@ def _distribution(rule: Range | Choices) -> BaseDistribution:
 def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str, Value]:
     """Parameters for a trial that are possible and within budget, and that no other trial has.
 
-    They repeat those of another trial only if `ATTEMPTS` samples find no others.
+    Those that the trial already has stay. The parameters repeat those of another trial only if
+    `ATTEMPTS` samples find no others.
 
     Raises:
         ValueError: If no sample is possible and within budget.
     """
     number = original_number(trial)
     if first := list(islice(first_points(search), number, number + 1)):
-        return first[0]
+        return first[0] | trial.params
     known = distributions(search.space)
-    others = taken(study, search)
+    others = [*chosen(study, trial), *_reserved(study, search)]
     seed = derive_seed(search.config.seed, "sampler", number) % 2**32
     model, attempts = MODELS[search.config.objective]
     sampler: BaseSampler = model(seed)
@@ -98,6 +99,7 @@ def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str,
         for name in sorted(known.keys() - values.keys()):
             values[name] = sampler.sample_independent(study, trial, name, known[name])
         values = {name: _rounded(search.space[name], values[name]) for name in search.space}
+        values |= trial.params
         if not search.is_affordable(values):
             continue
         if values not in others:
@@ -113,10 +115,17 @@ def sample(study: optuna.Study, trial: FrozenTrial, search: Search) -> dict[str,
     )
 
 
-def taken(study: optuna.Study, search: Search) -> list[dict[str, Value]]:
-    """The parameters that trials have, or will have once they are claimed."""
-    chosen = [each.params for each in study.get_trials(deepcopy=False) if not is_lost(each)]
-    return [*chosen, *first_points(search)]
+def chosen(study: optuna.Study, trial: FrozenTrial) -> list[dict[str, Value]]:
+    """The parameters of all other trials, but of those whose process died."""
+    trials = study.get_trials(deepcopy=False)
+    return [each.params for each in trials if each.number != trial.number and not is_lost(each)]
+
+
+def _reserved(study: optuna.Study, search: Search) -> list[dict[str, Value]]:
+    """The first points whose trials have not chosen them yet."""
+    trials = study.get_trials(deepcopy=False)
+    waiting = {original_number(each) for each in trials if not each.params and not is_lost(each)}
+    return [point for number, point in enumerate(first_points(search)) if number in waiting]
 
 
 def first_points(search: Search) -> Iterator[dict[str, Value]]:

@@ -28,7 +28,7 @@ from experiments.config.space import Value, contains, parse_space
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.processes.retry import Result
 from experiments.tuning.choose import WORKER, table_of
-from experiments.tuning.sampling import distributions, sample, should_stop, taken
+from experiments.tuning.sampling import chosen, distributions, sample, should_stop
 from experiments.tuning.search import Search
 from experiments.tuning.storage import (
     FAILURE,
@@ -239,17 +239,17 @@ class Study:
             trial, known = self.rdb.get_trial(claim.id), distributions(self.search.space)
             if trial.params.keys() == known.keys():
                 return dict(trial.params)
-            # This takes a second, so other processes need not wait; two rarely choose the same.
-            params = sample(self.optuna, trial, self.search)
-            with self.storage.lock():
-                if params in taken(self.optuna, self.search):
-                    params = sample(self.optuna, trial, self.search)
-                params |= trial.params
-                for name, rule in known.items():  # in this order, for the columns of tables
-                    if name not in trial.params:
-                        value = rule.to_internal_repr(params[name])
-                        self.rdb.set_trial_param(claim.id, name, value, rule)
-                return params
+            while True:
+                others = chosen(self.optuna, trial)
+                params = sample(self.optuna, trial, self.search)  # a second, without the lock
+                with self.storage.lock():
+                    if params in chosen(self.optuna, trial) and params not in others:
+                        continue  # another process has chosen them in this second
+                    for name, rule in known.items():  # in this order, for the columns of tables
+                        if name not in trial.params:
+                            value = rule.to_internal_repr(params[name])
+                            self.rdb.set_trial_param(claim.id, name, value, rule)
+                    return params
 
         return self._retry(choose)
 
