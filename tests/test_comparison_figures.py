@@ -187,6 +187,8 @@ def test_layers_that_coincide_share_a_line():
     assert list(experiment.distinct_lines(lines)) == ["a, b, d", "c"]
     many = pd.DataFrame({f"conv{n}": [1.0] for n in range(1, 10)})
     assert list(experiment.distinct_lines(many)) == ["conv1 to conv9 (9 layers)"]
+    few = pd.DataFrame({"a": [100, 0.09], "b": [100, 0.0905], "c": [100, 0.0], "d": [100, 0.0]})
+    assert list(experiment.distinct_lines(few, log=True)) == ["a, b", "c, d"]
 
 
 def test_the_legend_has_the_number_of_seeds():

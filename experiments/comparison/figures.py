@@ -143,7 +143,9 @@ def draw_layers(rounds: pd.DataFrame) -> Figure:
     """Pruned share of each layer against round, one panel per method if they differ."""
     columns = experiment.layer_columns(rounds)
     pruned = rounds.groupby(["round", "method"])[list(columns.values())].mean()
-    left = experiment.distinct_lines(100 * (1 - pruned.set_axis(list(columns), axis="columns")))
+    left = experiment.distinct_lines(
+        100 * (1 - pruned.set_axis(list(columns), axis="columns")), log=True
+    )
     by_round = left.groupby("round")
     same = float((by_round.max() - by_round.min()).to_numpy().max()) < 0.1
     methods = methods_of(rounds)[: 1 if same else None]

@@ -39,14 +39,17 @@ def layer_columns(rounds: pd.DataFrame) -> dict[str, str]:
     return {name.removeprefix(LAYER_PREFIX): name for name in names}
 
 
-def distinct_lines(lines: pd.DataFrame) -> pd.DataFrame:
+def distinct_lines(lines: pd.DataFrame, log: bool = False) -> pd.DataFrame:
     """The lines to draw, one a column: those that coincide become one that names them all.
 
-    Lines coincide if they are never more than a tenth of a percentage point apart.
+    Lines coincide if they are never more than a tenth of a percentage point apart, or with a `log`
+    axis never more than 2%.
     """
+    places = np.log(lines.clip(lower=1e-9)) if log else lines
+    apart = 0.02 if log else 0.1
     groups: dict[str, list[str]] = {}
     for name in map(str, lines):
-        alike = (first for first in groups if (lines[first] - lines[name]).abs().max() < 0.1)
+        alike = (first for first in groups if (places[first] - places[name]).abs().max() < apart)
         groups.setdefault(next(alike, name), []).append(name)
     labels = {first: _all_of(names) for first, names in groups.items()}
     return lines[list(labels)].rename(columns=labels)
