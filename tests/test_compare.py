@@ -51,7 +51,7 @@ def statuses():
 
 def arms(run):
     children = runs("mlflow.parentRunId", run.info.run_id)
-    return {(arm.data.tags["method"], arm.data.params["seed"]): arm for arm in children}
+    return {(arm.data.tags["Method"], arm.data.params["seed"]): arm for arm in children}
 
 
 def without_ids(page):

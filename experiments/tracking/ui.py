@@ -19,6 +19,9 @@ from experiments.tracking.server import attached_run, has_login, without_login
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 TRAINING = "workflowType=machine_learning"
 VIEW = "mlflow.sharedViewState."  # prefix of the tag of a view
+# The tag by which charts group the arms of a comparison. The UI's colours are a hash of name and
+# value: as "method", random and lottery would have the same red.
+METHOD = "Method"
 X_AXIS = "remaining_weights"
 CHARTS = {"test_error": "log", "test_accuracy": "linear", "valid_accuracy": "linear"}  # and y axis
 
@@ -69,7 +72,7 @@ def chart_link(experiment_id: str, run_id: str = "", arms: Sequence[str] = ()) -
         run_id: Of a comparison; "" for all runs of the experiment.
         arms: Ids of its runs, some of which may be nested under another comparison.
     """
-    key, by = (run_id, ("tag", "method")) if arms else ("weight-loss", ("param", "reinit"))
+    key, by = (run_id, ("tag", METHOD)) if arms else ("weight-loss", ("param", "reinit"))
     which = f"attributes.run_id IN ({', '.join(map(repr, arms))})" if arms else ""
     link = f"{base()}/#/experiments/{experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
     view = {
