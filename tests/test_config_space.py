@@ -35,6 +35,8 @@ FORMS = [
     ("lr=auto/0.1", {"lr": Choices(("auto", 0.1))}),
     ("warmup_epochs=0..5", {"warmup_epochs": Range(0.0, 5.0)}),
     ("optimizer=sgd", {"optimizer": Choices(("sgd",))}),
+    ("batch_size=20..1000000", {"batch_size": Range(20, 1_000_000)}),
+    ("lr=0.12345678..0.3", {"lr": Range(0.12345678, 0.3)}),
 ]
 
 

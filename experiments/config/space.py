@@ -243,4 +243,5 @@ def format_rule(rule: Range | Choices) -> str:
     """What may be searched for one parameter, as you would type it."""
     if isinstance(rule, Choices):
         return "/".join(map(str, rule.values))
-    return f"{rule.low:g}..{rule.high:g}{':log' if rule.log else ''}"
+    low, high = (str(bound).removesuffix(".0") for bound in (rule.low, rule.high))
+    return f"{low}..{high}{':log' if rule.log else ''}"
