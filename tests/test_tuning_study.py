@@ -4,14 +4,15 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
 
 from experiments.tuning.sampling import SPREAD, distributions
-from experiments.tuning.storage import FAILURE, is_lost
+from experiments.tuning.storage import FAILURE, exclusive_lock, is_lost
 from experiments.tuning.study import Study
 from tests.conftest import ROOT
 from tests.searching import search_of, study_of
@@ -200,6 +201,29 @@ def test_a_study_continues_with_wider_ranges_and_not_with_narrower_ones(tmp_path
     assert any(params["lr"] > 0.01 or params["retrain_epochs"] > 20 for params in drawn)
     with pytest.raises(ValueError, match=r"was begun with other settings: space \(here prune_rate"):
         study_of(narrow, tmp_path).check_settings()
+
+
+def test_of_two_commands_that_widen_different_ends_at_once_one_is_refused(tmp_path, monkeypatch):
+    study_of(search_of(search="lr=0.001..0.01", **SMALL), tmp_path).check_settings()
+    low = study_of(search_of(search="lr=0.0005..0.01", **SMALL), tmp_path)
+    high = study_of(search_of(search="lr=0.001..0.02", **SMALL), tmp_path)
+    refused = []
+
+    @contextmanager
+    def lock():
+        """Once this command frees the storage's lock, the other checks its settings at once."""
+        with exclusive_lock(make_url(low.storage.url)):
+            yield
+        try:
+            high.check_settings()
+        except ValueError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr(low.storage, "lock", lock)
+    low.check_settings()
+    assert len(refused) == 1
+    assert "lr=0.001..0.02, there prune_rate" in refused[0]
+    assert low.optuna.user_attrs["settings"] == low.search.settings()
 
 
 @pytest.mark.parametrize("change", [{"scheme": 1}, {"scheme": None}, {"a_new_setting": 3}])

@@ -80,21 +80,19 @@ class Study:
             ValueError: If its settings differ, or were stored by another version of this program.
         """
         mine = self.search.settings()
-        stored = self.get_or_create_attr(SETTINGS, self.search.settings)
-        if stored.keys() != mine.keys() or stored["scheme"] != mine["scheme"]:
-            how = "by another version of this program"
-        elif different := [name for name in mine if mine[name] != stored[name]]:
-            spaces = parse_space(mine["space"]), parse_space(stored["space"])
-            if different == ["space"] and contains(*spaces):
-                self.storage.retry(lambda: self.optuna.set_user_attr(SETTINGS, mine))
-                return
-            values = [f"{name} (here {mine[name]}, there {stored[name]})" for name in different]
-            how = f"with other settings: {', '.join(values)}"
-        else:
-            return
-        raise ValueError(
-            f"the study {self.search.name} was begun {how}; choose another name with study="
-        )
+
+        def check() -> str:
+            with self.storage.lock():  # commands that widen at the same time see each other
+                stored = self.optuna.user_attrs.get(SETTINGS)
+                problem = "" if stored is None else _difference(mine, stored)
+                if not problem and mine != stored:
+                    self.optuna.set_user_attr(SETTINGS, mine)
+                return problem
+
+        if problem := self.storage.retry(check):
+            raise ValueError(
+                f"the study {self.search.name} was begun {problem}; choose another name with study="
+            )
 
     def get_or_create_attr(self, name: str, create: Callable[[], Any]) -> Any:
         """An attribute of the study; the result of `create` if it has none yet."""
@@ -292,3 +290,15 @@ class Study:
             return not is_lost(self.rdb.get_trial(claim.id))
 
         return self.storage.retry(store)
+
+
+def _difference(mine: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+    """How a study was begun with settings that rule out mine; empty if mine continue it."""
+    if stored.keys() != mine.keys() or stored["scheme"] != mine["scheme"]:
+        return "by another version of this program"
+    different = [name for name in mine if mine[name] != stored[name]]
+    if different == ["space"]:
+        spaces = parse_space(mine["space"]), parse_space(stored["space"])
+        different = [] if contains(*spaces) else different
+    values = [f"{name} (here {mine[name]}, there {stored[name]})" for name in different]
+    return f"with other settings: {', '.join(values)}" if values else ""
