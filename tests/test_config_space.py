@@ -16,6 +16,7 @@ from experiments.config.space import (
     extended,
     format_rule,
     format_space,
+    joint,
     parse_space,
     widened,
 )
@@ -223,3 +224,14 @@ def test_a_space_is_widened_just_enough_to_contain_the_baseline():
         "optimizer": Choices(("adam", "sgd")),
     }
     assert wider["retrain_epochs"].is_integer
+
+
+def test_a_joint_space_contains_every_space():
+    one = {"lr": Range(0.01, 0.1, log=True), "criterion": Choices(("magnitude", "snip"))}
+    two = {"lr": Range(0.001, 0.02, log=True), "criterion": Choices(("snip", "random"))}
+    both = joint([one, two, {"rewind_epoch": Range(0, 5)}])
+    assert list(both) == ["lr", "criterion", "rewind_epoch"]
+    assert both["lr"] == Range(0.001, 0.1, log=True)
+    assert set(both["criterion"].values) == {"magnitude", "snip", "random"}
+    assert both["rewind_epoch"] == Range(0, 5)
+    assert both["rewind_epoch"].is_integer

@@ -29,7 +29,7 @@ def add(study, row, state=TrialState.COMPLETE, reported=(), **more):
     known = distributions(study.search.space)
     params = {"prune_rate": rate, "retrain_epochs": epochs} | more
     if "retrain_lr" in known:
-        params["retrain_lr"] = 0.0001
+        params.setdefault("retrain_lr", 0.0001)
     values = [accuracy, total][: len(study.optuna.directions)]
     result = {"valid_accuracy": accuracy, "total_epochs": total, "retraining_epochs": total - 10}
     result |= {"rounds": 11, "sparsity": 0.9, "seconds": 1.0}
@@ -169,6 +169,22 @@ def test_methods_that_vary_different_parameters_share_one_figure(pareto, single)
     assert "lottery: trial 5, prune_rate=0.15, retrain_epochs=15\n" in words
     page = fronts.interactive_fronts(studies, searches)
     assert "retrain_lr" not in page.data[0].hovertext[0]
+
+
+@pytest.mark.parametrize("text", ["retrain_lr=0.001..0.002:log", "retrain_lr=0.001/0.002"])
+def test_a_shared_panel_shows_the_default_of_every_method(folder, text):
+    asked = {"study": f"shared {text}", "search": text}
+    studies = [study_of(search_of(method, **asked), folder) for method in ("keep", "lottery")]
+    for study in studies:
+        add(study, TRIALS[0], retrain_lr=study.search.baseline["retrain_lr"])
+    tables = {study.search.method: study.table() for study in studies}
+    shown = fronts.trials_of(tables, {"keep": 0, "lottery": 0})
+    panel = fronts.draw_parameters(shown, [study.search for study in studies]).axes[-1]
+    assert panel.get_xlabel() == "retrain_lr"
+    (low, high), points = panel.get_xlim(), points_of(panel)
+    for place in (0, 2):  # colours of lottery and keep
+        ((x, y),) = points[COLOURS[place].lower(), "*"]
+        assert (low < x < high, y) == (True, 90)
 
 
 def test_a_page_has_the_importance_of_each_parameter(pareto):

@@ -9,8 +9,9 @@ in a YAML file as:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -187,6 +188,16 @@ def _widened(rule: Range | Choices, value: Value) -> Range | Choices:
         return rule if value in rule.values else Choices((value, *rule.values))
     assert not isinstance(value, str)
     return replace(rule, low=min(rule.low, value), high=max(rule.high, value))
+
+
+def joint(spaces: Iterable[Space]) -> Space:
+    """All parameters of the spaces, each with a rule that contains all of theirs."""
+    found: dict[str, Range | Choices] = {}
+    for space in spaces:
+        for name, rule in space.items():
+            ends = rule.values if isinstance(rule, Choices) else (rule.low, rule.high)
+            found[name] = reduce(_widened, ends, found.get(name, rule))
+    return found
 
 
 def contains(outer: Space, inner: Space) -> bool:

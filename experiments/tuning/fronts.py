@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.config.space import Choices, Range, Space, Value
+from experiments.config.space import Choices, Range, Space, Value, joint
 from experiments.figures.intervals import accuracy_limits
 from experiments.figures.style import INK, new_figure, report_style, styles
 from experiments.tuning.choose import at_equal_cost, complete, describe_rule, front
@@ -92,8 +92,11 @@ def describe(one: pd.DataFrame, search: Search) -> str:
 
 
 def joint_space(searches: Sequence[Search]) -> Space:
-    """All parameters that the searches vary; some methods vary more of them than others."""
-    return {name: rule for search in searches for name, rule in search.space.items()}
+    """All parameters that the searches vary, each with a range that contains all of theirs.
+
+    Some methods vary more parameters than others, and each range contains the method's default.
+    """
+    return joint(search.space for search in searches)
 
 
 def title_of(studies: Studies, search: Search) -> str:
