@@ -230,6 +230,22 @@ def test_a_copy_in_percent_clips_low_accuracies_and_leaves_the_study_alone(singl
     assert [trial.values for trial in single.trials()] == before
 
 
+def test_a_study_that_was_continued_with_wider_ranges_is_reported_by_the_narrower_search(folder):
+    asked = {"study": "continued", "search": "criterion=magnitude/snip"}
+    narrow = study_of(search_of(**asked), folder)
+    for row in TRIALS:
+        add(narrow, row, criterion="snip")
+    text = f"{asked['search']},retrain_epochs=1..40:log"
+    wide = study_of(search_of(**asked | {"search": text}), folder)
+    add(wide, (0.2, 40, 0.93, 450), criterion="magnitude")
+    copied = figures.in_percent(narrow.trials(), narrow.search.space)
+    last = copied.trials[-1]
+    assert (last.params["retrain_epochs"], last.value) == (40, pytest.approx(93))
+    whole = distributions(wide.search.space)
+    assert all(trial.distributions == whole for trial in copied.trials)
+    assert figures.importances_of(narrow) == figures.importances_of(wide)
+
+
 def plots_of(study):
     """Optuna's interactive plots of a study, by name."""
     return figures.interactive_plots(study, (80.0, 95.0))

@@ -4,7 +4,7 @@ Accuracies are in percent. A plot that has too few different trials is left out.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,10 +14,11 @@ import optuna
 import plotly.graph_objects as go
 from matplotlib import pyplot, rc_context
 from matplotlib.ticker import FuncFormatter
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments.config.space import Range, Space
+from experiments.config.space import Range, Space, joint
 from experiments.figures.page import to_svg
 from experiments.tuning.choose import table_of
 from experiments.tuning.fronts import (
@@ -142,15 +143,17 @@ def _varied(exact: optuna.Study, space: Space) -> tuple[list[str], bool]:
 
 
 def in_percent(
-    trials: Iterable[FrozenTrial], space: Space, lowest: float = -np.inf
+    trials: Sequence[FrozenTrial], space: Space, lowest: float = -np.inf
 ) -> optuna.Study:
     """A study in memory whose only objective is validation accuracy in percent.
 
     Args:
-        space: All trials get its ranges, which may have been widened in between.
+        space: All trials get the same ranges: these, widened to the trials' own. Each command may
+            have widened them, also while this one ran.
         lowest: Accuracies below this are replaced by it.
     """
-    study, known = optuna.create_study(direction="maximize"), distributions(space)
+    study = optuna.create_study(direction="maximize")
+    known = distributions(joint([space, *map(_space_of, trials)]))
     for trial in trials:
         shown = copy.copy(trial)
         shown.distributions = {name: known[name] for name in trial.distributions}
@@ -160,6 +163,15 @@ def in_percent(
         shown.intermediate_values = {level: max(100 * v, lowest) for level, v in levels}
         study.add_trial(shown)
     return study
+
+
+def _space_of(trial: FrozenTrial) -> Space:
+    """The ranges that a trial was sampled from; choices are the same in all trials of a study."""
+    return {
+        name: Range(rule.low, rule.high, rule.log)
+        for name, rule in trial.distributions.items()
+        if isinstance(rule, IntDistribution | FloatDistribution)
+    }
 
 
 def plot_all(
