@@ -1,11 +1,13 @@
 """Verdicts for made-up results, and the page that shows them."""
 
 import re
+import shlex
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from experiments.config.tune import methods_of
 from experiments.tuning.confirm import Recommendation
 from experiments.tuning.figures import page_drawings
 from experiments.tuning.fronts import trials_of
@@ -117,13 +119,39 @@ def test_a_default_that_is_not_complete_is_not_compared():
 def test_a_value_at_the_edge_of_its_range_is_a_warning_that_says_how_to_widen_it():
     asked = {"search": "lr=0.001..0.1:log"}
     (warning,) = edge_warnings(recommended(FOUND | {"lr": 0.01}, **asked))
-    assert warning.startswith("retrain_epochs=20 is the largest value of its range: widen it with")
-    wider = re.search(r"-P search=(\S+)", warning)[1]
-    assert wider == "lr=0.001..0.1:log,retrain_epochs=1..40:log"
-    space = search_of(search=wider).space
-    assert (space["retrain_epochs"].high, space["lr"].high) == (40, 0.1)
+    assert warning == (
+        "retrain_epochs=20 is the largest value of its range: continue the study with "
+        "search=lr=0.001..0.1:log,retrain_epochs=1..40:log and a larger number of trials"
+    )
     (close,) = edge_warnings(recommended({"prune_rate": 0.59, "retrain_epochs": 1}))
-    assert close.startswith("prune_rate=0.59 is close to the largest value of its range")
+    assert close.startswith("prune_rate=0.59 is close to the largest value of its range: ")
+
+
+EDGES = {"prune_rate": 0.6, "retrain_epochs": 20}
+
+
+@pytest.mark.parametrize(
+    ("method", "more"), [("keep", ("retrain_lr",)), ("lottery", ()), ("random", ())]
+)
+def test_the_ranges_that_a_warning_advises_continue_the_study(method, more, tmp_path):
+    asked = {"reinit": "all", "lr": 0.002, "search": "batch_size=20..120"}
+    begun = {name: study_of(search_of(name, **asked), tmp_path) for name in methods_of("all")}
+    for study in begun.values():
+        study.check_settings()
+    search = begun[method].search
+    params = search.baseline | EDGES | {name: search.space[name].high for name in more}
+    warnings = edge_warnings(Recommendation(begun[method], 1, params, "run", 0))
+    assert len(warnings) == len(EDGES) + len(more)
+    (advice,) = {warning.partition(": ")[2] for warning in warnings}
+    words = [word for word in shlex.split(advice) if "=" in word]
+    advised_params = dict(word.split("=", 1) for word in words)
+    assert list(advised_params) == ["reinit", "search"]
+    for name in methods_of(advised_params["reinit"]):
+        again = study_of(search_of(name, **asked | advised_params), tmp_path)
+        again.check_settings()
+    assert name == method
+    for edge in (*EDGES, *more):
+        assert again.search.space[edge].high > search.space[edge].high
 
 
 @pytest.fixture(scope="module")

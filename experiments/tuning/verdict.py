@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.space import Choices, edge_of, extended, format_space, parse_space
+from experiments.config.tune import methods_of
 from experiments.figures.intervals import mean_interval
 from experiments.tuning.choose import ROUNDING, at_equal_cost, complete, describe_rule
 from experiments.tuning.confirm import DEFAULT, Recommendation
@@ -181,24 +182,24 @@ def settings_table(recommended: list[Recommendation], rows: list[Row]) -> pd.Dat
 def edge_warnings(recommended: Recommendation) -> list[str]:
     """A sentence for each recommended value at an end of its range, where the range can be widened.
 
-    A study continues with wider ranges, so the same command with them adds to it.
+    All of them advise the same ranges, with which the command continues the study. It continues
+    only this study if there are several: ranges of one method may not suit another.
     """
-    search, found = recommended.search, []
-    asked = parse_space(search.config.search, {})
+    search, wider, places = recommended.search, {}, []
     for name, value in recommended.params.items():
         rule = search.space[name]
         end = edge_of(rule, value)
         if not end or isinstance(rule, Choices):
             continue
-        if wider := extended(name, rule, end):
+        if longer := extended(name, rule, end):
             bound = rule.low if end == "smallest" else rule.high
             close = "" if value == bound else "close to "
-            wish = format_space({**asked, name: wider})
-            found.append(
-                f"{name}={value} is {close}the {end} value of its range: widen it with "
-                f"-P search={wish} and a larger number of trials, which continues the study"
-            )
-    return found
+            places.append(f"{name}={value} is {close}the {end} value of its range")
+            wider[name] = longer
+    ranges = format_space({**parse_space(search.config.search, {}), **wider})
+    only = f"reinit={search.method} " if len(methods_of(search.config.reinit)) > 1 else ""
+    advice = f"continue the study with {only}search={ranges} and a larger number of trials"
+    return [f"{place}: {advice}" for place in places]
 
 
 def default_cost_note(row: Row) -> str:
