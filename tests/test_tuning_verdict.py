@@ -191,8 +191,8 @@ def test_text_and_description_show_both_settings(studies):
     one = row_of(studies.table(), found, fresh_results(*MIXED).replace({"trial": {1: 5}}))
     assert one["verdict"] == "not better"
     text, note = summarize([found], [one]), describe_search([found], [one])
-    assert re.search(r"lottery +default +0 +0.2 +10 +11 +120 0.9000 +0.9250 +0.9150\n", text)
-    assert re.search(r"lottery +found +5 +0.15 +15 +11 +250 0.9180 +0.9350 +0.9250\n", text)
+    assert re.search(r"lottery +default +0 +0.2 +10 +11 +120 +0.9000 +0.9250 +0.9150\n", text)
+    assert re.search(r"lottery +found +5 +0.15 +15 +11 +250 +0.9180 +0.9350 +0.9250\n", text)
     assert "recommended" not in text
     assert "| lottery | found | 5 | 0.15 | 15 | 11 | 250 | 0.9180 | 0.9350 | 0.9250 |" in note
     assert "--prune_rate=0.2 --retrain_epochs" in note
