@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from experiments.config.tune import methods_of
+from experiments.config.parameters import default_text
+from experiments.config.tune import TuneConfig, methods_of
 from experiments.tuning.confirm import Recommendation
 from experiments.tuning.figures import page_drawings
 from experiments.tuning.fronts import trials_of
-from experiments.tuning.page import render_page
+from experiments.tuning.page import HIDDEN, render_page
 from experiments.tuning.report import describe_search, summarize
 from experiments.tuning.verdict import advised, edge_warnings, headline, row_of, settings_table
 from tests.searching import search_of, study_of
@@ -184,6 +185,22 @@ def test_the_page_has_verdict_tables_figures_and_command(studies, fresh):
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in re.findall(r'href="(#[^"]+)"', html)} <= set(ids)
+
+
+def test_the_page_separates_settings_from_defaults_that_the_command_gave(studies):
+    default = {name: default_text(field) for name, field in TuneConfig.model_fields.items()}
+    search = search_of(**default | {"dataset": "digits", "trials": 20, "device": "cpu"})
+    study = SimpleNamespace(search=search)
+    found = Recommendation(study, 5, studies.trials()[5].params, "run", 0)
+    results, trials = fresh_results(), {"lottery": studies.table()}
+    one = row_of(studies.table(), found, results)
+    drawings = page_drawings(trials_of(trials, {"lottery": 5}), {"lottery": studies})
+    html = render_page("tune", [found], [one], trials, results, drawings)
+    chosen, _, folded = html.partition('<section id="settings"')[2].partition("<details>")
+    names = r"<dt>(\w+)</dt><dd>([^<]*)</dd>"
+    assert dict(re.findall(names, chosen)) == {"dataset": "digits", "trials": "20"}
+    kept = default.keys() - HIDDEN - {"dataset", "trials"}
+    assert {name for name, _ in re.findall(names, folded.partition("</details>")[0])} == kept
 
 
 def test_text_and_description_show_both_settings(studies):

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.config.parameters import as_text
+from experiments.config.parameters import as_text, default_text
+from experiments.config.tune import TuneConfig
 from experiments.figures.page import (
     UNKNOWN,
     Cell,
@@ -69,7 +70,8 @@ def render_page(
         captions["fronts"] = captions["parameters"]
     pictures = [picture(key, svg, captions[key]) for key, svg in drawings.items()]
     settings = {key: as_text(value) for key, value in config.model_dump().items()}
-    given = config.model_fields_set
+    fields = TuneConfig.model_fields.items()  # `mlflow run` gives all of them
+    defaults = {key for key, field in fields if settings[key] == default_text(field)}
     values: dict[str, Any] = {
         "name": name,
         "question": question(search),
@@ -82,8 +84,8 @@ def render_page(
         "pictures": pictures[1:],
         "tested": table_of("Networks with fresh seeds", tested, TESTED),
         "fresh_seeds": config.confirm_seeds,
-        "settings": {key: settings[key] for key in settings if key in given - HIDDEN},
-        "defaults": {key: settings[key] for key in settings if key not in given | HIDDEN},
+        "settings": {key: settings[key] for key in settings if key not in defaults | HIDDEN},
+        "defaults": {key: settings[key] for key in settings if key in defaults - HIDDEN},
         "environment": environment(search.resolved({}).device),
     }
     return render(Path(__file__).parent, values)
