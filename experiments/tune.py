@@ -213,15 +213,18 @@ class Progress:
 def recommend_all(
     studies: dict[str, Study], jobs: dict[str, Job], ours: set[str]
 ) -> list[Recommendation]:
-    """The recommended trials of our studies; warns of a study without a complete trial.
+    """The recommended trials of our studies, with the ranges that these have in the storage.
+
+    Warns of a study without a complete trial.
 
     Raises:
         ValueError: If no study recommends a trial.
     """
     recommended: list[Recommendation] = []
-    for method, study in studies.items():
+    for method, mine in studies.items():
         if method not in ours:
             continue
+        study = mine.with_stored_space()
         table = study.table()
         try:
             number = int(recommend(table, study.search)["number"])

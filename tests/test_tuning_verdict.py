@@ -9,6 +9,7 @@ import pytest
 
 from experiments.config.parameters import default_text
 from experiments.config.tune import TuneConfig, methods_of
+from experiments.tune import recommend_all
 from experiments.tuning.confirm import Recommendation
 from experiments.tuning.figures import page_drawings
 from experiments.tuning.fronts import trials_of
@@ -153,6 +154,25 @@ def test_the_ranges_that_a_warning_advises_continue_the_study(method, more, tmp_
     assert name == method
     for edge in (*EDGES, *more):
         assert again.search.space[edge].high > search.space[edge].high
+
+
+def test_a_command_reports_a_study_with_the_ranges_that_another_one_widened(tmp_path):
+    narrow = study_of(search_of(search="lr=0.001..0.1:log"), tmp_path)
+    narrow.check_settings()
+    text = "lr=0.001..0.1:log,retrain_epochs=1..40:log"
+    wide = study_of(search_of(search=text), tmp_path)
+    wide.check_settings()
+    add(wide, TRIALS[0], lr=0.01)
+    add(wide, (0.5, 39, 0.99, 20), lr=0.01)
+    jobs = {"lottery": SimpleNamespace(study_run="run")}
+    (found,) = recommend_all({"lottery": narrow}, jobs, {"lottery"})
+    assert found.search.space == wide.search.space
+    assert (found.search.name, found.search.baseline) == (narrow.search.name, wide.search.baseline)
+    (warning,) = edge_warnings(found)
+    assert warning.startswith("retrain_epochs=39 is close to the largest value of its range: ")
+    again = study_of(search_of(search=re.search(r"search=(\S+)", warning)[1]), tmp_path)
+    again.check_settings()
+    assert again.search.space["retrain_epochs"].high == 80
 
 
 @pytest.fixture(scope="module")

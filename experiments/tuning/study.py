@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -24,7 +24,7 @@ from optuna.storages import fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from experiments.config.space import Value, contains, parse_space
+from experiments.config.space import Value, contains, format_space, parse_space
 from experiments.processes.locks import HEARTBEAT_SECONDS, heartbeat, is_alive, lock_name, run_lock
 from experiments.processes.retry import Result
 from experiments.tuning.choose import WORKER, table_of
@@ -93,6 +93,14 @@ class Study:
             raise ValueError(
                 f"the study {self.search.name} was begun {problem}; choose another name with study="
             )
+
+    def with_stored_space(self) -> "Study":
+        """The same study with the stored ranges, which another command may have widened."""
+        space = self.get_or_create_attr(SETTINGS, self.search.settings)["space"]
+        if space == format_space(self.search.space):
+            return self
+        config = self.search.config.model_copy(update={"search": space})
+        return Study(replace(self.search, config=config), self.storage)
 
     def get_or_create_attr(self, name: str, create: Callable[[], Any]) -> Any:
         """An attribute of the study; the result of `create` if it has none yet."""
