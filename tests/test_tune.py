@@ -206,6 +206,17 @@ def test_more_trials_continue_a_search_and_leave_the_others_alone(again, capfd):
     assert "lottery: trial 3: " not in out
 
 
+def test_the_run_of_a_study_shows_the_ranges_that_a_later_command_widened(store):
+    tune(trials=1)
+    (study,) = runs("kind", "study")
+    assert f"Searched: {SMALL['search']}\n" in study.data.tags["mlflow.note.content"]
+    wider = "prune_rate=0.4..0.7,retrain_epochs=1..3"
+    tune(trials=2, search=wider)
+    (study,) = runs("kind", "study")
+    assert f"Searched: {wider}\n" in study.data.tags["mlflow.note.content"]
+    assert "space" not in study.data.params  # which cannot change
+
+
 def test_the_same_search_again_trains_nothing_and_reports_the_same(again, capfd):
     folder, _ = again
     count = len(mlflow.search_runs(search_all_experiments=True))

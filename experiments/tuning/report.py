@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.config.space import format_space
 from experiments.processes.terminal import print_line, table_text
 from experiments.tuning import runs
 from experiments.tuning.choose import describe_rule
@@ -94,6 +95,7 @@ def describe_search(recommended: list[Recommendation], rows: list[Row]) -> str:
     parts += [_markdown(settings_table(recommended, rows))]
     for each, row in zip(recommended, rows, strict=True):
         parts.append(f"**{each.search.method}**: {headline(row, each)}")
+        parts.append(f"Searched: {format_space(each.search.space)}")
         parts += [f"Warning: {warning}" for warning in edge_warnings(each)]
         parts.append(f"    {each.command(advised(row, each))}")
     return "\n\n".join(parts)

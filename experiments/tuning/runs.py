@@ -166,7 +166,9 @@ def create_study_run(search: Search, parent: str) -> str:
     tags |= {"dataset": search.dataset, "model": search.model, "objective": search.config.objective}
     run_id = str(client.create_run(experiment, run_name=search.name, tags=tags).info.run_id)
     client.update_run(run_id, status="SCHEDULED")  # until a command claims it
-    describe(run_id, {name: str(value) for name, value in search.settings().items()})
+    settings = {name: str(value) for name, value in search.settings().items()}
+    del settings["space"]  # params cannot change, and ranges can be widened: see the description
+    describe(run_id, settings)
     return run_id
 
 
