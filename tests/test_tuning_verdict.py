@@ -15,7 +15,7 @@ from experiments.tuning.figures import page_drawings
 from experiments.tuning.fronts import trials_of
 from experiments.tuning.page import HIDDEN, render_page
 from experiments.tuning.report import describe_search, summarize
-from experiments.tuning.verdict import advised, edge_warnings, headline, row_of, settings_table
+from experiments.tuning.verdict import advised, edge_warning, headline, row_of, settings_table
 from tests.searching import search_of, study_of
 from tests.test_tuning_choose import table
 from tests.test_tuning_figures import TRIALS, add
@@ -120,13 +120,14 @@ def test_a_default_that_is_not_complete_is_not_compared():
 
 def test_a_value_at_the_edge_of_its_range_is_a_warning_that_says_how_to_widen_it():
     asked = {"search": "lr=0.001..0.1:log"}
-    (warning,) = edge_warnings(recommended(FOUND | {"lr": 0.01}, **asked))
+    warning = edge_warning(recommended(FOUND | {"lr": 0.01}, **asked))
     assert warning == (
         "retrain_epochs=20 is the largest value of its range: continue the study with "
         "search=lr=0.001..0.1:log,retrain_epochs=1..40:log and a larger number of trials"
     )
-    (close,) = edge_warnings(recommended({"prune_rate": 0.59, "retrain_epochs": 1}))
+    close = edge_warning(recommended({"prune_rate": 0.59, "retrain_epochs": 1}))
     assert close.startswith("prune_rate=0.59 is close to the largest value of its range: ")
+    assert edge_warning(recommended({"prune_rate": 0.5, "retrain_epochs": 1})) == ""
 
 
 EDGES = {"prune_rate": 0.6, "retrain_epochs": 20}
@@ -142,9 +143,9 @@ def test_the_ranges_that_a_warning_advises_continue_the_study(method, more, tmp_
         study.check_settings()
     search = begun[method].search
     params = search.baseline | EDGES | {name: search.space[name].high for name in more}
-    warnings = edge_warnings(Recommendation(begun[method], 1, params, "run", 0))
-    assert len(warnings) == len(EDGES) + len(more)
-    (advice,) = {warning.partition(": ")[2] for warning in warnings}
+    warning = edge_warning(Recommendation(begun[method], 1, params, "run", 0))
+    places, _, advice = warning.partition(": ")
+    assert places.count(" is the largest value of its range") == len(EDGES) + len(more)
     words = [word for word in shlex.split(advice) if "=" in word]
     advised_params = dict(word.split("=", 1) for word in words)
     assert list(advised_params) == ["reinit", "search"]
@@ -168,7 +169,7 @@ def test_a_command_reports_a_study_with_the_ranges_that_another_one_widened(tmp_
     (found,) = recommend_all({"lottery": narrow}, jobs, {"lottery"})
     assert found.search.space == wide.search.space
     assert (found.search.name, found.search.baseline) == (narrow.search.name, wide.search.baseline)
-    (warning,) = edge_warnings(found)
+    warning = edge_warning(found)
     assert warning.startswith("retrain_epochs=39 is close to the largest value of its range: ")
     again = study_of(search_of(search=re.search(r"search=(\S+)", warning)[1]), tmp_path)
     again.check_settings()

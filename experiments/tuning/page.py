@@ -35,7 +35,7 @@ from experiments.tuning.verdict import (
     Row,
     advised,
     default_cost_note,
-    edge_warnings,
+    edge_warning,
     headline,
     setting_rows,
 )
@@ -110,7 +110,7 @@ def study_values(recommended: Recommendation, row: Row, trials: pd.DataFrame) ->
         "method": search.method,
         "advice": "the default" if params == search.baseline else "the recommended network",
         "headline": re.sub(r"(?<=[ [])-(?=\d)", MINUS, headline(row, recommended)),
-        "warnings": edge_warnings(recommended),
+        "warning": edge_warning(recommended),
         "note": default_cost_note(row),
         "settings": table_of(
             f"{search.method}: settings", compared, [*SETTING, *searched, *REACHED]

@@ -22,7 +22,7 @@ from experiments.tuning.verdict import (
     Row,
     advised,
     default_cost_note,
-    edge_warnings,
+    edge_warning,
     headline,
     row_of,
     settings_table,
@@ -96,7 +96,7 @@ def describe_search(recommended: list[Recommendation], rows: list[Row]) -> str:
     for each, row in zip(recommended, rows, strict=True):
         parts.append(f"**{each.search.method}**: {headline(row, each)}")
         parts.append(f"Searched: {format_space(each.search.space)}")
-        parts += [f"Warning: {warning}" for warning in edge_warnings(each)]
+        parts += [f"Warning: {warning}" for warning in [edge_warning(each)] if warning]
         parts.append(f"    {each.command(advised(row, each))}")
     return "\n\n".join(parts)
 
@@ -117,6 +117,6 @@ def summarize(recommended: list[Recommendation], rows: list[Row]) -> str:
     for each, row in zip(recommended, rows, strict=True):
         lines.append(f"\n{each.search.method}: {headline(row, each)}")
         lines += [f"  {note}" for note in [default_cost_note(row)] if note]
-        lines += [f"  WARNING: {warning}" for warning in edge_warnings(each)]
+        lines += [f"  WARNING: {warning}" for warning in [edge_warning(each)] if warning]
         lines.append(f"  {each.command(advised(row, each), portable=False)}")
     return "\n".join(lines)

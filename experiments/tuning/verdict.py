@@ -179,11 +179,11 @@ def settings_table(recommended: list[Recommendation], rows: list[Row]) -> pd.Dat
     return table.map(lambda value: "-" if value != value else as_text(value))
 
 
-def edge_warnings(recommended: Recommendation) -> list[str]:
-    """A sentence for each recommended value at an end of its range, where the range can be widened.
+def edge_warning(recommended: Recommendation) -> str:
+    """Which recommended values are at an end of a range that can be widened; empty if none is.
 
-    All of them advise the same ranges, with which the command continues the study. It continues
-    only this study if there are several: ranges of one method may not suit another.
+    The command with the advised ranges continues the study, and only this one if it searches
+    several methods: ranges of one method may not suit another.
     """
     search, wider, places = recommended.search, {}, []
     for name, value in recommended.params.items():
@@ -196,10 +196,14 @@ def edge_warnings(recommended: Recommendation) -> list[str]:
             close = "" if value == bound else "close to "
             places.append(f"{name}={value} is {close}the {end} value of its range")
             wider[name] = longer
+    if not wider:
+        return ""
     ranges = format_space({**parse_space(search.config.search, {}), **wider})
     only = f"reinit={search.method} " if len(methods_of(search.config.reinit)) > 1 else ""
-    advice = f"continue the study with {only}search={ranges} and a larger number of trials"
-    return [f"{place}: {advice}" for place in places]
+    return (
+        f"{'; '.join(places)}: continue the study with {only}search={ranges} and a larger number "
+        "of trials"
+    )
 
 
 def default_cost_note(row: Row) -> str:
