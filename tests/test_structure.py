@@ -38,9 +38,12 @@ SERVICES = {
         "experiments/tuning/runs.py",
         "experiments/prepare_faces.py",
     ),
-    "optuna": tuple(
-        f"experiments/tuning/{name}.py"
-        for name in ("choose", "figures", "sampling", "storage", "study")
+    "optuna": (
+        *(
+            f"experiments/tuning/{name}.py"
+            for name in ("choose", "figures", "sampling", "storage", "study")
+        ),
+        "experiments/bench/sampling.py",
     ),
     "ray": ("experiments/processes/ray.py",),
 }
