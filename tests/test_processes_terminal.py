@@ -1,13 +1,20 @@
 """What users read in the terminal: tables, and hints in error messages."""
 
 import errno
+import os
+import shutil
 
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
 from experiments.comparison.report import report_text
-from experiments.processes.terminal import describe_error, did_you_mean, table_text
+from experiments.processes.terminal import (
+    describe_error,
+    did_you_mean,
+    is_user_error,
+    table_text,
+)
 from experiments.tracking.summary import table
 
 
@@ -83,9 +90,38 @@ def test_a_hint_names_only_what_is_near():
             MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT"),
             "the disk is full: free some space, then try again",
         ),
+        (
+            MlflowException("500: could not extend file: No space left on device\nHINT: Check"),
+            "the disk is full: free some space, then try again",
+        ),
+        (RuntimeError("Disk quota exceeded"), "the disk is full: free some space, then try again"),
+        (
+            shutil.Error("Destination path 'a' already exists"),
+            "Destination path 'a' already exists",
+        ),
         (OSError(errno.ENOENT, "No such file", "there"), "No such file: there"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
     ],
 )
 def test_an_error_is_one_line(error, line):
     assert describe_error(error) == line
+    assert is_user_error(error)
+
+
+def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path):
+    for name in ("report/plots", "full/plots"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "report/plots/a.svg").write_text("a")
+    (tmp_path / "full/plots/a.svg").symlink_to("/dev/full")
+    with pytest.raises(shutil.Error) as full:
+        shutil.copytree(tmp_path / "report", tmp_path / "full", dirs_exist_ok=True)
+    assert describe_error(full.value) == (
+        f"the disk is full, nothing can be written to {tmp_path}/full/plots/a.svg: "
+        "free some space, then try again"
+    )
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/plots").write_text("")
+    with pytest.raises(shutil.Error) as taken:
+        shutil.copytree(tmp_path / "report", tmp_path / "taken", dirs_exist_ok=True)
+    reason = f"[Errno {errno.EEXIST}] {os.strerror(errno.EEXIST)}: '{tmp_path}/taken/plots'"
+    assert describe_error(taken.value) == f"{tmp_path}/taken/plots cannot be written: {reason}"

@@ -1,7 +1,10 @@
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 
 import mlflow
 import numpy as np
@@ -17,7 +20,7 @@ from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import QUICK, command, working_in
+from tests.conftest import QUICK, TIMEOUT, command, working_in
 
 ROUND_METRICS = {
     "train_loss",
@@ -254,3 +257,43 @@ def test_runs_that_begin_together_may_log_the_same_data(store):
     for run_id in run_ids:
         (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
         assert logged.dataset.name == "digits-train"
+
+
+FILL_DISK = """
+import shutil, sys, tempfile
+from pathlib import Path
+from experiments.__main__ import run_command
+from experiments.tracking.log import Run
+
+def fill_disk(run, finish=Run.finish):
+    folder = Path(tempfile.gettempdir())
+    (folder / "other").write_bytes(bytes(shutil.disk_usage(folder).free - 150_000))
+    finish(run)
+
+Run.finish = fill_disk
+run_command("run", sys.argv[1:])
+"""
+
+
+def test_a_disk_too_full_for_the_model_is_one_line_and_the_run_can_be_resumed(store):
+    """PyTorch's writer raises a RuntimeError and then aborts the process."""
+    alone = ["unshare", "--mount", "--map-root-user"]  # its file systems end with the process
+    if not which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("needs a process with file systems of its own, as on Linux")
+    Path("small").mkdir()
+    script = 'mount -t tmpfs -o size=2m tmpfs small && TMPDIR=small exec "$@"'
+    asked = command(model="lenet_300_100", epochs=1, retrain_epochs=1, rounds=1)
+    done = subprocess.run(
+        [*alone, "sh", "-c", script, "sh", sys.executable, "-c", FILL_DISK, *asked],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: the disk is full, nothing can be written to ")
+    assert "Traceback" not in done.stderr
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.status == "FAILED"
+    run_command("run", [f"--resume={run.info.run_id}"])
+    assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"

@@ -1,6 +1,7 @@
 """Terminal: what users read there: lines as they come, tables, and errors on one line."""
 
 import errno
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -8,6 +9,11 @@ from difflib import get_close_matches
 Echo = Callable[[str], None]  # takes a line for the user
 
 DISK_FULL = "the disk is full"  # how the line that says so begins
+DISK_FULL_TEXTS = (  # in errors without a number: of copies of folders, servers and SQLite
+    "No space left on device",
+    "Disk quota exceeded",
+    "database or disk is full",
+)
 
 
 def print_line(text: str) -> None:
@@ -50,7 +56,7 @@ def is_user_error(error: BaseException) -> bool:
 
     MLflow's errors are recognised by name, so that MLflow need not be imported.
     """
-    if isinstance(error, ValueError | OSError | MemoryError):
+    if isinstance(error, ValueError | OSError | MemoryError) or _is_disk_full(error):
         return True
     if isinstance(error, RuntimeError):  # PyTorch raises one when it runs out of memory
         return "memory" in describe_error(error)
@@ -60,14 +66,18 @@ def is_user_error(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """What went wrong, on one line."""
     name = isinstance(error, OSError) and (error.filename2 or error.filename)
+    text = str(error)
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of a copied folder
+        _, name, why = error.args[0][0]  # the first file that could not be copied
+        text = f"{name} cannot be written: {why}"
     if _is_disk_full(error):
         where = f", nothing can be written to {name}" if name else ""
         return f"{DISK_FULL}{where}: free some space, then try again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {name}" if name else error.strerror
-    if "allocate" in str(error) or isinstance(error, MemoryError):
+    if "allocate" in text or isinstance(error, MemoryError):
         return "out of memory: use a smaller model or batch_size, or another device"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     # SQLAlchemy repeats the error before this one, in parentheses.
     own = [line for line in lines if not line.startswith("(raised as a result of")]
     return own[0] if own else type(error).__name__
@@ -76,4 +86,4 @@ def describe_error(error: BaseException) -> str:
 def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "database or disk is full" in str(error)  # SQLite, through SQLAlchemy and MLflow
+    return any(text in str(error) for text in DISK_FULL_TEXTS)

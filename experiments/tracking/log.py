@@ -40,6 +40,8 @@ from experiments.tracking.session import INTERNAL, describe, internal, tracked_r
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from pruning.checkpoint import save_checkpoint
 
+MODEL_EXTRA_BYTES = 4 << 20  # in a logged model beside the weights: graph and example input
+
 
 class Run:
     """One experiment's run in MLflow."""
@@ -150,6 +152,7 @@ class Run:
             model_type="classifier",
         )
         with tempfile.TemporaryDirectory() as folder:
+            _check_space(folder, served.module)
             mlflow.pytorch.save_model(
                 served.module,
                 folder,
@@ -251,6 +254,21 @@ def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:
         for name, text in params.items()
         if text == AUTO
     }
+
+
+def _check_space(folder: str, network: torch.nn.Module) -> None:
+    """Write as much as the network's model takes; on a full disk, PyTorch's writer would abort.
+
+    Raises:
+        OSError: If it does not fit.
+    """
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size + MODEL_EXTRA_BYTES))
+    except OSError as error:
+        error.filename = folder
+        raise
 
 
 def _log_input(dataset: Dataset, context: str) -> None:
