@@ -30,7 +30,8 @@ class BuildInside(build_py):
         """Copy a file."""
         copied = super().build_module(module, module_file, package)
         path = Path(copied[0])
-        path.write_text(IMPORT.sub(r"\1weight_loss.\2", path.read_text()))
+        text = path.read_text(encoding="utf-8")
+        path.write_text(IMPORT.sub(r"\1weight_loss.\2", text), encoding="utf-8")
         return copied
 
 

@@ -35,11 +35,16 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(checkout):
-    """The wheel, built although an earlier build has left a file that no longer exists."""
+    """The wheel, built although an earlier build has left a file that no longer exists.
+
+    It is built where the locale's encoding is ASCII: our files are UTF-8 whatever the locale is.
+    """
     old = checkout / "build" / "lib" / "weight_loss"
     old.mkdir(parents=True)
     (old / "removed.py").touch()
-    subprocess.run([*PIP, "wheel", "-q", *OFFLINE, "-w", checkout / "dist", checkout], check=True)
+    build = [*PIP, "wheel", "-q", *OFFLINE, "-w", checkout / "dist", checkout]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(build, check=True, env=os.environ | ascii_only)
     (made,) = (checkout / "dist").iterdir()
     return made
 
