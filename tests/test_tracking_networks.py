@@ -1,5 +1,6 @@
 """Networks of stored runs: loaded in one call, they give the results that were logged."""
 
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -50,6 +51,18 @@ def test_a_run_a_folder_and_a_file_give_the_same_network(finished):
     pruned = sum(int((~mask).sum()) for mask in loaded.masks.values())
     assert pruned == (384 + 307) + (120 + 96) + (40 + 32)  # 20% twice, of 1920, 600 and 200
     assert not any(state[name][~mask].count_nonzero() for name, mask in loaded.masks.items())
+
+
+def test_a_folder_of_saved_networks_is_read_by_their_numbers(finished, tmp_path):
+    run_id, folder = finished
+    for number in (0, 2):
+        network = load_network(run_id, number)
+        network.save(tmp_path / f"round_{network.round}.safetensors")
+    assert load_network(tmp_path).round == 2
+    assert load_network(tmp_path, 0).round == 0
+    shutil.copy(folder / "round_00.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"has round_0\.safetensors and round_00\.safetensors"):
+        load_network(tmp_path)
 
 
 def test_every_round_evaluates_as_it_was_logged(finished):

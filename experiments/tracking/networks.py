@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from datasets import Splits
 from experiments.rounds.data import load_data
 from experiments.rounds.network import Network, is_described, open_network
-from experiments.tracking.resume import checkpoint_name, get_run, stored_config
+from experiments.tracking.resume import get_run, stored_config
 from experiments.tracking.session import tags_of
 from pruning.checkpoint import load_checkpoint
 
@@ -51,7 +52,7 @@ def load_network(
     if path.is_dir():
         folders = [path / name for name in FOLDERS]
         files = {file.name: file for each in folders for file in each.glob("round_*.safetensors")}
-        return _open(files[_choose(list(files), round, str(path))], data)
+        return _open(files[_choose(files, round, str(path))], data)
     if not path.is_file():
         raise ValueError(
             f"run must be the id of a run, a checkpoint or a folder of checkpoints, got {path}"
@@ -99,13 +100,23 @@ def _list_checkpoints(run_id: str) -> list[FileInfo]:
     return files
 
 
-def _choose(names: list[str], number: Round, where: str) -> str:
-    """The name of the checkpoint of a round."""
-    rounds = sorted(int(found[1]) for name in names if (found := _round.fullmatch(name)))
+def _choose(names: Iterable[str], number: Round, where: str) -> str:
+    """The name of the checkpoint of a round, such as round_03.safetensors or round_3.safetensors.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    rounds: dict[int, str] = {}
+    for name in sorted(names):
+        if found := _round.fullmatch(name):
+            other = rounds.setdefault(int(found[1]), name)
+            if other != name:
+                raise ValueError(f"{where} has {other} and {name}: give the file as run")
     if not rounds:
         raise ValueError(f"{where} has no checkpoints of rounds; run must be one experiment")
+    first, last = min(rounds), max(rounds)
     if number == "last":
-        number = rounds[-1]
+        number = last
     if number not in rounds:
-        raise ValueError(f"round must be last or one of {rounds[0]} to {rounds[-1]}, got {number}")
-    return f"{checkpoint_name(number)}.safetensors"
+        raise ValueError(f"round must be last or one of {first} to {last}, got {number}")
+    return rounds[number]
