@@ -16,6 +16,7 @@ from mlflow.data.numpy_dataset import from_numpy
 from datasets import load_splits
 from experiments.__main__ import run_command
 from experiments.config.experiment import Config, config_from
+from experiments.rounds.metrics import METRICS, Metric
 from experiments.run import run_experiment
 from experiments.tracking import log
 from experiments.training.loop import derive_seed
@@ -143,8 +144,17 @@ def test_the_logged_model_is_the_last_network(finished):
         name: finished.data.metrics[name] for name in ROUND_METRICS
     }
     assert {metric.step for metric in logged.metrics} == {2}
-    images = {metric.key: metric.dataset_name for metric in logged.metrics}
-    assert (images["test_accuracy"], images["sparsity"]) == ("digits-test", None)
+    images = {metric.key: metric.dataset_name for metric in logged.metrics if metric.dataset_name}
+    assert images == {
+        "train_loss": "digits-train",
+        "valid_loss": "digits-valid",
+        "valid_accuracy": "digits-valid",
+        "early_stop_valid_accuracy": "digits-valid",
+        "test_loss": "digits-test",
+        "test_accuracy": "digits-test",
+        "test_error": "digits-test",
+        "early_stop_test_accuracy": "digits-test",
+    }
     assert (logged.params["reinit"], logged.params["dataset"]) == ("lottery", "digits")
     assert (logged.params["round"], logged.params["lr"]) == ("2", "0.01")
     (output,) = finished.outputs.model_outputs
@@ -229,6 +239,15 @@ def test_an_unreachable_server_is_one_line(store, monkeypatch, capsys):
     last = errors.splitlines()[-1]
     assert last.startswith("error: the tracking server http://127.0.0.1:9 does not answer")
     assert "Traceback" not in errors
+
+
+def test_a_new_metric_of_images_may_have_any_label(store, monkeypatch):
+    balanced = Metric("balanced accuracy", "accuracy", lambda m: 0.5, split="valid")
+    monkeypatch.setitem(METRICS, "balanced_accuracy", balanced)
+    run_experiment(config_from(QUICK | {"rounds": 1}))
+    (logged,) = mlflow.search_logged_models(output_format="list")
+    (found,) = (metric for metric in logged.metrics if metric.key == "balanced_accuracy")
+    assert (found.value, found.dataset_name) == (0.5, "digits-valid")
 
 
 def test_mlflow_logs_system_metrics_if_asked(store, monkeypatch):

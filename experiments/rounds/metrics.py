@@ -7,6 +7,7 @@ to rounds.csv, and kept by a resumed run; the flags say where else it appears.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import nan
+from typing import Literal
 
 from experiments.training.loop import Evaluation, Trained
 from pruning import sizes
@@ -56,7 +57,7 @@ class Metric:
         measure: None for what only the caller knows: times, and the size of the checkpoint.
         whole: Whether it is a whole number.
         required: Whether a stored round without it cannot be continued.
-        needs_test: Whether it needs test images, which a search does not have.
+        split: The images that it is measured on; a search has no test images.
         per_epoch: Whether it is also measured at the end of each epoch (a field of `Evaluation`).
         compared: Place among the metrics that a comparison tests over seeds; 0: not compared.
         averaged: Whether a search averages it over the seeds of a trial.
@@ -68,18 +69,11 @@ class Metric:
     measure: Callable[[Measured], float] | None = None
     whole: bool = False
     required: bool = False
-    needs_test: bool = False
+    split: Literal["train", "valid", "test"] | None = None
     per_epoch: bool = False
     compared: int = 0
     averaged: bool = False
     headline: bool = False
-
-    @property
-    def split(self) -> str | None:
-        """The split whose images it is measured on, if any."""
-        parts = {"training": "train", "validation": "valid", "test": "test"}
-        of_images = self.unit in ("nats", "accuracy", "error")
-        return parts[self.label.split()[0]] if of_images else None
 
 
 UNITS = {
@@ -102,16 +96,27 @@ def _test(measured: Measured) -> TestResult:
 
 METRICS: dict[str, Metric] = {
     "train_loss": Metric(
-        "training loss", "nats", lambda m: m.last.train_loss, per_epoch=True, averaged=True
+        "training loss",
+        "nats",
+        lambda m: m.last.train_loss,
+        split="train",
+        per_epoch=True,
+        averaged=True,
     ),
     "valid_loss": Metric(
-        "validation loss", "nats", lambda m: m.last.valid_loss, per_epoch=True, averaged=True
+        "validation loss",
+        "nats",
+        lambda m: m.last.valid_loss,
+        split="valid",
+        per_epoch=True,
+        averaged=True,
     ),
     "valid_accuracy": Metric(
         "validation accuracy",
         "accuracy",
         lambda m: m.last.valid_accuracy,
         required=True,
+        split="valid",
         per_epoch=True,
         compared=4,
         averaged=True,
@@ -129,6 +134,7 @@ METRICS: dict[str, Metric] = {
         "validation accuracy at early stop",
         "accuracy",
         lambda m: m.best.valid_accuracy,
+        split="valid",
         averaged=True,
     ),
     "sparsity": Metric(
@@ -160,25 +166,23 @@ METRICS: dict[str, Metric] = {
         averaged=True,
         headline=True,
     ),
-    "test_loss": Metric(
-        "test loss", "nats", lambda m: _test(m).loss, needs_test=True, headline=True
-    ),
+    "test_loss": Metric("test loss", "nats", lambda m: _test(m).loss, split="test", headline=True),
     "test_accuracy": Metric(
         "test accuracy",
         "accuracy",
         lambda m: _test(m).accuracy,
         required=True,
-        needs_test=True,
+        split="test",
         per_epoch=True,
         compared=1,
         headline=True,
     ),
-    "test_error": Metric("test error", "error", lambda m: 1 - _test(m).accuracy, needs_test=True),
+    "test_error": Metric("test error", "error", lambda m: 1 - _test(m).accuracy, split="test"),
     "early_stop_test_accuracy": Metric(
         "test accuracy at early stop",
         "accuracy",
         lambda m: _test(m).early_stop_accuracy,
-        needs_test=True,
+        split="test",
         compared=3,
         headline=True,
     ),
@@ -203,7 +207,7 @@ def measure(measured: Measured) -> dict[str, float]:
     metrics = {
         name: metric.measure(measured)
         for name, metric in METRICS.items()
-        if metric.measure and (measured.test or not metric.needs_test)
+        if metric.measure and (measured.test or metric.split != "test")
     }
     layers = {
         layer_metric(name): sizes.sparsity({name: mask}) for name, mask in measured.masks.items()
