@@ -143,6 +143,17 @@ def test_a_partly_prepared_folder_is_rejected(own):
         faces(own)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "is missing, so that"), ("{}", "is damaged: run prepare_faces")]
+)
+def test_a_folder_that_does_not_say_how_its_faces_were_cut_is_rejected(own, content, message):
+    (own / "options.json").unlink()
+    if content:
+        (own / "options.json").write_text(content)
+    with pytest.raises(DataUnavailableError, match=rf"/options\.json {message}"):
+        faces(own)
+
+
 def test_a_damaged_manifest_is_rejected(own):
     (own / "manifest.csv").write_text("source,label\n")
     with pytest.raises(DataUnavailableError, match=r"manifest\.csv is damaged"):

@@ -33,6 +33,7 @@ def load_faces(root: Path) -> Images:
     if (root / OPTIONS).exists() and not (root / MANIFEST).exists():
         raise DataUnavailableError(f"{root} is only partly prepared: run prepare_faces again")
     folder = root if (root / MANIFEST).exists() else _prepare_into_cache(root)
+    read_options(folder)  # checkpoints need them: an error comes before training
     table = read_manifest(folder / MANIFEST)
     kept = table[table["outcome"] == KEPT].sort_values("crop")
     classes = tuple(sorted(set(kept["label"])))
@@ -58,10 +59,17 @@ def load_faces(root: Path) -> Images:
 
 
 def read_options(folder: Path) -> FaceOptions:
-    """How the crops of a prepared folder were cut; the default if it does not say."""
+    """How the crops of a prepared folder were cut.
+
+    Raises:
+        DataUnavailableError: If the folder does not say.
+    """
     path = folder / OPTIONS
     if not path.exists():
-        return FaceOptions()
+        raise DataUnavailableError(
+            f"{path} is missing, so that nothing says how its faces were cut: put it back, or run "
+            "prepare_faces into another folder"
+        )
     try:
         found = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
         return FaceOptions(**{name: found[name] for name in FaceOptions.model_fields})
