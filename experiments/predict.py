@@ -3,6 +3,9 @@
 mlflow run . -e predict -P run=<id of a run> -P images=<picture or folder>
 """
 
+import hashlib
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -68,8 +71,7 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     if is_run_id(config.run):
         server.check_tracking()
     attached = server.attached_run()
-    name = config.run if is_run_id(config.run) else Path(config.run).stem
-    folder = Path(FOLDER, name) if config.out == AUTO else Path(config.out).expanduser()
+    folder = Path(FOLDER, folder_name(config.run)) if config.out == AUTO else Path(config.out)
     if folder.resolve().is_relative_to(Path(config.images).resolve()):  # its sheets are pictures
         raise ValueError(f"out must not be inside images, got {folder}")
     network = load_network(config.run, config.number)
@@ -77,7 +79,8 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     table = as_table(made)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / TABLE, index=False)
-    sheets = draw_sheets(made, f"{name}, round {network.round}", folder)
+    title = f"{Path(config.run).resolve().name}, round {network.round}"
+    sheets = draw_sheets(made, title, folder)
     if attached:  # opened by `mlflow run`, and not needed
         if is_run_id(config.run):
             orphan.label(attached, config.run)
@@ -85,6 +88,15 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     print_line(describe(network, made, table))
     print_line(f"\nTable: {folder / TABLE}\nPictures: {', '.join(map(str, sheets))}")
     return table
+
+
+def folder_name(run: str) -> str:
+    """The id of a run, or the name of a checkpoint with a digest that sets its path apart."""
+    if is_run_id(run):
+        return run
+    path = Path(run).resolve()
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
+    return f"{path.name.removesuffix('.safetensors')}-{digest}"
 
 
 def predictions(network: Network, config: PredictConfig) -> Iterator[Prediction]:
@@ -149,7 +161,8 @@ def as_table(made: Sequence[Prediction]) -> pd.DataFrame:
 def draw_sheets(made: Sequence[Prediction], title: str, folder: Path) -> list[Path]:
     """Draw the contact sheets, and remove those of earlier predictions; returns their paths."""
     for old in folder.glob(f"{SHEET}*.png"):
-        old.unlink()
+        if re.fullmatch(rf"{SHEET}(\.\d+)?\.png", old.name):  # others are not ours
+            old.unlink()
     tiles = [
         Tile(each.input.shown, each.input.source, each.note, rejected=not each.ranking)
         for each in made

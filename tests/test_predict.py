@@ -1,5 +1,6 @@
 """The command predict: names for new pictures, from the network of a run."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -85,17 +86,23 @@ def test_ink_on_paper_is_reported_and_can_be_inverted(digits_run, tmp_path, caps
 def test_any_picture_is_resized_and_a_damaged_one_is_listed(digits_run, tmp_path, capsys):
     run_id, _ = digits_run
     (tmp_path / "in").mkdir()
-    with Image.open("pictures/03.png") as image:
-        large = image.convert("RGB").resize((80, 80), Image.Resampling.NEAREST)
-        large.save(tmp_path / "in" / "large.png")
+    names = [f"{number:02d}.png" for number in range(10)]
+    for name in names:
+        with Image.open(f"pictures/{name}") as image:
+            large = image.convert("RGB").resize((80, 80), Image.Resampling.NEAREST)
+            large.save(tmp_path / "in" / name)
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG")
     table = predict(PredictConfig(run=run_id, images=str(tmp_path / "in"), out=str(tmp_path)))
-    assert table["outcome"].tolist() == ["unreadable", "kept"]
-    assert table["reason"].tolist() == ["unknown image format", ""]
-    assert table["name"].isna().tolist() == [True, False]
+    assert table["file"].tolist() == [*names, "broken.png"]
+    assert table["outcome"].tolist() == ["kept"] * 10 + ["unreadable"]
+    assert table["reason"].tolist() == [""] * 10 + ["unknown image format"]
+    assert pd.isna(table["name"][10])
     output = capsys.readouterr().out
     assert "unknown image format" not in output  # a reason is in the file and on the contact sheet
     assert "unreadable" in output
+    originals = predict(PredictConfig(run=run_id, images="pictures", out=str(tmp_path)))
+    assert originals["name"][:10].nunique() > 2
+    assert table["name"][:10].tolist() == originals["name"][:10].tolist()
 
 
 def test_a_checkpoint_and_a_round_can_be_chosen(digits_run, tmp_path):
@@ -106,6 +113,34 @@ def test_a_checkpoint_and_a_round_can_be_chosen(digits_run, tmp_path):
     two = predict(PredictConfig(run=f"{checkpoints}/round_00.safetensors", **asked))
     assert one.equals(two)
     assert not one.equals(predict(PredictConfig(run=run_id, **asked)))
+
+
+def test_checkpoints_of_the_same_name_do_not_share_a_folder(digits_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    checkpoints = mlflow.artifacts.download_artifacts(
+        run_id=digits_run[0], artifact_path="checkpoints", dst_path=str(tmp_path)
+    )
+    sources = ["one/checkpoints", "two/checkpoints", "run.v1", "run.v2"]
+    for source in sources:
+        shutil.copytree(checkpoints, source)
+    sources += [f"{source}/round_01.safetensors" for source in sources]
+    folders = set(Path("predictions").glob("*"))
+    for source in sources:
+        predict(PredictConfig(run=f"~/{source}", images="~/pictures/03.png"))
+    made = set(Path("predictions").iterdir()) - folders
+    names = sorted(folder.name.partition("-")[0] for folder in made)
+    assert names == ["checkpoints"] * 2 + ["round_01"] * 4 + ["run.v1", "run.v2"]
+    predict(PredictConfig(run=sources[0], images="pictures"))  # the same path: the same folder
+    assert set(Path("predictions").iterdir()) == folders | made
+
+
+def test_only_contact_sheets_are_replaced(digits_run, tmp_path):
+    kept, ours = ("contact_sheet_holiday.png", "contact_sheet.old.png"), "contact_sheet.12.png"
+    for name in (*kept, ours):
+        (tmp_path / name).write_text("")
+    predict(PredictConfig(run=digits_run[0], images="pictures", out=str(tmp_path)))
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {*kept, "contact_sheet.png", "predictions.csv"}
 
 
 @pytest.mark.parametrize(

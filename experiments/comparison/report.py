@@ -31,7 +31,7 @@ def make_report(run_id: str, made: record.Record, out: str = AUTO) -> Path:
         ValueError: If a run or a file of the comparison is gone.
         OSError: If the folder cannot be written to.
     """
-    folder = Path(FOLDER, run_id) if out == AUTO else Path(out).expanduser()
+    folder = Path(FOLDER, run_id) if out == AUTO else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     comparison = read_comparison(run_id, made)
     with tempfile.TemporaryDirectory() as new:  # so that only new files are logged

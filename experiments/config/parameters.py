@@ -8,6 +8,7 @@ represents "auto".
 import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os.path import expanduser
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -32,7 +33,7 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Path = Annotated[str, Field(min_length=1)]
+Path = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]  # not all shells expand ~
 
 
 class UnknownNameError(ValueError):

@@ -30,7 +30,7 @@ class PredictConfig(Parameters):
         description="true for pictures that are dark on light, such as ink on paper; not for faces",
     )
     out: parameters.Path = Field(
-        AUTO, description="output folder; auto is predictions/ and the run's id"
+        AUTO, description="output folder; auto is one for each run or checkpoint in predictions/"
     )
     device: Device = AUTO
 
