@@ -93,6 +93,8 @@ def test_a_parameter_is_given_once():
     """`mlflow run -P prune-rate=0.3` gives both names, and logs the value of the other."""
     with pytest.raises(ValueError, match=r"^prune_rate is given twice \(mlflow run takes names"):
         parse(Config, "run", ["--prune_rate=0.2", "--prune-rate", "0.3"])
+    with pytest.raises(ValueError, match=r"^prune_rate is given twice;"):
+        parse(Config, "run", ["--prune-rate", "0.2", "--prune-rate=0.3"])
 
 
 def test_help_shows_one_spelling(capsys):

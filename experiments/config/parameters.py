@@ -111,7 +111,10 @@ def parse(kind: type[ParametersT], command: str, argv: Sequence[str]) -> Paramet
     words = _joined(argv)
     names = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     if twice := [name for name in names if names.count(name) > 1]:  # -P prune-rate=... adds one
-        parser.error(f"{twice[0]} is given twice (mlflow run takes names with underscores)")
+        flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
+        spellings = {flag for flag in flags if _with_underscores(flag) == twice[0]}
+        hint = " (mlflow run takes names with underscores)" if len(spellings) > 1 else ""
+        parser.error(f"{twice[0]} is given twice{hint}")
     given, unknown = parser.parse_known_args(words)
     if unknown:
         word = unknown[0]
@@ -126,14 +129,18 @@ def _joined(argv: Sequence[str]) -> list[str]:
     """`--prune-rate 0.3` as `--prune_rate=0.3`, whose value may start with a dash."""
     words: list[str] = []
     for word in argv:
-        flag, equals, value = word.partition("=")
         if word.startswith("--"):
-            words.append("--" + flag[2:].replace("-", "_") + equals + value)
+            words.append("--" + _with_underscores(word) + "".join(word.partition("=")[1:]))
         elif words and words[-1] != "--help" and re.fullmatch("--[^=]+", words[-1]):
             words[-1] += f"={word}"
         else:
             words.append(word)
     return words
+
+
+def _with_underscores(flag: str) -> str:
+    """The name in `--prune-rate=0.3`: prune_rate."""
+    return flag.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
 def entry_point(kind: type[Parameters], name: str, command: str) -> str:
