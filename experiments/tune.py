@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from experiments.config.tune import TuneConfig, methods_of
 from experiments.processes.executors import EXECUTORS, Needs
+from experiments.processes.program import program_path
 from experiments.processes.retry import retry
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import Executor, Outcome, Work
@@ -77,7 +78,8 @@ def run_search(asked: TuneConfig) -> str:
     for method in studies.keys() - ours:
         print_line(f"{method}: all trials are done; another command reports them")
     print_line(f"\n{ui.how_to_view('the search', run_id)}")
-    print_line(f"To see the studies: optuna-dashboard {quote(redacted(asked.storage))}")
+    dashboard = quote(program_path("optuna-dashboard"))
+    print_line(f"To see the studies: {dashboard} {quote(redacted(asked.storage))}")
     return run_id
 
 

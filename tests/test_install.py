@@ -136,7 +136,8 @@ def test_an_experiment_runs_beside_packages_of_the_same_names(store, site, insta
     assert done.returncode == 0, done.stderr
     here = code_digest(config_from({}).resolved("mnist"))
     assert done.stdout.splitlines()[-1] == f"{here} unknown"
-    assert "To look at it, run `mlflow ui " in done.stdout
+    program = Path(sys.executable).with_name("mlflow")
+    assert f"To look at it, run `{program} ui " in done.stdout
 
 
 def test_the_console_script_has_the_commands(site, installed):

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 
 import mlflow
@@ -15,6 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from experiments.compare import compare_methods
 from experiments.config.comparison import CompareConfig
+from experiments.processes.program import program_path
 from experiments.tracking import paste, ui
 from tests.conftest import QUICK, TIMEOUT
 from tests.test_comparison_page_browser import browser
@@ -36,6 +38,15 @@ def test_the_first_line_names_the_experiment_and_hides_a_password(store, monkeyp
     monkeypatch.delenv("MLFLOW_RUN_ID")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/db")
     assert "secret" not in ui.logging_to() + ui.command()
+
+
+def test_the_printed_program_starts_although_the_environment_is_not_active(store, monkeypatch):
+    program = shlex.split(ui.command())[0]
+    done = subprocess.run([program, "--version"], env={"PATH": ""}, capture_output=True, text=True)
+    assert done.stdout.startswith("mlflow, version ")
+    monkeypatch.chdir(sys.prefix)
+    assert ui.command() == f"bin/mlflow ui --backend-store-uri sqlite:///{store}/mlflow.db"
+    assert program_path("not-installed") == "not-installed"
 
 
 def test_without_the_right_to_change_an_experiment_the_charts_have_no_view(store):
@@ -62,7 +73,7 @@ def test_the_printed_links_open_the_comparison_and_a_chart_of_its_methods(store,
     config = CompareConfig(**QUICK, reinits="keep,lottery", seeds="1", executor="inline")
     run_id = compare_methods(config)
     printed = capsys.readouterr().out
-    (starting,) = re.findall("run `(mlflow ui .*)`, then open", printed)
+    (starting,) = re.findall("run `(.*mlflow ui .*)`, then open", printed)
     links = dict(re.findall(r"^  (\S.*?) +(http\S+)$", printed, re.MULTILINE))
     assert set(links) == {"the comparison", "its arms as charts"}
     port = free_port()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import mlflow
@@ -228,10 +229,12 @@ def test_the_same_search_again_trains_nothing_and_reports_the_same(again, capfd)
     tested = pd.read_csv(folder / "tested.csv")
     assert out.count("fresh seed 1000: found an earlier run") == len(tested)
     assert " trial 0: " not in out
-    assert "To see the studies: optuna-dashboard sqlite:///optuna.db" in out
+    dashboard = Path(sys.executable).with_name("optuna-dashboard")
+    assert f"To see the studies: {dashboard} sqlite:///optuna.db" in out
     table = pd.read_csv(folder / "recommended.csv").set_index("method")
     for method, row in table.iterrows():
         typed = (folder / method / "command.txt").read_text().strip()
+        assert " -m " in typed
         assert typed.partition(" -m ")[2] in out
         assert f"--reinit={method} --dataset=digits" in typed
         better = row["verdict"] == "better"

@@ -4,15 +4,13 @@ They call this process's Python, so they work whatever environment manager has s
 the tracking store and the experiment where these are not the default.
 """
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
 import mlflow
 
-from experiments.processes.program import INSIDE, PROGRAM
+from experiments.processes.program import INSIDE, PROGRAM, program_path, python_path
 from experiments.tracking.server import has_login
 from experiments.tracking.ui import experiment_name
 
@@ -47,13 +45,4 @@ def _store() -> dict[str, str]:
 def _program(portable: bool) -> list[str]:
     if portable:
         return PROGRAM.split()
-    python = Path(sys.executable)
-    if INSIDE:
-        return [_shorten(str(python.with_name(PROGRAM)))]
-    return [_shorten(str(python)), *PROGRAM.split()[1:]]
-
-
-def _shorten(path: str) -> str:
-    """A path relative to the working folder, if it is below it."""
-    here = f"{Path.cwd()}{os.sep}"
-    return path.removeprefix(here)
+    return [program_path(PROGRAM)] if INSIDE else [python_path(), *PROGRAM.split()[1:]]

@@ -14,6 +14,7 @@ from urllib.parse import quote as quote_url
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from experiments.processes.program import program_path
 from experiments.tracking.server import attached_run, has_login, without_login
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
@@ -38,7 +39,7 @@ def command() -> str:
     if uri.startswith("http"):
         return ""
     shown = "$MLFLOW_TRACKING_URI" if has_login(uri) else quote(uri)
-    return f"mlflow ui --backend-store-uri {shown}"
+    return f"{quote(program_path('mlflow'))} ui --backend-store-uri {shown}"
 
 
 def experiment_name(run_id: str | None = None) -> str:
@@ -69,8 +70,9 @@ def chart_link(experiment_id: str, run_id: str = "", arms: Sequence[str] = ()) -
     """Charts of accuracy against remaining weights, with a line for each method.
 
     Args:
-        run_id: Of a comparison; "" for all runs of the experiment.
-        arms: Ids of its runs, some of which may be nested under another comparison.
+        run_id: Of a comparison; not used without `arms`.
+        arms: Ids of its runs, some of which may be nested under another comparison; without them,
+            all runs of the experiment.
     """
     key, by = (run_id, ("tag", METHOD)) if arms else ("weight-loss", ("param", "reinit"))
     which = f"attributes.run_id IN ({', '.join(map(repr, arms))})" if arms else ""
@@ -93,7 +95,7 @@ def chart_link(experiment_id: str, run_id: str = "", arms: Sequence[str] = ()) -
         ],
         "compareRunCharts": [_chart(name, scale, key) for name, scale in CHARTS.items()],
     }
-    with suppress(MlflowException):  # without permission to write, the UI draws its own charts
+    with suppress(MlflowException):  # if the view cannot be stored, the UI draws its own charts
         mlflow.MlflowClient().set_experiment_tag(experiment_id, f"{VIEW}{key}", json.dumps(view))
         return f"{link}&viewStateShareKey={key}"
     return f"{link}&searchFilter={quote_url(which)}"
