@@ -176,7 +176,7 @@ def draw_sheets(made: Sequence[Prediction], title: str, folder: Path) -> list[Pa
 
 def describe(network: Network, made: Sequence[Prediction], table: pd.DataFrame) -> str:
     """The predictions as text, and how far to trust them."""
-    unused = "outcome" if all(each.ranking for each in made) else "reason"
+    unused = ["outcome", "reason"] if all(each.ranking for each in made) else ["reason"]
     shown = table.drop(columns=unused).head(SHOWN_ROWS)
     for name in ("probability", "second_probability"):
         shown[name] = shown[name].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
