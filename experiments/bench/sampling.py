@@ -140,9 +140,8 @@ def play(
     sampler: Sampler, name: str, study_name: str, seed: int, storage: Storage
 ) -> tuple[float, float]:
     """Run one study; its score, and the seconds that all its samples took."""
-    asked = {"dataset": "mnist", "device": "cpu", "seed": seed, "trials": TRIALS}
-    config = validated(TuneConfig, asked | {"study": study_name, "search": sampler.search})
-    search = Search(config, LANDSCAPES[name].method, "mnist", "lenet_300_100", (1, 28, 28), 10, ())
+    asked = {"seed": seed, "trials": TRIALS, "study": study_name, "search": sampler.search}
+    search = _search(name, asked)
     before = sampling.MODELS["pareto"], sampling.SPREAD
     sampling.MODELS["pareto"], sampling.SPREAD = (sampler.model, sampler.attempts), sampler.spread
     try:
@@ -193,9 +192,8 @@ def hypervolume(points: Iterable[Point], floor: float) -> float:
     return area
 
 
-@cache
-def _search(name: str) -> Search:
-    config = validated(TuneConfig, {"dataset": "mnist", "device": "cpu"})
+def _search(name: str, asked: Mapping[str, object] | None = None) -> Search:
+    config = validated(TuneConfig, {"dataset": "mnist", "device": "cpu", **(asked or {})})
     return Search(config, LANDSCAPES[name].method, "mnist", "lenet_300_100", (1, 28, 28), 10, ())
 
 

@@ -82,8 +82,8 @@ def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Re
     made, client = replace(made, arms=arms), mlflow.MlflowClient()
     client.log_dict(run_id, asdict(made), FILE)
     for arm in made.finished:
-        if ui.METHOD not in client.get_run(arm["run_id"]).data.tags:
-            client.set_tag(arm["run_id"], ui.METHOD, arm["label"])
+        if ui.METHOD_TAG not in client.get_run(arm["run_id"]).data.tags:
+            client.set_tag(arm["run_id"], ui.METHOD_TAG, arm["label"])
     return made
 
 

@@ -22,7 +22,7 @@ TRAINING = "workflowType=machine_learning"
 VIEW = "mlflow.sharedViewState."  # prefix of the tag of a view
 # The tag by which charts group the arms of a comparison. The UI's colours are a hash of name and
 # value: as "method", random and lottery would have the same red.
-METHOD = "Method"
+METHOD_TAG = "Method"
 X_AXIS = "remaining_weights"
 CHARTS = {"test_error": "log", "test_accuracy": "linear", "valid_accuracy": "linear"}  # and y axis
 
@@ -74,7 +74,7 @@ def chart_link(experiment_id: str, run_id: str = "", arms: Sequence[str] = ()) -
         arms: Ids of its runs, some of which may be nested under another comparison; without them,
             all runs of the experiment.
     """
-    key, by = (run_id, ("tag", METHOD)) if arms else ("weight-loss", ("param", "reinit"))
+    key, by = (run_id, ("tag", METHOD_TAG)) if arms else ("weight-loss", ("param", "reinit"))
     which = f"attributes.run_id IN ({', '.join(map(repr, arms))})" if arms else ""
     link = f"{base()}/#/experiments/{experiment_id}/runs?{TRAINING}&compareRunsMode=CHART"
     view = {
