@@ -71,6 +71,14 @@ def test_the_baseline_is_auto_where_the_choices_include_auto():
     assert search_of(search="lr=auto/0.1", lr=0.2).space["lr"] == Choices((0.2, "auto", 0.1))
 
 
+def test_only_methods_that_rewind_search_the_rewind_epoch():
+    asked = {"reinit": "keep,rewind", "search": "rewind_epoch=0..5,lr=0.001..0.01"}
+    assert search_of("rewind", **asked).space["rewind_epoch"] == Range(0, 5)
+    keep = search_of("keep", **asked)
+    assert "lr" in keep.space
+    assert "rewind_epoch" not in keep.space | keep.baseline
+
+
 def test_a_study_is_named_after_data_model_and_method():
     assert search_of("keep").name == "weight-loss/digits/lenet_300_100/keep"
     assert search_of("keep", study="mine", model="lenet_20").name == "mine/keep"

@@ -157,6 +157,17 @@ def test_the_ranges_that_a_warning_advises_continue_the_study(method, more, tmp_
         assert again.search.space[edge].high > search.space[edge].high
 
 
+def test_advised_ranges_leave_out_what_the_method_does_not_search(tmp_path):
+    asked = {"reinit": "keep,rewind", "search": "rewind_epoch=0..5"}
+    begun = study_of(search_of("keep", **asked), tmp_path)
+    begun.check_settings()
+    params = begun.search.baseline | {"retrain_epochs": 20}
+    warning = edge_warning(Recommendation(begun, 1, params, "run", 0))
+    assert "with reinit=keep search=retrain_epochs=1..40:log and a larger" in warning
+    advice = {"reinit": "keep", "search": "retrain_epochs=1..40:log"}
+    study_of(search_of("keep", **asked | advice), tmp_path).check_settings()
+
+
 def test_a_command_reports_a_study_with_the_ranges_that_another_one_widened(tmp_path):
     narrow = study_of(search_of(search="lr=0.001..0.1:log"), tmp_path)
     narrow.check_settings()

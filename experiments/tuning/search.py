@@ -26,6 +26,7 @@ from experiments.config.tune import TuneConfig, Tuning
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking.environment import release
 from experiments.tracking.fingerprint import SCHEME, VERSIONS, code_digest, pretrained_digest
+from pruning.reinit import REINITS
 
 STUDY_FIELDS = {"objective", "seeds_per_trial", "seed", "criterion", "pruning"}  # and the space
 
@@ -73,7 +74,9 @@ class Search:
 
     @cached_property
     def _asked_space(self) -> Space:
-        return parse_space(self.config.search, default_space(self.resolved({})))
+        space = parse_space(self.config.search, default_space(self.resolved({})))
+        rewinds = REINITS[self.method].schedule == "rewound"
+        return {name: rule for name, rule in space.items() if rewinds or name != "rewind_epoch"}
 
     @cached_property
     def baseline(self) -> dict[str, Value]:

@@ -198,7 +198,8 @@ def edge_warning(recommended: Recommendation) -> str:
             wider[name] = longer
     if not wider:
         return ""
-    ranges = format_space({**parse_space(search.config.search, {}), **wider})
+    asked = parse_space(search.config.search, {})
+    ranges = format_space({name: asked[name] for name in asked if name in search.space} | wider)
     only = f"reinit={search.method} " if len(methods_of(search.config.reinit)) > 1 else ""
     return (
         f"{'; '.join(places)}: continue the study with {only}search={ranges} and a larger number "
