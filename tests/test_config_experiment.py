@@ -222,7 +222,7 @@ def test_every_family_of_models_has_a_recipe(family):
         (["--reinit", "keep", "--schedule", "cosine", "--retrain_lr", "0.3"], 0.3),
         (["--reinit", "lottery", "--schedule", "cosine", "--lr", "0.1"], 0.1),
         (["--optimizer", "sgd"], 0.1),
-        (["--reinit", "keep", "--model", "lightcnn_9"], 0.0003),
+        (["--reinit", "keep", "--model", "lightcnn_9"], 0.001),
     ],
 )
 def test_the_default_retraining_rate_depends_on_the_method(argv, retrain_lr):

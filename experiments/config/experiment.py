@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config.fields import NONE, Common, Method, run_id
 from experiments.config.parameters import AUTO, one_of, validated
-from experiments.config.recipes import FINE_TUNE_SHARE, MODEL, MODELS_FOR, defaults_for
+from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
 from pruning.reinit import REINITS
 
@@ -92,13 +92,14 @@ class Config(Common, Method):
         model = self.model or MODELS_FOR.get(dataset, MODEL)
         defaults = asdict(defaults_for(model))
         fast, share = defaults.pop("bf16"), defaults.pop("warmup_share")
+        fine_tune_share = defaults.pop("fine_tune_share")
         del defaults["threads"]
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         values = defaults | given | {"dataset": dataset, "model": model}
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
         values.setdefault("warmup_epochs", share * values["epochs"])
         fine_tunes = REINITS[self.reinit].schedule == "constant"
-        low = float(f"{FINE_TUNE_SHARE * values['lr']:.12g}")  # easy to read and type: 0.00036
+        low = float(f"{fine_tune_share * values['lr']:.12g}")  # easy to read and type: 0.00036
         values.setdefault("retrain_lr", low if fine_tunes else values["lr"])
         values.setdefault("output_prune_rate", self.prune_rate)
         if self.device == AUTO:

@@ -22,7 +22,7 @@ from experiments.config.parameters import (
     one_of,
     or_auto,
 )
-from experiments.config.recipes import FINE_TUNE_SHARE, MODEL, auto
+from experiments.config.recipes import MODEL, auto, by_family
 from experiments.processes.executors import EXECUTORS
 from experiments.processes.terminal import did_you_mean
 from experiments.training.optimizers import OPTIMIZERS
@@ -89,7 +89,7 @@ class Method(Parameters):
     )
     control: Annotated[str, one_of(*CONTROLS)] = Field(
         "none",
-        description="control that spoils the choice of weights and should do worse: "
+        description="control that spoils the choice of weights, to see whether it matters: "
         f"{', '.join(CONTROLS)}",
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
@@ -150,8 +150,8 @@ class Common(Parameters):
     )
     retrain_lr: Annotated[Rate | None, or_auto] = Field(
         None,
-        description="learning rate of retraining; auto is lr, but for reinit=keep a constant "
-        f"{FINE_TUNE_SHARE:g} of it",
+        description="learning rate of retraining; auto is lr, or for reinit=keep a constant rate: "
+        f"lr times {by_family('fine_tune_share')}",
     )
     schedule: Annotated[str, one_of(*SCHEDULES)] = Field(
         "cosine", description=f"learning rate schedule within a round: {', '.join(SCHEDULES)}"

@@ -6,9 +6,6 @@ To add one, add a line to `RECIPES`. A family without a recipe uses the first.
 import os
 from dataclasses import dataclass
 
-# Of lr: the constant rate at which keep retrains. docs/results.md says how it was chosen.
-FINE_TUNE_SHARE = 0.3
-
 
 @dataclass(frozen=True)
 class Defaults:
@@ -19,6 +16,7 @@ class Defaults:
     optimizer: str
     weight_decay: float
     batch_size: int
+    fine_tune_share: float = 0.3  # of lr, the constant rate of keep: docs/results.md says why
     warmup_share: float = 0.0  # of epochs
     grad_clip: float = 0.0
     label_smoothing: float = 0.0
@@ -41,6 +39,7 @@ RECIPES: dict[str, Defaults] = {
         optimizer="adamw",
         weight_decay=0.05,
         batch_size=20,
+        fine_tune_share=1.0,
         warmup_share=0.25,
         grad_clip=1.0,
         label_smoothing=0.1,
@@ -68,8 +67,13 @@ def threads_for(model: str) -> int | None:
 
 def auto(name: str) -> str:
     """The values of "auto" in words, such as "auto is 10 for lenet, 40 for lightcnn"."""
+    return f"auto is {by_family(name)}"
+
+
+def by_family(name: str) -> str:
+    """The values of the recipes in words, such as "10 for lenet, 40 for lightcnn"."""
     values = {family: getattr(recipe, name) for family, recipe in RECIPES.items()}
-    return "auto is " + ", ".join(
+    return ", ".join(
         f"{value:{'' if isinstance(value, str) else 'g'}} for {family}"
         for family, value in values.items()
     )
