@@ -81,11 +81,9 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     table.to_csv(folder / TABLE, index=False)
     title = f"{Path(config.run).resolve().name}, round {network.round}"
     sheets = draw_sheets(made, title, folder)
-    if attached:  # opened by `mlflow run`, and not needed
-        if is_run_id(config.run):
-            orphan.label(attached, config.run)
-        orphan.delete_when_closed(attached)
-    print_line(describe(network, made, table))
+    if attached:
+        orphan.dispose(attached, config.run if is_run_id(config.run) else "")
+    print_line(describe(network, made, table, config.invert))
     print_line(f"\nTable: {folder / TABLE}\nPictures: {', '.join(map(str, sheets))}")
     return table
 
@@ -174,7 +172,9 @@ def draw_sheets(made: Sequence[Prediction], title: str, folder: Path) -> list[Pa
     return paths
 
 
-def describe(network: Network, made: Sequence[Prediction], table: pd.DataFrame) -> str:
+def describe(
+    network: Network, made: Sequence[Prediction], table: pd.DataFrame, inverted: bool
+) -> str:
     """The predictions as text, and how far to trust them."""
     unused = ["outcome", "reason"] if all(each.ranking for each in made) else ["reason"]
     shown = table.drop(columns=unused).head(SHOWN_ROWS)
@@ -190,8 +190,9 @@ def describe(network: Network, made: Sequence[Prediction], table: pd.DataFrame) 
         lines += few_tests_warning(images)
     lights = [p.input.source for p in made if p.input.image and is_light(p.input.image)]
     if lights and not network.spec.crop:
+        how = "look dark on light once inverted" if inverted else "look dark on light"
         lines += [
-            f"WARNING: {len(lights)} of {len(made)} pictures look dark on light, such as "
-            f"{lights[0]}; the network was trained on light on dark: set invert=true"
+            f"WARNING: {len(lights)} of {len(made)} pictures {how}, such as {lights[0]}; the "
+            f"network was trained on light on dark: set invert={'false' if inverted else 'true'}"
         ]
     return "\n".join(lines)

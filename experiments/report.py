@@ -22,8 +22,7 @@ def rebuild_report(config: ReportConfig) -> Path:
     attached = server.attached_run()
     made = record.read_record(config.run)
     folder = make_report(config.run, made, config.out)
-    if attached and attached != config.run:  # opened by `mlflow run`, and not needed
-        orphan.label(attached, config.run)
-        orphan.delete_when_closed(attached)
+    if attached and attached != config.run:
+        orphan.dispose(attached, config.run)
     print_line(report_text(folder))
     return folder

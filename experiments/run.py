@@ -46,6 +46,22 @@ def run_experiment(asked: Config, parent: str | None = None, echo: Echo | None =
         return _experiment(asked, load_run(asked), parent, echo)
 
 
+def run_nested(config: Config, parent: str, digest: str | None, echo: Echo) -> str:
+    """Run an experiment as a task of an executor; the id of its run.
+
+    Args:
+        digest: Of the data that the command has read; this machine may have different ones.
+
+    Raises:
+        ValueError: As `run_experiment`; also if the data of this machine are different.
+    """
+    if digest and config.resume == NONE and load_data(config)[0].digest != digest:
+        raise ValueError(
+            f"data_root: the data in {config.data_root} differ between the machines of the cluster"
+        )
+    return run_experiment(config, parent, echo)
+
+
 def _experiment(
     asked: Config, stored: StoredRun | None, parent: str | None, echo: Echo | None
 ) -> str:

@@ -17,6 +17,8 @@ from typing import ClassVar
 
 from tqdm import tqdm
 
+from experiments.config.fields import NONE
+from experiments.config.space import format_space, parse_space
 from experiments.config.tune import TuneConfig, methods_of
 from experiments.processes.executors import EXECUTORS, Needs
 from experiments.processes.program import program_path
@@ -32,7 +34,14 @@ from experiments.tuning.choose import RUN, baseline_of, latest_failures, recomme
 from experiments.tuning.confirm import Recommendation, confirm
 from experiments.tuning.report import report
 from experiments.tuning.search import Search
-from experiments.tuning.storage import Storage, absolute_url, is_file, parse_url, redacted
+from experiments.tuning.storage import (
+    Storage,
+    absolute_url,
+    is_file,
+    parse_url,
+    redacted,
+    without_password,
+)
 from experiments.tuning.study import Study
 from experiments.tuning.trial import Job, claim_and_run
 
@@ -50,6 +59,9 @@ def run_search(asked: TuneConfig) -> str:
         ConnectionError: If the storage or the tracking server does not answer in time.
     """
     config = asked.model_copy(update={"storage": absolute_url(asked.storage)})
+    if config.search != NONE:  # a file may change or move while the search runs
+        ranges = format_space(parse_space(config.search, {}))
+        config = config.model_copy(update={"search": ranges})
     if config.executor == "ray":
         connect(config)
         config = config.with_absolute_paths()
@@ -79,7 +91,7 @@ def run_search(asked: TuneConfig) -> str:
         print_line(f"{method}: all trials are done; another command reports them")
     print_line(f"\n{ui.how_to_view('the search', run_id)}")
     dashboard = quote(program_path("optuna-dashboard"))
-    print_line(f"To see the studies: {dashboard} {quote(redacted(asked.storage))}")
+    print_line(f"To see the studies: {dashboard} {quote(without_password(config.storage))}")
     return run_id
 
 

@@ -19,6 +19,7 @@ from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
 from experiments.run import run_experiment
+from experiments.tracking.networks import load_network
 from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
@@ -271,10 +272,14 @@ def test_a_report_of_another_run_is_rejected(again, capsys):
 
 
 def test_masks_shared_by_a_trunk_are_the_same_for_all_methods(store):
-    _, new = compare(masks="shared", reinits="random,lottery", seeds="0,", control="none")
-    overlap = pd.read_csv(new / "comparison.csv")
-    sizes = overlap.pivot_table(index="round", columns="method", values="remaining_weights")
-    assert (sizes["random"] == sizes["lottery"]).all()
+    run, _ = compare(masks="shared", reinits="random,lottery", seeds="0,", control="none")
+    found = [load_network(arm.info.run_id) for arm in arms(run).values()]
+    first, second = (network.masks for network in found)
+    assert first.keys() == second.keys()
+    for name, mask in first.items():
+        assert torch.equal(mask, second[name])
+    weights = [network.module.state_dict() for network in found]
+    assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_comparison_whose_arms_all_fail_fails_in_one_line(store, capsys):

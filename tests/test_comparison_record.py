@@ -13,7 +13,7 @@ from experiments.tracking.session import PARENT
         ("https://host/mlflow", "https://host/mlflow"),
     ],
 )
-def test_a_page_holds_no_password(uri, shown):
+def test_an_address_is_shown_without_its_login(uri, shown):
     assert without_login(uri) == shown
 
 

@@ -58,7 +58,7 @@ def test_the_default_space_is_the_documented_one():
         ({"reinit": "rewind"}, ""),
         ({"reinit": "keep"}, ",retrain_lr=1.2e-05..0.0012:log"),
         ({"reinit": "keep", "lr": 0.1}, ",retrain_lr=0.001..0.1:log"),
-        ({"reinit": "keep", "model": "lightcnn_9"}, ",retrain_lr=1e-05..0.001:log"),
+        ({"reinit": "keep", "model": "lightcnn_9"}, ",retrain_lr=3.33e-05..0.00333:log"),
     ],
 )
 def test_only_fine_tuning_searches_its_learning_rate(asked, more):

@@ -22,6 +22,7 @@ from experiments.predict import predict
 from experiments.prepare_faces import prepare_photographs
 from experiments.rounds.network import data_of, evaluate
 from experiments.run import run_experiment
+from experiments.tracking import orphan
 from experiments.tracking.networks import load_network
 from tests.conftest import QUICK, TIMEOUT, working_in
 from tests.portraits import flower, folder
@@ -79,8 +80,28 @@ def test_ink_on_paper_is_reported_and_can_be_inverted(digits_run, tmp_path, caps
     assert "WARNING: 2 of 2 pictures look dark on light, such as 00.png" in capsys.readouterr().out
     inverted = predict(PredictConfig(**asked, invert=True))
     assert "WARNING" not in capsys.readouterr().out
-    straight = predict(PredictConfig(run=run_id, images="pictures", out=str(tmp_path / "out")))
+    asked["images"] = "pictures"
+    straight = predict(PredictConfig(**asked))
     pd.testing.assert_frame_equal(inverted, straight.head(2))
+    capsys.readouterr()
+    predict(PredictConfig(**asked, invert=True))
+    output = capsys.readouterr().out
+    assert "WARNING: 12 of 12 pictures look dark on light once inverted, such as" in output
+    assert "set invert=false" in output
+
+
+def test_a_run_that_the_user_named_stays(digits_run, tmp_path, monkeypatch):
+    run_id, _ = digits_run
+    with mlflow.start_run(run_name="mine") as mine:
+        pass
+    started = []
+    monkeypatch.setattr(orphan, "delete_when_closed", started.append)
+    for named in (mine.info.run_id, run_id):
+        monkeypatch.setenv("MLFLOW_RUN_ID", named)
+        before = mlflow.get_run(named).info.run_name
+        predict(PredictConfig(run=run_id, images="pictures", out=str(tmp_path / "out")))
+        assert mlflow.get_run(named).info.run_name == before
+    assert started == []
 
 
 def test_any_picture_is_resized_and_a_damaged_one_is_listed(digits_run, tmp_path, capsys):

@@ -231,11 +231,12 @@ def test_a_run_that_the_user_opened_stays_when_a_parameter_is_invalid(store, mon
 
 
 def test_an_unreachable_server_is_one_line(store, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     with pytest.raises(SystemExit) as stop:
         run_command("run", command())
     assert stop.value.code == 2
     errors = capsys.readouterr().err
+    assert "secret" not in errors
     last = errors.splitlines()[-1]
     assert last.startswith("error: the tracking server http://127.0.0.1:9 does not answer")
     assert "Traceback" not in errors

@@ -63,6 +63,11 @@ def test_a_folder_of_saved_networks_is_read_by_their_numbers(finished, tmp_path)
     shutil.copy(folder / "round_00.safetensors", tmp_path)
     with pytest.raises(ValueError, match=r"has round_0\.safetensors and round_00\.safetensors"):
         load_network(tmp_path)
+    (tmp_path / "round_00.safetensors").unlink()
+    shutil.copytree(folder, tmp_path / "checkpoints")
+    shutil.copy(folder / "round_02.safetensors", tmp_path)
+    with pytest.raises(ValueError, match="has several files for a round"):
+        load_network(tmp_path, 0)
 
 
 def test_every_round_evaluates_as_it_was_logged(finished):

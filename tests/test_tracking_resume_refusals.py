@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 
 from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
@@ -20,7 +21,13 @@ from experiments.processes.locks import run_lock
 from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.run import resume_warnings
 from experiments.tracking.fingerprint import FINGERPRINT, fingerprint
-from experiments.tracking.resume import find_or_resume, history_of, is_finished, load_run
+from experiments.tracking.resume import (
+    find_or_resume,
+    history_of,
+    is_finished,
+    load_run,
+    stored_config,
+)
 from experiments.tracking.session import INTERNAL, is_running, tracked_run
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import QUICK, ROOT, command, working_in
@@ -208,6 +215,16 @@ def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_pat
     (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
     assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 3-")
     shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_config_of_a_run_on_a_gpu_is_read_but_not_resumed_without_one(failed, capsys, tmp_path):
+    folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
+    kept = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(json.dumps(json.loads(kept) | {"device": "cuda"}))
+    assert stored_config(mlflow.get_run(failed), "branch_of", str(tmp_path)).device == "cuda"
+    assert "device must be cpu or auto on this machine" in refuse([f"--resume={failed}"], capsys)
+    (folder / "config.json").write_text(kept)
 
 
 def test_an_earlier_run_of_the_same_experiment_is_found_and_resumed(failed):

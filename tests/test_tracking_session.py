@@ -103,6 +103,11 @@ def test_a_run_interrupted_in_the_middle_of_a_write_is_marked(parent):
     assert mlflow.get_run(claimed).info.run_name != "half written"
 
 
+def test_a_long_name_fits_into_every_database(store):
+    with tracked_run("n" * 300) as run_id:
+        assert mlflow.get_run(run_id).info.run_name == "n" * 250
+
+
 def test_params_that_are_logged_already_stay(parent):
     mlflow.log_param("lr", "0.1")
     describe(parent, {"lr": 0.2, "model": None, "shown": True}, {"kind": "test"})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from urllib.parse import quote
 
 import mlflow
 import pytest
@@ -65,6 +66,11 @@ def test_a_pasted_command_names_what_is_not_the_default(store, monkeypatch):
     monkeypatch.chdir(store.parent)
     (setting, *_) = shlex.split(paste.command_to_paste("run", {}))
     assert setting == f"MLFLOW_TRACKING_URI=sqlite:///{store}/mlflow.db"
+    (odd := store / "ü [1]").mkdir()
+    monkeypatch.chdir(odd)
+    odd_store = f"sqlite:///{quote(str(odd))}/mlflow.db"  # as MLflow spells it
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", odd_store)
+    assert paste.command_to_paste("run", {}).startswith(sys.executable)
 
 
 @pytest.mark.servers

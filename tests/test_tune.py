@@ -230,7 +230,7 @@ def test_the_same_search_again_trains_nothing_and_reports_the_same(again, capfd)
     assert out.count("fresh seed 1000: found an earlier run") == len(tested)
     assert " trial 0: " not in out
     dashboard = Path(sys.executable).with_name("optuna-dashboard")
-    assert f"To see the studies: {dashboard} sqlite:///optuna.db" in out
+    assert f"To see the studies: {dashboard} sqlite:///{Path('optuna.db').resolve()}" in out
     table = pd.read_csv(folder / "recommended.csv").set_index("method")
     for method, row in table.iterrows():
         typed = (folder / method / "command.txt").read_text().strip()

@@ -1,10 +1,12 @@
 """Searches: costs counted by hand, budgets, names, and which settings define a study."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from experiments.config.parameters import validated
+from experiments.config.recipes import RECIPES
 from experiments.config.space import Choices, Range
 from experiments.config.tune import TuneConfig, methods_of
 from tests.searching import search_of
@@ -129,6 +131,24 @@ def test_settings_include_the_method_and_the_data():
     assert settings != search_of("lottery").settings()
     assert settings["reinit"] == "keep"
     assert settings["data"] == ["digest"]
+
+
+def test_another_default_of_a_recipe_changes_the_settings(monkeypatch):
+    fixed, before = search_of("keep", retrain_lr=0.0003), search_of("keep").settings()
+    kept = fixed.settings()
+    changed = replace(RECIPES["lenet"], fine_tune_share=0.5)
+    monkeypatch.setitem(RECIPES, "lenet", changed)
+    assert search_of("keep").settings() != before
+    longer = replace(RECIPES["lenet"], epochs=11)
+    monkeypatch.setitem(RECIPES, "lenet", longer)
+    assert search_of("keep", retrain_lr=0.0003).settings() != kept
+
+
+def test_a_momentum_that_no_trial_would_use_is_rejected():
+    with pytest.raises(ValueError, match="search: momentum requires optimizer=sgd"):
+        search_of(search="momentum=0..0.9")
+    for asked in ({"optimizer": "sgd"}, {"search": "momentum=0..0.9,optimizer=sgd/adam"}):
+        assert "momentum" in search_of(**({"search": "momentum=0..0.9"} | asked)).space
 
 
 def test_no_trial_uses_a_fresh_seed():

@@ -49,7 +49,7 @@ def row(trials, fresh=(), **asked):
 
 
 LIMITED = {"objective": "accuracy", "budget_epochs": 200}
-STEADY, MIXED = [(0.93, 0.92), (0.94, 0.93), (0.92, 0.91)], [(0.95, 0.92), (0.92, 0.93)]
+STEADY, MIXED = [(0.93, 0.92), (0.945, 0.93), (0.92, 0.91)], [(0.95, 0.92), (0.92, 0.93)]
 VERDICTS = [
     # of the trials alone, without fresh seeds
     (((0.9, 100), (0.91, 200)), (), {}, "better"),
@@ -81,6 +81,24 @@ def test_a_setting_is_better_than_the_default_by_the_rule_of_the_objective(
     )
     params = advised(found, recommended(**asked))
     assert params == (FOUND if expected == "better" else {"prune_rate": 0.2, "retrain_epochs": 10})
+
+
+def test_the_same_difference_in_each_seed_has_no_interval():
+    found = row(((0.9, 100), (0.95, 200)), [(0.93, 0.92), (0.94, 0.93), (0.92, 0.91)])
+    low, high = (found[f"valid_accuracy_difference_{end}"] for end in ("low", "high"))
+    assert low != low
+    assert high != high
+    assert found["verdict"] == "better"
+    text = headline(found, recommended())
+    assert "validation accuracy +1.00 points in each seed, test accuracy +1.00" in text
+
+
+def test_a_cheaper_setting_whose_interval_allows_a_loss_says_so():
+    doubt = "A loss of more than 0.5 points is not excluded."
+    cheaper = row(((0.9, 100), (0.95, 50)), MIXED)
+    assert headline(cheaper, recommended()).endswith(doubt)
+    higher = row(((0.9, 100), (0.89, 200)), STEADY)
+    assert doubt not in headline(higher, recommended())
 
 
 def test_differences_are_paired_by_seed_with_their_interval():

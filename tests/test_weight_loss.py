@@ -27,6 +27,16 @@ def test_rounds_without_mlflow_are_those_of_a_run(store):
     assert all(torch.equal(saved.state[name], logged.state[name]) for name in logged.state)
 
 
+def test_an_active_run_of_the_user_is_left_alone(store):
+    with mlflow.start_run() as mine:
+        with pytest.raises(ValueError, match=rf"run {mine.info.run_id} is active: end it first"):
+            weight_loss.run_experiment(**QUICK)
+        assert mlflow.active_run().info.run_id == mine.info.run_id
+    after = mlflow.get_run(mine.info.run_id)
+    assert after.info.status == "FINISHED"
+    assert "error" not in after.data.tags
+
+
 def test_later_rounds_do_not_change_a_network():
     rounds = weight_loss.prune_rounds(**QUICK)
     first = next(rounds)

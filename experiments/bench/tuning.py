@@ -28,7 +28,7 @@ from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
 from experiments.tune import Progress, job_of, plan_searches
 from experiments.tuning import trial
-from experiments.tuning.storage import Storage
+from experiments.tuning.storage import Storage, redacted
 from experiments.tuning.study import Study
 
 WARM_UP = 2  # trials of each worker that are not counted
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=3, help="turns per worker count (default: 3)")
     args = parser.parse_args(argv)
     counts = [int(word) for word in args.workers.split(",")]
-    print_line(f"storage {args.storage}, tracking {server.tracking_uri()}")
+    tracking = server.without_login(server.tracking_uri())
+    print_line(f"storage {redacted(args.storage)}, tracking {tracking}")
     measured: dict[int, list[Measured]] = {count: [] for count in counts}
     for _ in range(args.turns):
         for count in counts:

@@ -17,7 +17,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from experiments.comparison.statistics import METHOD
-from experiments.config.comparison import Arm, CompareConfig
+from experiments.config.comparison import Arm, CompareConfig, label_of
 from experiments.config.experiment import Resolved
 from experiments.config.parameters import AUTO
 from experiments.processes.tasks import Outcome
@@ -73,7 +73,7 @@ def adopt(run: MlflowRun, parent: str) -> None:
 def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Record:
     """Log the record with the arms, which have ended, and tag their runs with their methods.
 
-    A run that is tagged with a method keeps it.
+    The tag is the same in every comparison that reuses a run, whatever it varies.
     """
     arms = [
         {"label": arm.label, "seed": arm.seed} | arm.method.model_dump() | asdict(outcome)
@@ -81,9 +81,9 @@ def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Re
     ]
     made, client = replace(made, arms=arms), mlflow.MlflowClient()
     client.log_dict(run_id, asdict(made), FILE)
-    for arm in made.finished:
-        if ui.METHOD_TAG not in client.get_run(arm["run_id"]).data.tags:
-            client.set_tag(arm["run_id"], ui.METHOD_TAG, arm["label"])
+    for arm, outcome in outcomes.items():
+        if outcome.run_id:
+            client.set_tag(outcome.run_id, ui.METHOD_TAG, label_of(arm.method))
     return made
 
 

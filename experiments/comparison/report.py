@@ -15,7 +15,7 @@ from experiments.comparison.page import render_page
 from experiments.comparison.results import Comparison
 from experiments.comparison.text import percent, weights
 from experiments.config.comparison import CompareConfig
-from experiments.config.parameters import AUTO, as_text
+from experiments.config.parameters import AUTO, as_text, validated
 from experiments.figures.page import to_svg
 from experiments.processes.terminal import table_text
 from experiments.tracking.paste import command_to_paste
@@ -48,9 +48,11 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
     Raises:
         ValueError: If a run or a file of the comparison is gone.
     """
-    config = CompareConfig(**made.config)
+    config = validated(CompareConfig, made.config | {"device": AUTO})  # a report needs no GPU
     requested = {name: as_text(value) for name, value in made.config.items()}
     given = config.model_dump(exclude_defaults=True)
+    if made.config["device"] != AUTO:
+        given["device"] = made.config["device"]
     changed = {name: text for name, text in requested.items() if name in given}
     setting = _setting(made, config, requested)
     return Comparison(

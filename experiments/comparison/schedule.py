@@ -18,8 +18,7 @@ from experiments.processes.locks import HEARTBEAT_SECONDS
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import Executor, Outcome
 from experiments.processes.terminal import Echo
-from experiments.rounds.data import load_data
-from experiments.run import run_experiment
+from experiments.run import run_nested
 from experiments.tracking import server
 from experiments.tracking.resume import (
     find_experiment,
@@ -117,7 +116,7 @@ class Schedule:
         if earlier.problem:
             self.echo(f"{arm.name}: rerun: the earlier run cannot be resumed ({earlier.problem})")
         digest = self.inputs.digests[arm.seed] if self.config.executor == "ray" else None
-        self.executor.submit(arm.name, run_arm, earlier.config, self.parent, digest)
+        self.executor.submit(arm.name, run_nested, earlier.config, self.parent, digest)
 
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an arm, which branches off its base arm; None if it lacks a trunk."""
@@ -135,22 +134,6 @@ class Schedule:
         resolved = config.resolved(self.inputs.resolved.dataset)
         found = find_experiment(resolved, self.inputs.digests[arm.seed])
         return found is not None and is_finished(found)
-
-
-def run_arm(config: Config, parent: str, digest: str | None, echo: Echo) -> str:
-    """Run an arm as a task of an executor; the id of its run.
-
-    Args:
-        digest: Of the data that the comparison has read; this machine may have different ones.
-
-    Raises:
-        ValueError: As `run_experiment`; also if the data of this machine are different.
-    """
-    if digest and config.resume == NONE and load_data(config)[0].digest != digest:
-        raise ValueError(
-            f"data_root: the data in {config.data_root} differ between the machines of the cluster"
-        )
-    return run_experiment(config, parent, echo)
 
 
 def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> Outcomes:

@@ -4,6 +4,7 @@ An arm is one method with one seed. The methods are all combinations of the valu
 `criterion`, `control` and `pruning`; all arms share the other parameters.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated
@@ -138,7 +139,7 @@ def arms_of(config: CompareConfig) -> list[Arm]:
     return arms
 
 
-def label_of(method: Method, varied: list[bool]) -> str:
+def label_of(method: Method, varied: Sequence[bool] = (False,) * 4) -> str:
     """A short name: the reinit method, then the fields that are `varied` or not the default."""
     words = [
         word

@@ -19,6 +19,7 @@ import yaml
 
 from experiments.config.experiment import Config, Resolved
 from experiments.config.parameters import AUTO, validated
+from experiments.config.recipes import defaults_for
 from experiments.processes.terminal import did_you_mean
 from pruning.reinit import REINITS
 
@@ -62,7 +63,7 @@ DEFAULT: Space = {
     "retrain_epochs": Range(1, 20, log=True),
 }
 EDGE = 0.02  # share of a range that counts as its edge
-RETRAIN_LR = (0.01, 1.0)  # times lr; searched by default for methods that continue to train
+RETRAIN_LR = (1 / 30, 10 / 3)  # times its default; searched for methods that continue to train
 
 
 def default_space(config: Resolved) -> Space:
@@ -72,7 +73,8 @@ def default_space(config: Resolved) -> Space:
     """
     if REINITS[config.reinit].schedule != "constant":
         return DEFAULT
-    low, high = (float(f"{config.lr * share:.3g}") for share in RETRAIN_LR)
+    default = config.lr * defaults_for(config.model).fine_tune_share
+    low, high = (float(f"{default * share:.3g}") for share in RETRAIN_LR)
     return {**DEFAULT, "retrain_lr": Range(low, high, log=True)}
 
 

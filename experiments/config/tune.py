@@ -73,7 +73,7 @@ class Tuning(Parameters):
         description="objective=pareto: recommend the cheapest trial whose accuracy is within this "
         "distance of the best",
     )
-    seeds_per_trial: Positive = Field(
+    seeds_per_trial: Annotated[Positive, Field(le=FRESH)] = Field(
         1, description="number of seeds that each trial is averaged over"
     )
     confirm_seeds: Annotated[int, Field(ge=0, le=FRESH)] = Field(
@@ -126,6 +126,9 @@ class TuneConfig(Common, Execution, Tuning):
                 f"search: rewind_epoch has no effect with reinit={self.reinit}, only with rewind "
                 "and lr_rewind"
             )
+        space = parse_space(self.search)
+        if "momentum" in space and "optimizer" not in space and self.optimizer != "sgd":
+            raise ValueError("search: momentum requires optimizer=sgd")
         for method in methods_of(self.reinit):
             self.config_of(method, {}, self.seed)
         return self

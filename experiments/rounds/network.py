@@ -126,8 +126,8 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
     except KeyError as error:
         raise ValueError(
             f"{name} does not say how to build its network (its metadata lack {error}): it was "
-            "written by an older version; also pass the data that it was trained on, "
-            "data=load_data(...)"
+            "written by an older version; name its run instead, or in Python also pass the data "
+            "that it was trained on, data=load_data(...)"
         ) from None
     except ValidationError as error:
         raise ValueError(f"{name} has unusable metadata: {error.errors()[0]['msg']}") from None

@@ -50,8 +50,12 @@ def load_network(
         return _of_run(str(run), round, data)
     path = Path(run)
     if path.is_dir():
-        folders = [path / name for name in FOLDERS]
-        files = {file.name: file for each in folders for file in each.glob("round_*.safetensors")}
+        found = [file for name in FOLDERS for file in (path / name).glob("round_*.safetensors")]
+        files = {file.name: file for file in found}
+        if len(files) < len(found):
+            raise ValueError(
+                f"{path} has several files for a round, in folders of its own: name one"
+            )
         return _open(files[_choose(files, round, str(path))], data)
     if not path.is_file():
         raise ValueError(

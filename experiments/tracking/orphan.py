@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 
 import mlflow
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from experiments.processes.program import IMPORT_ROOT
@@ -32,13 +31,25 @@ def delete_failed(run_id: str, error: str) -> None:
     A run that the user named, with MLFLOW_RUN_ID or `mlflow run --run-id`, stays.
     """
     with short_timeouts(), suppress(MlflowException, OSError):  # the user has read the error
-        client = mlflow.MlflowClient()
-        if _is_new(client.get_run(run_id)):
-            client.set_tag(run_id, "error", error)
+        if is_disposable(run_id):
+            mlflow.MlflowClient().set_tag(run_id, "error", error)
             delete_when_closed(run_id)
 
 
-def _is_new(run: Run) -> bool:
+def dispose(run_id: str, instead: str = "") -> None:
+    """Delete the run of a command that works on another one, `instead`, or on none.
+
+    A run that the user named stays.
+    """
+    if is_disposable(run_id):
+        if instead:
+            label(run_id, instead)
+        delete_when_closed(run_id)
+
+
+def is_disposable(run_id: str) -> bool:
+    """Whether `mlflow run` has opened the run for this command."""
+    run = mlflow.get_run(run_id)
     opened = run.data.tags.get("mlflow.source.type") == "PROJECT"
     return opened and run.info.status == "RUNNING" and not run.data.metrics
 

@@ -7,6 +7,7 @@ the tracking store and the experiment where these are not the default.
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from urllib.parse import unquote
 
 import mlflow
 
@@ -38,7 +39,7 @@ def command_to_paste(
 def _store() -> dict[str, str]:
     """The tracking store, where it is not the default; one with a login must be set already."""
     uri = str(mlflow.get_tracking_uri())
-    is_default = uri == f"sqlite:///{Path(DEFAULT_STORE).absolute()}"
+    is_default = unquote(uri) == f"sqlite:///{Path(DEFAULT_STORE).absolute()}"
     return {} if is_default or has_login(uri) else {"MLFLOW_TRACKING_URI": uri}
 
 

@@ -14,11 +14,12 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from experiments.config.experiment import Config, Resolved, config_from
-from experiments.config.parameters import as_text, default_text
+from experiments.config.parameters import AUTO, as_text, default_text
 from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH, in_order
 from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
+from experiments.tracking.server import without_login
 from experiments.tracking.session import INTERNAL, is_running, is_running_elsewhere, tags_of
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from models import Architecture
@@ -82,7 +83,8 @@ def get_run(run_id: str, parameter: str) -> MlflowRun:
     try:
         return mlflow.get_run(run_id)
     except MlflowException:
-        raise ValueError(f"{parameter}: {mlflow.get_tracking_uri()} has no run {run_id}") from None
+        where = without_login(mlflow.get_tracking_uri())
+        raise ValueError(f"{parameter}: {where} has no run {run_id}") from None
 
 
 def _check_free(run: MlflowRun) -> None:
@@ -116,9 +118,12 @@ def stored_config(run: MlflowRun, parameter: str, folder: str) -> Resolved:
             "or it ended before training began; start a new run"
         ) from None
     try:
-        config = config_from(json.loads(Path(path).read_text()))
-        return config.resolved(config.dataset)
-    except (TypeError, ValueError) as error:
+        stored = json.loads(Path(path).read_text())
+        device = stored.pop("device", AUTO)  # this machine may lack it, and a reader not need it
+        config = config_from(stored)
+        resolved = config.resolved(config.dataset)
+        return resolved if device == AUTO else resolved.model_copy(update={"device": device})
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{parameter}: config.json of run {run.info.run_id} is damaged: {error}"
         ) from None

@@ -44,7 +44,7 @@ def check_tracking() -> None:
         ping()
     except Exception as error:  # each kind of store raises its own errors
         raise ValueError(
-            f"the tracking server {mlflow.get_tracking_uri()} does not answer "
+            f"the tracking server {without_login(mlflow.get_tracking_uri())} does not answer "
             f"({describe_error(error)}): start it, or set MLFLOW_TRACKING_URI to another"
         ) from None
 

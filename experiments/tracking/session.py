@@ -30,6 +30,7 @@ from experiments.tracking.server import attached_run, short_timeouts
 PARENT = "mlflow.parentRunId"
 TRACKING_ERRORS = (OSError, MlflowException)  # a store or a server that does not answer
 INTERNAL = "weight_loss."  # prefix of the tags that the program reads, which the UI lists last
+NAME_CHARS = 250  # of a run's name, at most, in MLflow's databases
 _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's, such as brawny-fox-12
 
 
@@ -53,15 +54,23 @@ def tracked_run(
         tags: Of a new run, from its first moment.
         locked: Whether the run gets a lock and a heartbeat; a trial's run does not, since the
             trial has both.
+
+    Raises:
+        ValueError: If this thread already logs to a run of MLflow.
     """
+    if active := mlflow.active_run():
+        raise ValueError(
+            f"the MLflow run {active.info.run_id} is active: end it first (mlflow.end_run()), "
+            "because this has a run of its own"
+        )
     attached = attached_run()
     with ExitStack() as held, _marked_on_exit():
         with defer_signals():
-            run_id = _start(name, resume, parent, tags or {})
+            run_id = _start(name[:NAME_CHARS], resume, parent, tags or {})
         if resume == NONE:
             if locked:
                 held.enter_context(run_lock(run_id))
-        elif attached and attached != run_id:
+        elif attached and attached != run_id and orphan.is_disposable(attached):
             orphan.label(attached, run_id)
             held.callback(orphan.delete_when_closed, attached)
         with heartbeat(lambda: write_heartbeat(run_id)) if locked else nullcontext():

@@ -19,7 +19,7 @@ from experiments.config.space import Value
 from experiments.processes.tasks import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
-from experiments.run import run_experiment
+from experiments.run import run_nested
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import find_or_resume, is_finished, other_versions_note
 from experiments.tuning.fronts import FOUND
@@ -136,7 +136,9 @@ class Confirmation:
             self.ended.add(task.name)
             self.echo(f"{task.name}: found an earlier run")
         else:
-            self.workers.submit(task.name, run_experiment, earlier.config, task.of.study_run)
+            on_others = task.of.search.config.executor == "ray"
+            digest = data.digest if on_others else None
+            self.workers.submit(task.name, run_nested, earlier.config, task.of.study_run, digest)
 
     def _wait(self) -> None:
         """Wait until an experiment ends, and note its run."""

@@ -80,7 +80,7 @@ def _report_study(
     (folder / "command.txt").write_text(recommended.command(advised(row, recommended)) + "\n")
     save_study(recommended.study, recommended.number, folder)
     metrics = {
-        f"recommended/{name}": float(row[name])
+        f"{runs.REPORTED}{name}": float(row[name])
         for name in (*HEADLINES, *DIFFERENCES)
         if name in row
     }

@@ -6,6 +6,7 @@ the run ends if its process dies. Steps of a trial's metrics are rounds; metrics
 seeds.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from experiments.tracking.fingerprint import code_digest
 from experiments.tracking.log import params_of
 from experiments.tracking.server import short_timeouts, without_login
 from experiments.tracking.session import (
+    NAME_CHARS,
     PARENT,
     close_run,
     dead_runs,
@@ -40,6 +42,7 @@ SEARCH, STUDY, TRIAL = "search", "study", "trial"  # values of a run's tag `kind
 NUMBER, STATE = "optuna.trial", "trial_state"  # tags of a trial's run
 STATUSES = {"complete": "FINISHED", "stopped early": "KILLED"}  # of runs, by state; else FAILED
 FLUSH_SECONDS = 1.0  # least time between writes of a trial's metrics
+REPORTED = "recommended/"  # prefix of a study's metrics
 REACHED = ("valid_accuracy", "test_accuracy", "dense_test_accuracy")
 
 
@@ -88,7 +91,7 @@ def open_trial(
     values = " ".join(f"{name}={as_text(value)}" for name, value in params.items())
     name = f"{search.method} trial {number:03d} {values}"
     tags = {"kind": TRIAL, "optuna.study": search.name, NUMBER: str(number), STATE: "running"}
-    with tracked_run(name[:250], parent=study_run, tags=tags, locked=False) as run_id:
+    with tracked_run(name, parent=study_run, tags=tags, locked=False) as run_id:
         run = TrialRun(run_id, search.config.patience, echo)
         try:
             with defer_signals():
@@ -164,7 +167,9 @@ def create_study_run(search: Search, parent: str) -> str:
     client, experiment = mlflow.MlflowClient(), mlflow.get_run(parent).info.experiment_id
     tags = {"kind": STUDY, "optuna.study": search.name, "method": search.method, PARENT: parent}
     tags |= {"dataset": search.dataset, "model": search.model, "objective": search.config.objective}
-    run_id = str(client.create_run(experiment, run_name=search.name, tags=tags).info.run_id)
+    run_id = str(
+        client.create_run(experiment, run_name=search.name[:NAME_CHARS], tags=tags).info.run_id
+    )
     client.update_run(run_id, status="SCHEDULED")  # until a command claims it
     settings = {name: str(value) for name, value in search.settings().items()}
     del settings["space"]  # params cannot change, and ranges can be widened: see the description
@@ -182,10 +187,10 @@ def experiment_of(run_id: str, search: Search) -> str:
         info = mlflow.get_run(run_id).info
         if info.lifecycle_stage == "active":
             return str(info.experiment_id)
+    where = without_login(mlflow.get_tracking_uri())
     raise ValueError(
-        f"the study {search.name} logs to run {run_id}, which {mlflow.get_tracking_uri()} does not "
-        "have: set MLFLOW_TRACKING_URI to the server it was begun with, or choose another name "
-        "with study="
+        f"the study {search.name} logs to run {run_id}, which {where} does not have: set "
+        "MLFLOW_TRACKING_URI to the server it was begun with, or choose another name with study="
     )
 
 
@@ -194,7 +199,9 @@ def log_study(run_id: str, folder: Path, metrics: dict[str, float], description:
     client = mlflow.MlflowClient()
     client.log_artifacts(run_id, str(folder))
     client.set_tag(run_id, "mlflow.note.content", description)
-    mlflow.log_metrics(metrics, run_id=run_id)
+    before = mlflow.get_run(run_id).data.metrics.keys()  # those of another trial must not stay
+    stale = {name: math.nan for name in before - metrics if name.startswith(REPORTED)}
+    mlflow.log_metrics(metrics | stale, run_id=run_id)
 
 
 def log_search(run_id: str, files: list[Path], metrics: dict[str, float], description: str) -> None:

@@ -131,17 +131,24 @@ class Search:
             for value in rule.values
             if value != AUTO
         ]
-        return self.config.model_dump(exclude=set(excluded)) | {
-            "scheme": SCHEME,  # of the digest of the code
-            "reinit": self.method,
-            "dataset": self.dataset,
-            "model": self.model,
-            "device": resolved.device,
-            "precision": resolved.precision,
-            "space": format_space(self.space),
-            "budget": self.budget,
-            "data": list(self.digests),
-            "code": code_digest(resolved, *variants),
-            "versions": [release(name) for name in VERSIONS],
-            "pretrained": pretrained_digest(resolved),
-        }
+        asked = self.config.model_dump(exclude=set(excluded))
+        values = {name: value for name, value in resolved.settings().items() if name in asked}
+        return (
+            asked
+            | values
+            | self.baseline
+            | {  # an "auto" may mean something else tomorrow
+                "scheme": SCHEME,  # of the digest of the code
+                "reinit": self.method,
+                "dataset": self.dataset,
+                "model": self.model,
+                "device": resolved.device,
+                "precision": resolved.precision,
+                "space": format_space(self.space),
+                "budget": self.budget,
+                "data": list(self.digests),
+                "code": code_digest(resolved, *variants),
+                "versions": [release(name) for name in VERSIONS],
+                "pretrained": pretrained_digest(resolved),
+            }
+        )

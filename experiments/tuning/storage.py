@@ -216,6 +216,11 @@ def is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
+def without_password(url: str) -> str:
+    """A URL to paste, whose password PGPASSWORD provides."""
+    return make_url(url).set(password=None).render_as_string()
+
+
 def redacted(url: str) -> str:
     """A URL without its password."""
     return make_url(url).render_as_string(hide_password=True)

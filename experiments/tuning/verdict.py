@@ -81,8 +81,10 @@ def _differences(tested: pd.DataFrame) -> Row:
     for name in COMPARED if len(pairs) else ():
         one = mean_interval(pairs.assign(all=0), ["all"], name).iloc[0]
         row[f"{name}_difference"] = float(one["mean"])
-        row[f"{name}_difference_low"] = float(one["low"])  # NaN with one seed
-        row[f"{name}_difference_high"] = float(one["high"])
+        # A few seeds with the same difference do not prove that others have it.
+        has_spread = one["std"] > ROUNDING
+        row[f"{name}_difference_low"] = float(one["low"]) if has_spread else nan
+        row[f"{name}_difference_high"] = float(one["high"]) if has_spread else nan
     return row
 
 
@@ -120,8 +122,17 @@ def headline(row: Row, recommended: Recommendation) -> str:
     if row["verdict"] == UNKNOWN:
         return f"recommended: {trial}. The trial of the default is not complete."
     if row["verdict"] == BETTER:
-        return f"recommended: {trial}. It takes {evidence(row)}."
+        return f"recommended: {trial}. It takes {evidence(row)}.{_doubt(row, recommended)}"
     return f"nothing better than the default was found: {trial}, {rule}, takes {evidence(row)}."
+
+
+def _doubt(row: Row, recommended: Recommendation) -> str:
+    """What the fresh seeds leave open about a recommended trial that is cheaper."""
+    tolerance = recommended.search.config.tolerance
+    low = row.get("valid_accuracy_difference_low", nan)
+    if not low < -tolerance - ROUNDING:
+        return ""
+    return f" A loss of more than {100 * tolerance:g} points is not excluded."
 
 
 def evidence(row: Row) -> str:
@@ -135,13 +146,15 @@ def evidence(row: Row) -> str:
     how = (
         "with one fresh seed" if seeds == 1 else f"means and 95% intervals over {seeds} fresh seeds"
     )
-    return f"{text}; validation accuracy {valid} points, test accuracy {test} ({how})"
+    return f"{text}; validation accuracy {valid}, test accuracy {test} ({how})"
 
 
 def _difference(row: Row, name: str) -> str:
+    change = f"{100 * row[f'{name}_difference']:+.2f}"
     low, high = row[f"{name}_difference_low"], row[f"{name}_difference_high"]
-    interval = "" if low != low else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
-    return f"{100 * row[f'{name}_difference']:+.2f}{interval}"
+    if low == low:
+        return f"{change} [{100 * low:+.2f}, {100 * high:+.2f}] points"
+    return f"{change} points{' in each seed' if row['paired_seeds'] > 1 else ''}"
 
 
 def setting_rows(recommended: Recommendation, row: Row) -> list[Row]:
