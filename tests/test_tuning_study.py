@@ -180,7 +180,8 @@ def test_a_study_with_other_settings_is_refused_with_the_differences(study, tmp_
     message = (
         "the study weight-loss/digits/lenet_3/lottery was begun with other settings: lr (here 0.5, "
         "there 0.0012), retrain_lr (here 0.5, there 0.0012), space (here prune_rate=0.05..0.6:log,"
-        "retrain_epochs=1..20:log,lr=0.1..0.5, there prune_rate=0.05..0.6:log,retrain_epochs=1..20:log); choose another name with study="
+        "retrain_epochs=1..20:log,lr=0.1..0.5, there prune_rate=0.05..0.6:log,"
+        "retrain_epochs=1..20:log); choose another name with study="
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         other.check_settings()

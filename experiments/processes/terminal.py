@@ -1,6 +1,7 @@
 """Terminal: what users read there: lines as they come, tables, and errors on one line."""
 
 import errno
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,8 @@ DISK_FULL_TEXTS = (  # in errors without a number: of copies of folders, servers
     "Disk quota exceeded",
     "database or disk is full",
 )
+
+_LOGIN = re.compile(r"://[^/@\s]*@")  # in an address; nobody's password is to be printed or stored
 
 
 def print_line(text: str) -> None:
@@ -66,7 +69,7 @@ def is_user_error(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """What went wrong, on one line."""
     name = isinstance(error, OSError) and (error.filename2 or error.filename)
-    text = str(error)
+    text = _LOGIN.sub("://", str(error))
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of a copied folder
         _, name, why = error.args[0][0]  # the first file that could not be copied
         text = f"{name} cannot be written: {why}"
