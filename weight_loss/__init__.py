@@ -51,7 +51,8 @@ def run_experiment(**parameters: Any) -> str:
     current folder.
 
     Raises:
-        ValueError: If a parameter is invalid, or something that it names is missing.
+        ValueError: If a parameter is invalid, something that it names is missing, or a run of
+            MLflow is active.
     """
     from experiments.run import run_experiment as run  # here: it imports MLflow
 
