@@ -3,7 +3,7 @@ import re
 import pytest
 
 from experiments.comparison.schedule import trunks_of
-from experiments.config.comparison import CompareConfig, arms_of, seeds_of, trunk_of
+from experiments.config.comparison import CompareConfig, arms_of, label_of, seeds_of, trunk_of
 from experiments.config.parameters import parse, validated
 
 
@@ -92,6 +92,12 @@ def test_a_label_names_what_differs_between_methods_or_is_unusual():
     assert only == "keep inverted"
     (plain,) = {arm.label for arm in arms_of(config(reinits="keep", seeds="1"))}
     assert plain == "keep"
+
+
+def test_the_label_of_a_method_alone_does_not_depend_on_what_a_comparison_varies():
+    arms = arms_of(config(reinits="keep", criterion="magnitude,snip", seeds="1"))
+    assert [arm.label for arm in arms] == ["keep magnitude", "keep snip"]
+    assert [label_of(arm.method) for arm in arms] == ["keep", "keep snip"]
 
 
 def test_the_trunk_may_be_an_arm_itself():

@@ -10,8 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.run import run_experiment
+from experiments.tracking.session import tracked_run
 from experiments.tune import job_of, plan_searches
-from experiments.tuning import trial
+from experiments.tuning import runs, trial
 from experiments.tuning.storage import Storage
 from experiments.tuning.study import Study
 from experiments.tuning.trial import claim_and_run
@@ -25,6 +26,16 @@ def no_caches(store):
     """Each test loads its own data and trains its own dense networks."""
     trial._load.cache_clear()
     trial._dense.clear()
+
+
+def test_a_report_leaves_no_metric_of_an_earlier_one(store, tmp_path):
+    (folder := tmp_path / "report").mkdir()
+    with tracked_run("study") as run_id:
+        runs.log_study(run_id, folder, {"recommended/a": 1.0, "recommended/b": 2.0}, "")
+        runs.log_study(run_id, folder, {"recommended/a": 3.0}, "")
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert metrics["recommended/a"] == 3
+    assert math.isnan(metrics["recommended/b"])
 
 
 @pytest.fixture
