@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from time import perf_counter
 
 import numpy as np
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from experiments.config.parameters import validated
 from experiments.config.tune import TuneConfig
@@ -88,7 +88,6 @@ SAMPLERS = {
     "tpe_random_start": Sampler(sampling.parzen_estimator, spread=0),
     "tpe_linear": Sampler(sampling.parzen_estimator, search="prune_rate=0.05..0.6"),
     "tpe_independent": Sampler(_independent, spread=0, search="prune_rate=0.05..0.6"),
-    "nsga2": Sampler(lambda seed: NSGAIISampler(seed=seed, population_size=10)),
     "random": Sampler(lambda seed: RandomSampler(seed=seed)),
 }
 
