@@ -66,7 +66,7 @@ def test_a_folder_of_saved_networks_is_read_by_their_numbers(finished, tmp_path)
     (tmp_path / "round_00.safetensors").unlink()
     shutil.copytree(folder, tmp_path / "checkpoints")
     shutil.copy(folder / "round_02.safetensors", tmp_path)
-    with pytest.raises(ValueError, match="has several files for a round"):
+    with pytest.raises(ValueError, match="has several files for one round"):
         load_network(tmp_path, 0)
 
 

@@ -121,12 +121,12 @@ class TuneConfig(Common, Execution, Tuning):
         if self.budget_epochs and self.objective != "accuracy":
             raise ValueError("budget_epochs requires objective=accuracy")
         rewinds = any(REINITS[name].schedule == "rewound" for name in methods_of(self.reinit))
-        if "rewind_epoch" in parse_space(self.search) and not rewinds:
+        space = parse_space(self.search)
+        if "rewind_epoch" in space and not rewinds:
             raise ValueError(
                 f"search: rewind_epoch has no effect with reinit={self.reinit}, only with rewind "
                 "and lr_rewind"
             )
-        space = parse_space(self.search)
         if "momentum" in space and "optimizer" not in space and self.optimizer != "sgd":
             raise ValueError("search: momentum requires optimizer=sgd")
         for method in methods_of(self.reinit):

@@ -54,7 +54,7 @@ def load_network(
         files = {file.name: file for file in found}
         if len(files) < len(found):
             raise ValueError(
-                f"{path} has several files for a round, in folders of its own: name one"
+                f"{path} has several files for one round, some in folders below it: name one file"
             )
         return _open(files[_choose(files, round, str(path))], data)
     if not path.is_file():

@@ -133,22 +133,19 @@ class Search:
         ]
         asked = self.config.model_dump(exclude=set(excluded))
         values = {name: value for name, value in resolved.settings().items() if name in asked}
-        return (
-            asked
-            | values
-            | self.baseline
-            | {  # an "auto" may mean something else tomorrow
-                "scheme": SCHEME,  # of the digest of the code
-                "reinit": self.method,
-                "dataset": self.dataset,
-                "model": self.model,
-                "device": resolved.device,
-                "precision": resolved.precision,
-                "space": format_space(self.space),
-                "budget": self.budget,
-                "data": list(self.digests),
-                "code": code_digest(resolved, *variants),
-                "versions": [release(name) for name in VERSIONS],
-                "pretrained": pretrained_digest(resolved),
-            }
-        )
+        fixed = {
+            "scheme": SCHEME,  # of the digest of the code
+            "reinit": self.method,
+            "dataset": self.dataset,
+            "model": self.model,
+            "device": resolved.device,
+            "precision": resolved.precision,
+            "space": format_space(self.space),
+            "budget": self.budget,
+            "data": list(self.digests),
+            "code": code_digest(resolved, *variants),
+            "versions": [release(name) for name in VERSIONS],
+            "pretrained": pretrained_digest(resolved),
+        }
+        # With values instead of "auto", which may mean something else in another version.
+        return asked | values | self.baseline | fixed
