@@ -9,6 +9,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from experiments.comparison.report import report_text
+from experiments.processes import terminal
 from experiments.processes.terminal import (
     describe_error,
     did_you_mean,
@@ -125,3 +126,13 @@ def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path):
         shutil.copytree(tmp_path / "report", tmp_path / "taken", dirs_exist_ok=True)
     reason = f"[Errno {errno.EEXIST}] {os.strerror(errno.EEXIST)}: '{tmp_path}/taken/plots'"
     assert describe_error(taken.value) == f"{tmp_path}/taken/plots cannot be written: {reason}"
+
+
+def test_a_database_on_a_full_disk_is_named_by_the_working_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    error = MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT")
+    assert describe_error(error) == "the disk is full: free some space, then try again"
+    monkeypatch.setattr(terminal, "MOST_FREE", shutil.disk_usage(tmp_path).free + (1 << 40))
+    assert describe_error(error) == (
+        f"the disk is full, nothing can be written to {tmp_path}: free some space, then try again"
+    )

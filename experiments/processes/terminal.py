@@ -5,7 +5,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
 
 Echo = Callable[[str], None]  # takes a line for the user
 
@@ -15,6 +17,7 @@ DISK_FULL_TEXTS = (  # in errors without a number: of copies of folders, servers
     "Disk quota exceeded",
     "database or disk is full",
 )
+MOST_FREE = 1 << 20  # bytes of a disk that counts as full
 
 _LOGIN = re.compile(r"://[^/@\s]*@")  # in an address; nobody's password is to be printed or stored
 
@@ -74,6 +77,7 @@ def describe_error(error: BaseException) -> str:
         _, name, why = error.args[0][0]  # the first file that could not be copied
         text = f"{name} cannot be written: {why}"
     if _is_disk_full(error):
+        name = name or _full_folder()
         where = f", nothing can be written to {name}" if name else ""
         return f"{DISK_FULL}{where}: free some space, then try again"
     if isinstance(error, OSError) and error.strerror:
@@ -84,6 +88,14 @@ def describe_error(error: BaseException) -> str:
     # SQLAlchemy repeats the error before this one, in parentheses.
     own = [line for line in lines if not line.startswith("(raised as a result of")]
     return own[0] if own else type(error).__name__
+
+
+def _full_folder() -> str:
+    """The working folder, if there is no room in it; a database does not say where it is."""
+    with suppress(OSError):
+        if shutil.disk_usage(folder := Path.cwd()).free < MOST_FREE:
+            return str(folder)
+    return ""
 
 
 def _is_disk_full(error: BaseException) -> bool:
