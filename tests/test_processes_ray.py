@@ -17,7 +17,10 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from experiments.__main__ import run_command
+from experiments.config.experiment import config_from
 from experiments.config.tune import TuneConfig
+from experiments.rounds.data import load_data
+from experiments.run import run_nested
 from experiments.tune import connect
 from experiments.tuning.storage import Storage
 from tests.conftest import QUICK, ROOT
@@ -309,6 +312,18 @@ def test_a_cluster_that_is_not_there_is_an_error_of_one_line(monkeypatch, capsys
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f"error: there is no Ray cluster at 127.0.0.1:{port}")
     assert "ray start --head" in error
+
+
+def test_an_experiment_refuses_a_machine_with_different_data(store):
+    config = config_from(QUICK)
+    data, _ = load_data(config)
+    parent = mlflow.MlflowClient().create_run("0").info.run_id
+    with pytest.raises(ValueError, match="differ between the machines of the cluster"):
+        run_nested(config, parent, data.digest[:-1], print)
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert [run.info.run_id for run in runs] == [parent]
+    run_id = run_nested(config, parent, data.digest, print)
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(
