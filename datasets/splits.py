@@ -57,15 +57,23 @@ class View:
 
     def fixed(self, images: Tensor) -> Tensor:
         """Stored images [N, 1, height, width] to inputs for evaluation."""
-        if self.crop:
-            top, left = ((side - self.crop) // 2 for side in images.shape[-2:])
-            images = images[..., top : top + self.crop, left : left + self.crop]
-        return self._standard(images)
+        return self.standard(self.centre(images))
 
     def varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Stored images [N, 1, height, width] to inputs for training, each augmented at random."""
+        return self.standard(self.squares(images, generator))
+
+    def centre(self, images: Tensor) -> Tensor:
+        """The part of stored images that evaluation uses."""
         if not self.crop:
-            return self._standard(images)
+            return images
+        top, left = ((side - self.crop) // 2 for side in images.shape[-2:])
+        return images[..., top : top + self.crop, left : left + self.crop]
+
+    def squares(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The part of stored images that training uses, at random places, mirrored at random."""
+        if not self.crop:
+            return images
         count, side = len(images), torch.arange(self.crop)
         height, width = images.shape[-2:]
         tops = torch.randint(height - self.crop + 1, (count, 1), generator=generator)
@@ -74,10 +82,10 @@ class View:
         rows = tops + side  # [N, crop]
         columns = lefts + torch.where(mirrored, side.flip(0), side)  # [N, crop]
         flat = (rows[:, :, None] * width + columns[:, None, :]).flatten(1).to(images.device)
-        squares = images.flatten(1).gather(1, flat).view(count, 1, self.crop, self.crop)
-        return self._standard(squares)
+        return images.flatten(1).gather(1, flat).view(count, 1, self.crop, self.crop)
 
-    def _standard(self, images: Tensor) -> Tensor:
+    def standard(self, images: Tensor) -> Tensor:
+        """Stored bytes to standardised inputs."""
         return images.float().div_(self.white).sub_(self.mean).div_(self.std)
 
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from datasets import Split, Splits, View, load_splits
-from experiments.training.engine import DenseEngine, Recipe, clip
+from experiments.training.engine import ENGINES, DenseEngine, Recipe, clip
 from experiments.training.loop import DivergedError, derive_seed, train
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES, warmed
-from models import Architecture, build_model, prunable_weights
+from models import Architecture
 from pruning.masks import apply_masks, dense_masks
 
 
@@ -32,15 +32,18 @@ def recipe(**changes) -> Recipe:
     return Recipe(**(plain | changes))
 
 
-def setting(density=1.0, bf16=False):
-    model = build_model("lenet_20_10", (1, 8, 8), 10)
-    state = Architecture("lenet_20_10", (1, 8, 8), 10).draw(0)
-    masks = dense_masks(state, prunable_weights(model))
+each_engine = pytest.mark.parametrize("kind", ENGINES)
+
+
+def setting(density=1.0, bf16=False, kind="dense"):
+    architecture = Architecture("lenet_20_10", (1, 8, 8), 10)
+    state = architecture.draw(0)
+    masks = dense_masks(state, architecture.prunable)
     generator = torch.Generator().manual_seed(1)
     masks = {
         name: torch.rand(mask.shape, generator=generator) < density for name, mask in masks.items()
     }
-    return DenseEngine(model, bf16), state, masks
+    return ENGINES[kind](architecture, "cpu", bf16), state, masks
 
 
 def finish(training):
@@ -99,18 +102,20 @@ def test_pruned_weights_are_zero_after_every_step(name, data, monkeypatch):
         assert trained.state[key][mask].all()  # survivors live on
 
 
-def test_training_starts_from_the_masked_state(data):
-    engine, state, masks = setting(density=0.5)
+@each_engine
+def test_training_starts_from_the_masked_state(data, kind):
+    engine, state, masks = setting(density=0.5, kind=kind)
     plan = recipe(lr=lambda progress: 0.0, epochs=1)
     _, trained = finish(train(engine, state, masks, data, plan, seed=0))
     expected = apply_masks(state, masks)
     assert all(torch.equal(trained.state[key], expected[key]) for key in expected)
 
 
-def test_training_learns_and_repeats_bit_for_bit(data):
+@each_engine
+def test_training_learns_and_repeats_bit_for_bit(data, kind):
     results = []
     for _ in range(2):
-        engine, state, masks = setting()
+        engine, state, masks = setting(kind=kind)
         plan = recipe(epochs=20, lr=lambda progress: 0.01)
         evaluations, trained = finish(train(engine, state, masks, data, plan, seed=5))
         results.append((evaluations, trained.state))
@@ -146,8 +151,9 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
     assert first != second
 
 
-def test_evaluations_fall_on_epoch_ends_and_on_the_grid(data):
-    engine, state, masks = setting()
+@each_engine
+def test_evaluations_fall_on_epoch_ends_and_on_the_grid(data, kind):
+    engine, state, masks = setting(kind=kind)
     evaluations, trained = finish(train(engine, state, masks, data, recipe(eval_every=4), seed=0))
     assert [evaluation.iteration for evaluation in evaluations] == [4, 5, 8, 10, 12, 15]
     assert [evaluation.iteration for evaluation in evaluations if evaluation.ends_epoch] == [
@@ -167,8 +173,9 @@ def test_evaluations_fall_on_epoch_ends_and_on_the_grid(data):
     )
 
 
-def test_the_best_state_is_the_one_of_minimum_validation_loss(data):
-    engine, state, masks = setting()
+@each_engine
+def test_the_best_state_is_the_one_of_minimum_validation_loss(data, kind):
+    engine, state, masks = setting(kind=kind)
     plan = recipe(lr=lambda progress: 0.003 if progress < 0.4 else 0.3, epochs=6)
     evaluations, trained = finish(train(engine, state, masks, data, plan, seed=0))
     best = min(evaluations, key=lambda evaluation: evaluation.valid_loss)
@@ -177,8 +184,9 @@ def test_the_best_state_is_the_one_of_minimum_validation_loss(data):
     assert engine.evaluate(data.valid) == (best.valid_loss, best.valid_accuracy)
 
 
-def test_the_snapshot_is_the_state_after_its_epoch(data):
-    engine, state, masks = setting()
+@each_engine
+def test_the_snapshot_is_the_state_after_its_epoch(data, kind):
+    engine, state, masks = setting(kind=kind)
     _, short = finish(train(engine, state, masks, data, recipe(epochs=2), seed=0))
     _, long = finish(train(engine, state, masks, data, recipe(epochs=4), 0, snapshot_epoch=2))
     assert all(torch.equal(long.snapshot[key], short.state[key]) for key in state)
@@ -186,8 +194,9 @@ def test_the_snapshot_is_the_state_after_its_epoch(data):
     assert all(torch.equal(none.snapshot[key], state[key]) for key in state)
 
 
-def test_a_loss_that_is_not_finite_stops_training(data):
-    engine, state, masks = setting()
+@each_engine
+def test_a_loss_that_is_not_finite_stops_training(data, kind):
+    engine, state, masks = setting(kind=kind)
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) in epoch 1, iteration 5"):
         finish(train(engine, state, masks, data, recipe(lr=lambda progress: 1e30), seed=0))
 
@@ -239,9 +248,10 @@ def one_step(engine, state, masks, data, plan, lr=0.1):
     return loss, engine.snapshot()
 
 
-def test_pruned_weights_do_not_count_in_the_norm(data):
+@each_engine
+def test_pruned_weights_do_not_count_in_the_norm(data, kind):
     """The step of a clipped, masked network equals the one of its survivors' gradients alone."""
-    engine, state, masks = setting(density=0.3)
+    engine, state, masks = setting(density=0.3, kind=kind)
     plan = recipe(optimizer="sgd", grad_clip=0.01)
     _, after = one_step(engine, state, masks, data, plan)
     before = apply_masks(state, masks)

@@ -91,11 +91,7 @@ class DenseEngine:
 
         `seed` also decides how images are cropped and mirrored.
         """
-        batch_size = min(batch_size, len(split))
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(split), generator=generator)
-        count = max(1, GATHER_PIXELS // (batch_size * prod(split.image_shape)))
-        for rows in torch.split(order, count * batch_size):
+        for rows, generator in shuffled(split, batch_size, seed):
             stored, labels = split.stored(rows)
             images = split.view.varied(stored, generator)
             yield from zip(
@@ -133,6 +129,19 @@ class DenseEngine:
         return apply_masks(state, self.masks)
 
 
+def shuffled(split: Split, batch_size: int, seed: int) -> Iterator[tuple[Tensor, torch.Generator]]:
+    """All rows of `split` in an order from `seed`, several batches at a time.
+
+    The generator is for what else is random about the images of these rows.
+    """
+    batch_size = min(batch_size, len(split))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(split), generator=generator)
+    count = max(1, GATHER_PIXELS // (batch_size * prod(split.image_shape)))
+    for rows in torch.split(order, count * batch_size):
+        yield rows, generator
+
+
 def dense(architecture: Architecture, device: str, bf16: bool) -> DenseEngine:
     """A `DenseEngine` on a PyTorch device, in the memory format that convolutions prefer."""
     model = architecture.build()
@@ -140,7 +149,23 @@ def dense(architecture: Architecture, device: str, bf16: bool) -> DenseEngine:
     return DenseEngine(model, bf16)
 
 
-ENGINES: dict[str, Callable[[Architecture, str, bool], Engine]] = {"dense": dense}
+def sparse(architecture: Architecture, device: str, bf16: bool) -> Engine:
+    """A `SparseEngine`.
+
+    Raises:
+        ValueError: If it cannot train this network, or not there.
+    """
+    from experiments.training.sparse import SparseEngine  # here: Numba takes long to import
+
+    if device != "cpu" or bf16:
+        raise ValueError("engine=sparse needs device=cpu and precision=float32")
+    return SparseEngine(architecture)
+
+
+ENGINES: dict[str, Callable[[Architecture, str, bool], Engine]] = {
+    "dense": dense,
+    "sparse": sparse,
+}
 
 
 def _stepper(

@@ -1,0 +1,237 @@
+"""The sparse engine: fully connected networks of which only the survivors are stored and computed.
+
+It trains as the dense engine does, from the same random streams; sums are taken in another order,
+so results differ in the last bits. A step costs what survives; experiments/training/kernels.py says
+how.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets import Split
+from experiments.training import kernels
+from experiments.training.engine import Recipe, shuffled
+from experiments.training.kernels import ADAM, ADAMW, LANES, SGD, Buffers, Images, Network, Shares
+from models import Architecture
+from pruning.masks import Masks, State
+
+UPDATES = {"adam": ADAM, "adamw": ADAMW, "sgd": SGD}  # what the kernels compile
+SHARED = 4000  # survivors of a layer that several threads share
+
+Batch = tuple[Images, kernels.Integers]  # a data set, or a part of it, and the rows to use
+
+
+def linear_layers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers of a fully connected network, such as ("fc1", "fc2"); else empty."""
+    layers = list(model.named_children()) if isinstance(model, nn.Sequential) else []
+    kinds = [type(layer) for _, layer in layers]
+    if kinds != [nn.Flatten, nn.Linear, *[nn.ReLU, nn.Linear] * (len(kinds) // 2 - 1)]:
+        return ()
+    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear)]
+    return (
+        tuple(name for name, layer in linear) if all(x.bias is not None for _, x in linear) else ()
+    )
+
+
+class SparseEngine:
+    """Products of survivors only, compiled for the CPU.
+
+    Args:
+        architecture: Flatten, then linear layers with ReLU between them.
+
+    Raises:
+        ValueError: If the network is not such a one.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.layers = linear_layers(architecture.skeleton)
+        if not self.layers:
+            raise ValueError(
+                "engine=sparse needs a fully connected network such as lenet_300_100, "
+                f"got {architecture.name}"
+            )
+
+    def start(self, state: State, masks: Masks, recipe: Recipe) -> None:
+        """As in `Engine`; raises ValueError if the optimizer is not compiled."""
+        if recipe.optimizer not in UPDATES:
+            raise ValueError(
+                f"engine=sparse needs optimizer to be one of {', '.join(UPDATES)}, "
+                f"got {recipe.optimizer}"
+            )
+        self.shapes = {name: tuple(value.shape) for name, value in state.items()}
+        whole = torch.ones((), dtype=torch.bool)
+        kept = [
+            masks.get(f"{name}.weight", whole).expand(self.shapes[f"{name}.weight"]).numpy()
+            for name in self.layers
+        ]
+        self.network = _connect(kept)
+        self.flat = [np.flatnonzero(each) for each in kept]  # of each layer
+        self.load(state)
+        rows, survivors = len(self.network.bias), len(self.network.weight)
+        units = self.network.inputs + rows
+        most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        self.threads = min(torch.get_num_threads(), most)
+        # Lanes without an image are computed too, so no buffer may hold NaN.
+        self.buffers = Buffers(
+            values=_zeros(units, LANES),
+            errors=_zeros(rows, LANES),
+            by_source=_zeros(len(self.network.place)),
+            weight_gradient=_zeros(survivors),
+            bias_gradient=_zeros(rows),
+            weight_moments=_zeros(2, survivors),
+            bias_moments=_zeros(2, rows),
+        )
+        self.shares = _share(self.network, self.threads)
+        self.steps = 0
+        self.rule = kernels.Rule(
+            UPDATES[recipe.optimizer],
+            recipe.momentum,
+            recipe.weight_decay,
+            recipe.grad_clip,
+            recipe.label_smoothing,
+        )
+
+    def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
+        """As in `Engine`."""
+        images = None if split.view.crop else _pixels(split.view, split.images, split.labels)
+        for rows, generator in shuffled(split, batch_size, seed):
+            used = images
+            if used is None:
+                stored, labels = split.stored(rows)
+                used = _pixels(split.view, split.view.squares(stored, generator), labels)
+                rows = torch.arange(len(rows))
+            for some in torch.split(rows, batch_size):
+                yield used, some.numpy()
+
+    def train(self, batches: Iterator[Batch], rates: Iterable[float], loss_sum: Tensor) -> None:
+        """As in `Engine`."""
+        steps = zip(rates, batches, strict=False)
+        for _, group in groupby(steps, key=lambda step: id(step[1][0])):
+            some = list(group)
+            images, rows = some[0][1][0], [rows for _, (_, rows) in some]
+            loss_sum += self._call(
+                "train",
+                self.network,
+                self.buffers,
+                self.shares,
+                images,
+                np.concatenate(rows),
+                np.cumsum([0, *map(len, rows)]),
+                np.array([rate for rate, _ in some]),
+                self.steps,
+                self.rule,
+            )
+            self.steps += len(some)
+
+    def load(self, state: State) -> None:
+        """As in `Engine`."""
+        weights = [state[f"{name}.weight"].numpy().ravel() for name in self.layers]
+        kept = [weight[where] for weight, where in zip(weights, self.flat, strict=True)]
+        self.network.weight[:] = np.concatenate(kept)
+        self.network.bias[:] = np.concatenate([state[f"{name}.bias"] for name in self.layers])
+
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """As in `Engine`."""
+        values = _zeros(self.threads, *self.buffers.values.shape)
+        loss, correct = 0.0, 0
+        rows = torch.arange(len(split))
+        for some in torch.split(rows, len(rows) if not split.view.crop else 1000):
+            images, labels = split.images[some], split.labels[some]
+            stored = _pixels(split.view, split.view.centre(images), labels)
+            part, right = self._call("evaluate", self.network, values, stored)
+            loss, correct = loss + part, correct + right
+        return float(loss) / len(split), int(correct) / len(split)
+
+    def snapshot(self) -> State:
+        """As in `Engine`."""
+        state, done, row = {}, 0, 0
+        for name, where in zip(self.layers, self.flat, strict=True):
+            weight = torch.zeros(self.shapes[f"{name}.weight"])
+            weight.view(-1)[torch.from_numpy(where)] = torch.from_numpy(
+                self.network.weight[done : done + len(where)]
+            )
+            done, last = done + len(where), row + len(weight)
+            state[f"{name}.weight"] = weight
+            state[f"{name}.bias"] = torch.from_numpy(self.network.bias[row:last].copy())
+            row = last
+        return state
+
+    def _call(self, name: str, *args: Any) -> Any:
+        """Call a kernel with the threads of this engine."""
+        if self.threads == 1:
+            return getattr(kernels, name)(*args)
+        before = numba.get_num_threads()
+        numba.set_num_threads(self.threads)
+        try:
+            return getattr(kernels, f"{name}_shared")(*args)
+        finally:
+            numba.set_num_threads(before)
+
+
+def _zeros(*shape: int) -> kernels.Floats:
+    return np.zeros(shape, np.float32)
+
+
+def _pixels(view: Any, images: Tensor, labels: Tensor) -> Images:
+    """Stored images and labels for the kernels."""
+    table = view.standard(torch.arange(256, dtype=torch.uint8)).numpy()
+    return Images(images.flatten(1).contiguous().numpy(), table, labels.numpy())
+
+
+def _connect(kept: list[np.ndarray]) -> Network:
+    """The network of the survivors of each layer, bool [outputs, inputs], all values zero."""
+    inputs = kept[0].shape[1]
+    layers = np.cumsum([0, *(len(each) for each in kept)])
+    rows, sources, before = [], [], 0
+    for first, each in zip(layers, kept, strict=False):
+        row, unit = np.nonzero(each)
+        rows.append(first + row)
+        sources.append(before + unit)
+        before = inputs + first
+    row, source = np.concatenate(rows), np.concatenate(sources)
+    counts = np.arange(layers[-1] + 1)
+    hidden = np.flatnonzero(source >= inputs)
+    place = hidden[np.lexsort((row[hidden], source[hidden]))]
+    return Network(
+        inputs=inputs,
+        layers=layers,
+        first=np.searchsorted(row, counts),
+        source=source.astype(np.int32),
+        readers=np.searchsorted(source[place] - inputs, counts),
+        place=place.astype(np.int32),
+        reader=row[place].astype(np.int32),
+        pixels=np.unique(source[source < inputs]),
+        weight=_zeros(len(row)),
+        bias=_zeros(int(layers[-1])),
+    )
+
+
+def _share(network: Network, threads: int) -> Shares:
+    """Give each thread about the same number of survivors."""
+
+    def split(first: int, last: int, begins: kernels.Integers) -> list[int]:
+        begin, end = begins[first], begins[last]
+        if end - begin < SHARED:
+            return [first, *[last] * threads]
+        goals = begin + (end - begin) * np.arange(1, threads) // threads
+        return [first, *(first + np.searchsorted(begins[first:last], goals)), last]
+
+    layers = network.layers
+    spans = list(pairwise(layers))
+    rows, survivors = len(network.bias), len(network.weight)
+    even = np.arange(threads + 1)
+    return Shares(
+        pixels=len(network.pixels) * even // threads,
+        forward=np.array([split(first, last, network.first) for first, last in spans]),
+        backward=np.array(
+            [split(first, last, network.readers) for first, last in spans[:-1]]
+        ).reshape(len(spans) - 1, threads + 1),
+        rows=np.array(split(0, rows, network.first)),
+        survivors=survivors * even // threads,
+    )
