@@ -11,7 +11,7 @@ from experiments.training.loop import DivergedError, derive_seed, train
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES, warmed
 from models import Architecture
-from pruning.masks import apply_masks, dense_masks
+from pruning.masks import apply_masks
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,18 @@ def recipe(**changes) -> Recipe:
 each_engine = pytest.mark.parametrize("kind", ENGINES)
 
 
+def random_masks(state, architecture, density, seed=1):
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(state[name].shape, generator=draw) < density
+        for name in architecture.prunable
+    }
+
+
 def setting(density=1.0, bf16=False, kind="dense"):
     architecture = Architecture("lenet_20_10", (1, 8, 8), 10)
     state = architecture.draw(0)
-    masks = dense_masks(state, architecture.prunable)
-    generator = torch.Generator().manual_seed(1)
-    masks = {
-        name: torch.rand(mask.shape, generator=generator) < density for name, mask in masks.items()
-    }
+    masks = random_masks(state, architecture, density)
     return ENGINES[kind](architecture, "cpu", bf16), state, masks
 
 

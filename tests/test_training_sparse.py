@@ -16,7 +16,7 @@ from experiments.training.engine import ENGINES
 from experiments.training.sparse import UPDATES, SparseEngine, linear_layers
 from models import Architecture
 from pruning.masks import apply_masks
-from tests.test_training_loop import recipe
+from tests.test_training_loop import random_masks, recipe
 
 LENET = Architecture("lenet_20_10", (1, 8, 8), 10)
 BOTH = ("dense", "sparse")
@@ -35,14 +35,6 @@ def threads():
     torch.set_num_threads(before)
 
 
-def random_masks(state, architecture, density, seed=1):
-    draw = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.rand(state[name].shape, generator=draw) < density
-        for name in architecture.prunable
-    }
-
-
 def trained_by(kind, architecture, data, plan, density=0.4, epochs=20):
     """State, sum of losses and evaluation after some epochs."""
     state = architecture.draw(0)
@@ -57,7 +49,7 @@ def trained_by(kind, architecture, data, plan, density=0.4, epochs=20):
 
 
 def distance(one, other):
-    """Largest distance of two states, relative to the largest value of each tensor."""
+    """The largest distance of two tensors of a name, relative to the norm of the other's."""
     return max(
         float((one[name] - other[name]).norm() / other[name].norm().clamp(min=1e-12))
         for name in other
@@ -99,7 +91,6 @@ def test_gradients_are_those_of_autograd(hidden, classes, side, density, images,
     model = architecture.build().double()
     model.load_state_dict(apply_masks(state, masks))
     inputs = split.view.fixed(pixels).double()
-
     target = (1 - smoothing) * F.one_hot(labels, classes) + smoothing / classes
 
     def gradient(scalar):

@@ -47,7 +47,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _compiled(function: _Function, **options: Any) -> _Function:
     """Compile at the first call, and keep the result on disk.
 
-    Sums may be vectorised; NaN and infinity keep their meaning. Other threads run meanwhile.
+    Sums may be vectorised; NaN and infinity keep their meaning. Python's lock is released.
     """
     fast = {"contract", "reassoc", "nsz"}
     kernel: Any = njit(cache=True, nogil=True, fastmath=fast, error_model="numpy", **options)

@@ -5,7 +5,7 @@ so results differ in the last bits. A step costs what survives; experiments/trai
 how.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -14,15 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets import Split
+from datasets import Split, View
 from experiments.training import kernels
 from experiments.training.engine import Recipe, shuffled
-from experiments.training.kernels import ADAM, ADAMW, LANES, SGD, Buffers, Images, Network, Shares
+from experiments.training.kernels import (
+    ADAM,
+    ADAMW,
+    LANES,
+    SGD,
+    Buffers,
+    Images,
+    Network,
+    Rule,
+    Shares,
+)
 from models import Architecture
 from pruning.masks import Masks, State
 
 UPDATES = {"adam": ADAM, "adamw": ADAMW, "sgd": SGD}  # what the kernels compile
-SHARED = 4000  # survivors of a layer that several threads share
+SHARED = 4000  # survivors: smaller layers are computed by one thread
+CROPPED = 1000  # images that are cropped at once for an evaluation
 
 Batch = tuple[Images, kernels.Integers]  # a data set, or a part of it, and the rows to use
 
@@ -33,10 +44,8 @@ def linear_layers(model: nn.Module) -> tuple[str, ...]:
     kinds = [type(layer) for _, layer in layers]
     if kinds != [nn.Flatten, nn.Linear, *[nn.ReLU, nn.Linear] * (len(kinds) // 2 - 1)]:
         return ()
-    linear = [(name, layer) for name, layer in layers if isinstance(layer, nn.Linear)]
-    return (
-        tuple(name for name, layer in linear) if all(x.bias is not None for _, x in linear) else ()
-    )
+    linear = {name: layer for name, layer in layers if isinstance(layer, nn.Linear)}
+    return tuple(linear) if all(layer.bias is not None for layer in linear.values()) else ()
 
 
 class SparseEngine:
@@ -89,7 +98,7 @@ class SparseEngine:
         )
         self.shares = _share(self.network, self.threads)
         self.steps = 0
-        self.rule = kernels.Rule(
+        self.rule = Rule(
             UPDATES[recipe.optimizer],
             recipe.momentum,
             recipe.weight_decay,
@@ -99,12 +108,12 @@ class SparseEngine:
 
     def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
         """As in `Engine`."""
-        images = None if split.view.crop else _pixels(split.view, split.images, split.labels)
+        images = None if split.view.crop else _images(split.view, split.images, split.labels)
         for rows, generator in shuffled(split, batch_size, seed):
             used = images
             if used is None:
                 stored, labels = split.stored(rows)
-                used = _pixels(split.view, split.view.squares(stored, generator), labels)
+                used = _images(split.view, split.view.squares(stored, generator), labels)
                 rows = torch.arange(len(rows))
             for some in torch.split(rows, batch_size):
                 yield used, some.numpy()
@@ -114,9 +123,10 @@ class SparseEngine:
         steps = zip(rates, batches, strict=False)
         for _, group in groupby(steps, key=lambda step: id(step[1][0])):
             some = list(group)
+            kernel = kernels.train if self.threads == 1 else kernels.train_shared
             images, rows = some[0][1][0], [rows for _, (_, rows) in some]
             loss_sum += self._call(
-                "train",
+                kernel,
                 self.network,
                 self.buffers,
                 self.shares,
@@ -140,11 +150,12 @@ class SparseEngine:
         """As in `Engine`."""
         values = _zeros(self.threads, *self.buffers.values.shape)
         loss, correct = 0.0, 0
-        rows = torch.arange(len(split))
-        for some in torch.split(rows, len(rows) if not split.view.crop else 1000):
-            images, labels = split.images[some], split.labels[some]
-            stored = _pixels(split.view, split.view.centre(images), labels)
-            part, right = self._call("evaluate", self.network, values, stored)
+        size = CROPPED if split.view.crop else len(split)
+        parts = torch.split(split.images, size), torch.split(split.labels, size)
+        for images, labels in zip(*parts, strict=True):
+            used = _images(split.view, split.view.centre(images), labels)
+            kernel = kernels.evaluate if self.threads == 1 else kernels.evaluate_shared
+            part, right = self._call(kernel, self.network, values, used)
             loss, correct = loss + part, correct + right
         return float(loss) / len(split), int(correct) / len(split)
 
@@ -162,14 +173,14 @@ class SparseEngine:
             row = last
         return state
 
-    def _call(self, name: str, *args: Any) -> Any:
+    def _call(self, kernel: Callable[..., Any], *args: Any) -> Any:
         """Call a kernel with the threads of this engine."""
         if self.threads == 1:
-            return getattr(kernels, name)(*args)
+            return kernel(*args)
         before = numba.get_num_threads()
         numba.set_num_threads(self.threads)
         try:
-            return getattr(kernels, f"{name}_shared")(*args)
+            return kernel(*args)
         finally:
             numba.set_num_threads(before)
 
@@ -178,7 +189,7 @@ def _zeros(*shape: int) -> kernels.Floats:
     return np.zeros(shape, np.float32)
 
 
-def _pixels(view: Any, images: Tensor, labels: Tensor) -> Images:
+def _images(view: View, images: Tensor, labels: Tensor) -> Images:
     """Stored images and labels for the kernels."""
     table = view.standard(torch.arange(256, dtype=torch.uint8)).numpy()
     return Images(images.flatten(1).contiguous().numpy(), table, labels.numpy())
