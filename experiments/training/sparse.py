@@ -52,10 +52,10 @@ class SparseEngine:
     """Products of survivors only, compiled for the CPU.
 
     Args:
-        architecture: Flatten, then linear layers with ReLU between them.
+        architecture: Of linear layers after a flattening one, with ReLU between them.
 
     Raises:
-        ValueError: If the network is not such a one.
+        ValueError: If the network has other layers.
     """
 
     def __init__(self, architecture: Architecture) -> None:
