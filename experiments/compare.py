@@ -11,11 +11,13 @@ from experiments.comparison import record
 from experiments.comparison.report import make_report, report_text
 from experiments.comparison.schedule import Inputs, run_arms
 from experiments.config.comparison import CompareConfig, arms_of, seeds_of
+from experiments.processes.tasks import THREADS_PER_WORKER, computing_with
 from experiments.processes.terminal import print_line
 from experiments.rounds.data import few_tests_warning, load_data
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking import server, ui
 from experiments.tracking.session import describe, tracked_run
+from experiments.training.engine import usable
 
 
 def compare_methods(asked: CompareConfig) -> str:
@@ -67,6 +69,8 @@ def read_inputs(config: CompareConfig) -> Inputs:
     for warning in few_tests_warning(len(data.test) if data.test else 0):
         print_line(warning)
     resolved = first.resolved(dataset)
+    with computing_with(THREADS_PER_WORKER):  # workers then load what is compiled here
+        resolved = resolved.model_copy(update={"engine": usable(resolved.engine, print_line)})
     rounds = len(plan_rounds(resolved, data))
     shown = config.shown_round or rounds
     if shown > rounds:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from datasets import Splits
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
 from experiments.config.recipes import threads_for
@@ -22,6 +23,7 @@ from experiments.tracking.environment import COMMIT, environment
 from experiments.tracking.fingerprint import code_digest
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import StoredRun, load_run
+from experiments.training.engine import usable
 from experiments.training.loop import Evaluation
 
 DEFAULT_ROOT = Config.model_fields["data_root"].default
@@ -69,9 +71,28 @@ def _experiment(
     chosen.resolved(chosen.dataset)  # rejects parameters that contradict each other before reading
     data, why = load_data(chosen)
     config = chosen.resolved(data.name)
-    data = data.to(config.device)
+    with computing_with(None if parent else threads_for(config.model)):  # else its executor chose
+        if not stored:
+            config = config.model_copy(update={"engine": usable(config.engine, echo or print_line)})
+        elif usable(config.engine, echo or print_line) != config.engine:
+            raise ValueError(
+                f"resume: run {stored.run_id} began with the sparse engine, which this machine "
+                "cannot compile: resume it on another machine"
+            )
+        return _rounds(asked, config, data.to(config.device), why, stored, parent, echo)
+
+
+def _rounds(
+    asked: Config,
+    config: Resolved,
+    data: Splits,
+    why: str,
+    stored: StoredRun | None,
+    parent: str | None,
+    echo: Echo | None,
+) -> str:
+    """Train and log all rounds that are left."""
     last = len(plan_rounds(config, data))
-    threads = None if parent else threads_for(config.model)  # its executor has chosen
     show = echo or print_line
     if not stored and asked.dataset != config.dataset:
         level = "" if config.dataset == "mnist" else "WARNING: "
@@ -84,7 +105,6 @@ def _experiment(
             show(warning)
         why = stored.tags.get("dataset_why", why)
     with (
-        computing_with(threads),
         open_base_run(config, last, data.digest, stored.network if stored else None) as base,
         log.open_run(config, asked, data, why, last, stored, parent) as run,
         resume_hint(run.run_id, config.data_root, show),

@@ -24,11 +24,18 @@ from experiments.processes.executors import EXECUTORS, Needs
 from experiments.processes.program import program_path
 from experiments.processes.retry import retry
 from experiments.processes.signals import raise_if_interrupted
-from experiments.processes.tasks import Executor, Outcome, Work
+from experiments.processes.tasks import (
+    THREADS_PER_WORKER,
+    Executor,
+    Outcome,
+    Work,
+    computing_with,
+)
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.data import load_data
 from experiments.tracking import server, ui
 from experiments.tracking.session import claim_run, tracked_run
+from experiments.training.engine import usable
 from experiments.tuning import runs
 from experiments.tuning.choose import RUN, baseline_of, latest_failures, recommend
 from experiments.tuning.confirm import Recommendation, confirm
@@ -108,6 +115,10 @@ def plan_searches(config: TuneConfig) -> list[Search]:
             print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")
         dataset = data.name
         digests.append(data.digest)
+    engine = config.config_of(methods[0], {}, config.seed).resolved(dataset).engine
+    with computing_with(THREADS_PER_WORKER):  # workers then load what is compiled here
+        if usable(engine, print_line) != engine:
+            config = config.model_copy(update={"engine": "dense"})
     searches = [
         Search(
             config=config,

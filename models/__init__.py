@@ -45,6 +45,19 @@ def prunable_weights(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}.weight" for name in layers)
 
 
+def linear_layers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers of a fully connected network, such as ("fc1", "fc2"); else empty.
+
+    It flattens its images, and has ReLU between its layers, which all have biases.
+    """
+    layers = list(model.named_children()) if isinstance(model, nn.Sequential) else []
+    kinds = [type(layer) for _, layer in layers]
+    if kinds != [nn.Flatten, nn.Linear, *[nn.ReLU, nn.Linear] * (len(kinds) // 2 - 1)]:
+        return ()
+    linear = {name: layer for name, layer in layers if isinstance(layer, nn.Linear)}
+    return tuple(linear) if all(layer.bias is not None for layer in linear.values()) else ()
+
+
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
     """Multiply-adds per image for one weight of each prunable tensor.
 

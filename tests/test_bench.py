@@ -6,15 +6,17 @@ from math import log
 import pytest
 import torch
 
-from experiments.bench import lenet, sampling, steps
+from experiments.bench import csr, density, lenet, sampling, steps
 from experiments.bench.timing import take_turns
 from experiments.tuning.sampling import MODELS
+from models import Architecture
+from pruning.masks import apply_masks
 from tests.conftest import ROOT, TIMEOUT
 
 RATIOS = {"lenet": ["floor", "ours / floor"], "lightcnn": [], "detection": []}
 
 
-@pytest.mark.parametrize("what", steps.BENCHES)
+@pytest.mark.parametrize("what", RATIOS)
 def test_the_bench_prints_times_and_ratios(capsys, what):
     steps.main([what, "--turns", "1", "--steps", "3"])
     said = capsys.readouterr().out
@@ -24,6 +26,48 @@ def test_the_bench_prints_times_and_ratios(capsys, what):
         )
         low, middle, high = float(row[2]), float(row[1]), float(row[3])
         assert 0 < low <= middle <= high, kind
+
+
+def test_the_bench_of_engines_has_two_tables(capsys, monkeypatch):
+    monkeypatch.setattr(density, "DENSITIES", (0.5, 0.02))
+    steps.main(["engines", "--turns", "2", "--steps", "20"])
+    _machine, *lines = capsys.readouterr().out.splitlines()
+    for title, kinds in (("all in", 4), ("alone", 3)):
+        what, heads, *rows = lines[:4]
+        del lines[:4]
+        assert what == f"a training step of LeNet-300-100 by density, {title}, ms:"
+        names = ["density", "dense", "sparse", "torch.sparse", "plain"][: kinds + 1]
+        assert heads.split() == [*names, "dense", "/", "sparse"]
+        for row, expected in zip(rows, ("0.5", "0.02"), strict=True):
+            found, *times = row.split()[: kinds + 1]
+            assert found == expected
+            assert all(0.01 < float(time) < 1000 for time in times)
+            assert re.search(r" [\d.]+  \([\d.]+ to [\d.]+, n=2\)$", row)
+        assert float(rows[1].split()[2]) < float(rows[0].split()[2])  # fewer survivors, less time
+    assert not lines
+
+
+def test_a_step_with_torch_sparse_is_that_of_the_dense_engine():
+    network = Architecture("lenet_20_10", (1, 8, 8), 10)
+    state, draw = network.draw(0), torch.Generator().manual_seed(0)
+    masks = {name: torch.rand(state[name].shape, generator=draw) < 0.3 for name in network.prunable}
+    images = torch.rand(30, 1, 8, 8, generator=draw)
+    labels = torch.randint(10, (30,), generator=draw)
+    model = network.build()
+    model.load_state_dict(apply_masks(state, masks))
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    expected = dict(zip(state, torch.autograd.grad(loss, list(model.parameters())), strict=True))
+    values = images.flatten(1).t().contiguous()
+    mask = masks["fc1.weight"]
+    weight = state["fc1.weight"][mask].requires_grad_()
+    hidden = csr.Product.apply(weight, values, csr.Matrix(mask))
+    hidden = (hidden + state["fc1.bias"].unsqueeze(1)).relu().t()
+    for number in (2, 3):
+        name = f"fc{number}.weight"
+        hidden = hidden @ (state[name] * masks[name]).t() + state[f"fc{number}.bias"]
+        hidden = hidden.relu() if number == 2 else hidden
+    (found,) = torch.autograd.grad(torch.nn.functional.cross_entropy(hidden, labels), [weight])
+    assert torch.allclose(found, expected["fc1.weight"][mask], rtol=1e-4, atol=1e-7)
 
 
 def test_a_misspelt_bench_is_one_line():

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from experiments.config.predict import PredictConfig
 from experiments.config.recipes import RECIPES
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.mlproject import mlproject, parameters_page
+from experiments.training.optimizers import OPTIMIZERS
 from models import MODELS
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
@@ -194,10 +196,27 @@ def test_a_config_can_be_restored_from_its_text():
 
 def test_resolving_fills_in_every_auto():
     config = parse(Config, "run", ["--device", "cpu"]).resolved("mnist")
-    assert not {None, "auto"} & set(config.model_dump().values())
+    values = config.model_dump()
+    assert values.pop("engine") == "auto"  # for each network
+    assert not {None, "auto"} & set(values.values())
     assert (config.dataset, config.device, config.output_prune_rate) == ("mnist", "cpu", 0.2)
     assert (config.lr, config.retrain_lr) == (0.0012, 0.0012)
     assert config.resolved("mnist") == config
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"model": "lightcnn_9"}, {"precision": "bf16"}, {"optimizer": "sgd"}],
+)
+def test_the_sparse_engine_is_for_fully_connected_networks_in_float32(given, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "sgd", replace(OPTIMIZERS["sgd"], kernel=None))
+    given |= {"device": "cpu"}
+    assert config_from(given).resolved("digits").engine == "dense"
+    with pytest.raises(ValueError, match=r"^engine=sparse needs a fully connected model .* got "):
+        config_from(given | {"engine": "sparse"}).resolved("digits")
+    for engine in ("auto", "sparse"):
+        config = config_from({"device": "cpu", "engine": engine})
+        assert config.resolved("digits").engine == engine
 
 
 def test_face_images_default_to_a_lightcnn_and_its_recipe():

@@ -30,8 +30,8 @@ def config(**changes):
     return config_from(quick | changes).resolved("digits")
 
 
-def run(settings, data, after=None, base=None, engine="dense"):
-    events = prune_rounds(settings, data, after, base, engine)
+def run(settings, data, after=None, base=None):
+    events = prune_rounds(settings, data, after, base)
     return [event for event in events if isinstance(event, RoundResult)]
 
 
@@ -94,12 +94,7 @@ def test_another_engine_runs_the_same_rounds(data, monkeypatch):
     monkeypatch.setitem(ENGINES, "by_hand", ByHand)
     settings = config(optimizer="sgd", lr=0.2, epochs=8, retrain_epochs=8, eval_every=3)
     dense, by_hand = (
-        [
-            each
-            for each in prune_rounds(settings, data, engine=name)
-            if isinstance(each, RoundResult)
-        ]
-        for name in ("dense", "by_hand")
+        run(settings.model_copy(update={"engine": name}), data) for name in ("dense", "by_hand")
     )
     for theirs, ours in zip(dense, by_hand, strict=True):
         assert same(theirs.network.masks, ours.network.masks)

@@ -19,6 +19,7 @@ from experiments.config.experiment import Config, config_from
 from experiments.rounds.metrics import METRICS, Metric
 from experiments.run import run_experiment
 from experiments.tracking import log
+from experiments.training.engine import ENGINES
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
 from tests.conftest import QUICK, TIMEOUT, command, working_in
@@ -37,6 +38,7 @@ ROUND_METRICS = {
     "early_stop_iteration",
     "early_stop_valid_accuracy",
     "early_stop_test_accuracy",
+    "sparse_engine",
     "checkpoint_bytes",
     "round_seconds",
     "train_seconds",
@@ -95,6 +97,7 @@ def test_every_round_and_epoch_is_logged_once(finished):
     metrics = finished.data.metrics
     assert metrics["sparsity"] == pytest.approx(0.36, abs=1e-3)
     assert metrics["final/test_accuracy"] == metrics["test_accuracy"]
+    assert metrics["sparse_engine"] == 1  # the network is small
 
 
 def test_tables_hold_the_metrics(finished):
@@ -172,8 +175,10 @@ def test_the_logged_model_is_the_last_network(finished):
     assert np.allclose(model.predict(pixels), logits.numpy(), atol=1e-4)
 
 
-def test_two_runs_of_one_seed_leave_the_same_bytes(store):
-    runs = [mlflow.get_run(run_experiment(config_from(QUICK))) for _ in range(2)]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_runs_of_one_seed_leave_the_same_bytes(store, engine):
+    config = config_from(QUICK | {"engine": engine})
+    runs = [mlflow.get_run(run_experiment(config)) for _ in range(2)]
     one, two = ({p.name: p.read_bytes() for p in files(run)} for run in runs)
     assert one == two
     assert len(one) == 5  # three rounds, initial, rewound

@@ -22,6 +22,7 @@ from experiments.processes.signals import (
 )
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
+from experiments.training.engine import ENGINES
 from tests.conftest import QUICK, ROOT, TIMEOUT, command, sent_when
 
 TIMES = ("round_seconds", "train_seconds")
@@ -78,15 +79,18 @@ def anywhere(store, monkeypatch):
     return store
 
 
-def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(anywhere):
-    killed, _ = stop_after_round(start(*command(**LONG)), 1, signal.SIGKILL)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(anywhere, engine):
+    long = LONG | {"engine": engine}
+    killed, _ = stop_after_round(start(*command(**long)), 1, signal.SIGKILL)
     assert killed.info.status == "RUNNING"  # the process could not change it
     run_id = killed.info.run_id
     run_command("run", [f"--resume={run_id}", "--reinit=rewind"])
     resumed = mlflow.get_run(run_id)
     assert resumed.info.status == "FINISHED"
-    straight = run_experiment(config_from(QUICK | LONG))
+    straight = run_experiment(config_from(QUICK | long))
     assert files(run_id) == files(straight)
+    assert resumed.data.metrics["sparse_engine"] == (engine == "sparse")
     assert len(files(run_id)) == 6  # four rounds, initial, rewound
     assert histories(run_id) == histories(straight)
     assert resumed.data.params == mlflow.get_run(straight).data.params

@@ -13,8 +13,9 @@ from datasets import Split, View, load_splits
 from experiments.config.experiment import config_from
 from experiments.rounds.rounds import RoundResult, prune_rounds
 from experiments.training.engine import ENGINES
-from experiments.training.sparse import UPDATES, SparseEngine, linear_layers
-from models import Architecture
+from experiments.training.optimizers import OPTIMIZERS
+from experiments.training.sparse import SparseEngine
+from models import Architecture, linear_layers
 from pruning.masks import apply_masks
 from tests.test_training_loop import random_masks, recipe
 
@@ -108,7 +109,7 @@ def test_gradients_are_those_of_autograd(hidden, classes, side, density, images,
     assert (found - gradient(expected)).norm().item() <= 1e-6 * np.mean(sizes)
 
 
-@pytest.mark.parametrize("optimizer", UPDATES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -185,20 +186,23 @@ def test_a_layer_may_have_one_survivor_or_none(survivors, data):
 
 
 def test_rounds_are_those_of_the_dense_engine(data):
-    config = config_from(
-        {"dataset": "digits", "model": "lenet_20_10", "epochs": 3, "retrain_epochs": 3, "rounds": 4}
-    ).resolved("digits")
-    results = [
-        [each for each in prune_rounds(config, data, engine=kind) if isinstance(each, RoundResult)]
+    small = {"dataset": "digits", "model": "lenet_20_10", "epochs": 3, "retrain_epochs": 3}
+    configs = [
+        config_from(small | {"rounds": 4, "device": "cpu", "engine": kind}).resolved("digits")
         for kind in BOTH
+    ]
+    results = [
+        [each for each in prune_rounds(config, data) if isinstance(each, RoundResult)]
+        for config in configs
     ]
     for dense, sparse in zip(*results, strict=True):
         assert sparse.metrics["sparsity"] == dense.metrics["sparsity"]
+        assert [each.metrics["sparse_engine"] for each in (dense, sparse)] == [0, 1]
         assert sparse.metrics["test_loss"] == pytest.approx(dense.metrics["test_loss"], rel=1e-2)
     middle = results[1][2].network
     rest = [
         each
-        for each in prune_rounds(config, data, after=middle, engine="sparse")
+        for each in prune_rounds(configs[1], data, after=middle)
         if isinstance(each, RoundResult)
     ]
     for again, before in zip(rest, results[1][3:], strict=True):
@@ -207,14 +211,15 @@ def test_rounds_are_those_of_the_dense_engine(data):
         assert all(torch.equal(again.network.state[name], state[name]) for name in state)
 
 
-def test_what_it_cannot_train_is_an_error():
+def test_what_it_cannot_train_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match=r"needs a fully connected network .* got lightcnn_9"):
         ENGINES["sparse"](Architecture("lightcnn_9", (1, 128, 128), 3), "cpu", False)
     for device, bf16 in (("cuda", False), ("cpu", True)):
         with pytest.raises(ValueError, match="device=cpu and precision=float32"):
             ENGINES["sparse"](LENET, device, bf16)
+    monkeypatch.setitem(OPTIMIZERS, "lion", replace(OPTIMIZERS["sgd"], kernel=None))
     state, plan = LENET.draw(0), replace(recipe(), optimizer="lion")
-    with pytest.raises(ValueError, match="one of adam, adamw, sgd, got lion"):
+    with pytest.raises(ValueError, match="no kernel for optimizer=lion"):
         SparseEngine(LENET).start(state, random_masks(state, LENET, 0.5), plan)
 
 

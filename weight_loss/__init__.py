@@ -16,6 +16,7 @@ from datasets import Split, Splits
 from experiments.config.experiment import config_from
 from experiments.config.recipes import threads_for
 from experiments.processes.tasks import computing_with
+from experiments.processes.terminal import print_line
 from experiments.rounds import rounds
 from experiments.rounds.data import load_data as _load_data
 from experiments.rounds.network import (
@@ -27,6 +28,7 @@ from experiments.rounds.network import (
     evaluate,
     to_network,
 )
+from experiments.training.engine import usable
 
 __all__ = [
     "Difference",
@@ -76,6 +78,8 @@ def prune_rounds(**parameters: Any) -> Iterator[Network]:
         raise ValueError(f"prune_rounds reads no run, got {given}: use run_experiment")
     data, _ = _load_data(asked)
     config = asked.resolved(data.name)
+    with computing_with(threads_for(config.model)):
+        config = config.model_copy(update={"engine": usable(config.engine, print_line)})
     data = data.to(config.device)
     events = rounds.prune_rounds(config, data)
     while True:

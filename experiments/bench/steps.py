@@ -3,7 +3,7 @@
     python -m experiments bench
 
 The variants take turns, so a machine that slows down slows all of them, and ratios are computed
-turn by turn. bench/lenet.py and bench/faces.py say what is timed.
+turn by turn. bench/lenet.py, bench/density.py and bench/faces.py say what is timed.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from experiments.bench import faces, lenet
+from experiments.bench.density import Densities
 from experiments.bench.timing import Step, median_range, take_turns
 from experiments.processes.program import PROGRAM
 from experiments.processes.terminal import did_you_mean
@@ -28,14 +29,29 @@ class Bench:
     share: float
     images: int  # in a step
 
+    def compare(self, device: str, turns: int, steps: int) -> None:
+        """Print milliseconds and ratios."""
+        variants = {name: make(device) for name, make in self.variants.items()}
+        times = take_turns(variants, turns, max(1, round(self.share * steps)))
+        print(f"{self.what}, ms:")
+        for name, values in times.items():
+            print(f"  {name:<14} {median_range(values, '8.3f')}")
+        speeds = [1000 * self.images / value for value in times["ours"]]
+        print(f"  {'images/s, ours':<14} {median_range(speeds, '8.1f')}")
+        pairs = [("plain", "ours")] + ([("ours", "floor")] if "floor" in times else [])
+        for a, b in pairs:
+            ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
+            print(f"  {a + ' / ' + b:<14} {median_range(ratios, '8.2f')}", flush=True)
 
-BENCHES = {
+
+BENCHES: dict[str, Bench | Densities] = {
     "lenet": Bench(
         "a training step of LeNet-300-100",
         {"ours": lenet.TRAINING.ours, "plain": lenet.TRAINING.plain, "floor": lenet.floor},
         share=1,
         images=lenet.BATCH,
     ),
+    "engines": Densities(),
     "lightcnn": Bench(
         "a training step of LightCNN-9",
         {"ours": faces.TRAINING.ours, "plain": faces.TRAINING.plain},
@@ -68,18 +84,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads = torch.get_num_threads()
         print(f"{device} ({machine}, {threads} threads), torch {torch.__version__}", flush=True)
         for name in asked.what or BENCHES:
-            _compare(BENCHES[name], device, asked.turns, asked.steps)
-
-
-def _compare(bench: Bench, device: str, turns: int, steps: int) -> None:
-    variants = {name: make(device) for name, make in bench.variants.items()}
-    times = take_turns(variants, turns, max(1, round(bench.share * steps)))
-    print(f"{bench.what}, ms:")
-    for name, values in times.items():
-        print(f"  {name:<14} {median_range(values, '8.3f')}")
-    speeds = [1000 * bench.images / value for value in times["ours"]]
-    print(f"  {'images/s, ours':<14} {median_range(speeds, '8.1f')}")
-    pairs = [("plain", "ours")] + ([("ours", "floor")] if "floor" in times else [])
-    for a, b in pairs:
-        ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
-        print(f"  {a + ' / ' + b:<14} {median_range(ratios, '8.2f')}", flush=True)
+            BENCHES[name].compare(device, asked.turns, asked.steps)

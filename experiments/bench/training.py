@@ -42,14 +42,14 @@ class Training:
         loss_sum = torch.zeros((), device=device)
         return lambda: engine.train(batches, (self.recipe.lr(0),), loss_sum)
 
-    def plain(self, device: str) -> Step:
+    def plain(self, device: str, density: float = 0.5) -> Step:
         """The training step as tutorials write it."""
         recipe, model = self.recipe, self.network.build()
         model.load_state_dict(self.network.draw(0))
         model.to(device)
         for layer in model.modules():
             if isinstance(layer, PRUNABLE_LAYERS):
-                random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+                random_unstructured(layer, "weight", 1 - density)  # type: ignore[no-untyped-call]
         start = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         optimizer = start(model.parameters(), lr=recipe.lr(0), weight_decay=recipe.weight_decay)
         steps = [transforms.ToTensor(), transforms.Normalize(self.view.mean, self.view.std)]

@@ -125,7 +125,8 @@ class Schedule:
         branch = NONE if arm == base else self.outcomes[base].run_id or NONE
         if masks == "shared" and branch == NONE:
             return None
-        more = {"dataset": self.inputs.resolved.dataset, "masks": masks, "branch_of": branch}
+        ours = self.inputs.resolved
+        more = {"dataset": ours.dataset, "engine": ours.engine, "masks": masks, "branch_of": branch}
         return self.config.config_of(arm.method, arm.seed, **more)
 
     def _is_finished(self, arm: Arm) -> bool:

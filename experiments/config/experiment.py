@@ -15,6 +15,7 @@ from experiments.config.fields import NONE, Common, Method, run_id
 from experiments.config.parameters import AUTO, one_of, validated
 from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
+from models import build_model, linear_layers
 from pruning.reinit import REINITS
 
 MASKS = ("own", "shared")
@@ -106,6 +107,8 @@ class Config(Common, Method):
             values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         if self.precision == AUTO:
             values["precision"] = "bf16" if fast and has_bf16(values["device"]) else "float32"
+        if self.engine == AUTO and not _can_be_sparse(values):
+            values["engine"] = "dense"
         return validated(Resolved, values)
 
 
@@ -124,6 +127,24 @@ class Resolved(Config):
     label_smoothing: float
     batch_size: int
     output_prune_rate: float
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "Resolved":
+        if self.engine == "sparse" and not _can_be_sparse(self.model_dump()):
+            raise ValueError(
+                "engine=sparse needs a fully connected model such as lenet_300_100, device=cpu and "
+                "precision=float32, got "
+                f"{self.model}, {self.device}, {self.precision} and {self.optimizer}"
+            )
+        return self
+
+
+def _can_be_sparse(values: Mapping[str, Any]) -> bool:
+    on_cpu = values["device"] == "cpu" and values["precision"] == "float32"
+    has_kernel = OPTIMIZERS[values["optimizer"]].kernel is not None
+    with torch.device("meta"):
+        model = build_model(values["model"], (1, 128, 128), 2)
+    return on_cpu and has_kernel and bool(linear_layers(model))
 
 
 def has_bf16(device: str) -> bool:

@@ -25,6 +25,7 @@ from experiments.config.parameters import (
 from experiments.config.recipes import MODEL, auto, by_family
 from experiments.processes.executors import EXECUTORS
 from experiments.processes.terminal import did_you_mean
+from experiments.training.engine import ENGINES
 from experiments.training.optimizers import OPTIMIZERS
 from experiments.training.schedules import SCHEDULES
 from models import NAMES, build_model
@@ -180,6 +181,11 @@ class Common(Parameters):
     )
     precision: Annotated[str, one_of(AUTO, *PRECISIONS)] = Field(
         AUTO, description="float32 or bf16; auto is bf16 for lightcnn on hardware that supports it"
+    )
+    engine: Annotated[str, one_of(AUTO, *ENGINES)] = Field(
+        AUTO,
+        description="dense: products of whole matrices; sparse: of survivors only, for lenet on a "
+        "CPU; auto is the faster one for each network, by a fixed rule",
     )
     train_limit: Annotated[int, Field(ge=0)] = Field(
         0, description="train on only this many images, for quick experiments; 0 uses all"

@@ -30,7 +30,7 @@ FORM = "name=low..high, name=low..high:log or name=one/another"
 # These either make trials incomparable or do not change their results.
 NOT_SEARCHED = {
     *("reinit", "control", "dataset", "model", "pretrained", "target_sparsity", "rounds"),
-    *("train_limit", "eval_every", "precision", "device", "data_root"),
+    *("train_limit", "eval_every", "precision", "engine", "device", "data_root"),
     *("seed", "branch_of", "masks", "resume"),
 }
 

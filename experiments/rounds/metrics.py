@@ -31,6 +31,7 @@ class Measured:
 
     trained: Trained
     masks: Masks
+    engine: str  # that trained it
     parameters: int
     uses: Mapping[str, int]
     test: TestResult | None  # None where the data have no test images
@@ -86,6 +87,7 @@ UNITS = {
     "weights": "number of weights",
     "bytes": "bytes",
     "seconds": "seconds",
+    "flag": "1 for yes, 0 for no",
 }
 
 
@@ -185,6 +187,12 @@ METRICS: dict[str, Metric] = {
         split="test",
         compared=3,
         headline=True,
+    ),
+    "sparse_engine": Metric(
+        "trained by the sparse engine",
+        "flag",
+        lambda m: int(m.engine == "sparse"),
+        whole=True,
     ),
     "checkpoint_bytes": Metric("checkpoint", "bytes", whole=True, required=True),
     "round_seconds": Metric("time of the round", "seconds"),

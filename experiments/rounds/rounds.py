@@ -7,7 +7,7 @@ interrupted.
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from time import perf_counter
 
 from datasets import Splits
@@ -15,7 +15,7 @@ from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
 from experiments.rounds.metrics import Measured, TestResult, measure
 from experiments.rounds.plan import Plan, Removals, plan_rounds
-from experiments.training.engine import ENGINES, Engine, Recipe
+from experiments.training.engine import ENGINES, Engine, Recipe, choose
 from experiments.training.gradients import flow_gradient, loss_gradient
 from experiments.training.loop import DivergedError, Evaluation, Trained, derive_seed, train
 from experiments.training.schedules import SCHEDULES, warmed
@@ -77,7 +77,6 @@ def prune_rounds(
     data: Splits,
     after: Snapshot | None = None,
     base: BaseRun | None = None,
-    engine: str = "dense",
 ) -> Iterator[Evaluation | RoundResult]:
     """Train the dense network, then prune and retrain; yields evaluations, and each round's result.
 
@@ -85,14 +84,14 @@ def prune_rounds(
         config: Resolved (`Config.resolved`).
         after: Continue after this network instead of training a new one.
         base: Take its dense network instead of training one; with masks=shared its masks too.
-        engine: What trains the networks, a key of `ENGINES`.
 
     Raises:
         DivergedError: If the loss is not finite; the message names the round and what to change.
     """
     architecture = Architecture(config.model, data.image_shape, data.classes)
     bf16 = config.precision == "bf16"
-    run = _Run(config, data, architecture, ENGINES[engine](architecture, config.device, bf16))
+    engines = cache(lambda name: ENGINES[name](architecture, config.device, bf16))
+    run = _Run(config, data, architecture, engines)
     removals = plan_rounds(config, data)
     network = after and after.to(config.device)
     for number in range(after.round + 1 if after else 0, len(removals) + 1):
@@ -139,7 +138,7 @@ class _Run:
     config: Resolved
     data: Splits
     architecture: Architecture
-    engine: Engine
+    engines: Callable[[str], Engine]
 
     def train_dense(self) -> Training:
         config, prunable = self.config, self.architecture.prunable
@@ -148,8 +147,9 @@ class _Run:
             initial = load_published(config.pretrained, initial, prunable[-1])
         masks = dense_masks(initial, prunable)
         seed = derive_seed(config.seed, 0, "training")
+        recipe, engine = recipe_of(config, 0), self.engines(self.engine(masks))
         trained = yield from train(
-            self.engine, initial, masks, self.data, recipe_of(config, 0), seed, config.rewind_epoch
+            engine, initial, masks, self.data, recipe, seed, config.rewind_epoch
         )
         dense = trained.state
         return Snapshot(0, dense, masks, initial, dense, trained.snapshot), trained
@@ -186,9 +186,12 @@ class _Run:
         stream = partial(derive_seed, self.config.seed, number)
         memory = Memory(source.initial, source.rewound, source.state, masks, self.draw)
         start = REINITS[self.config.reinit].values(memory, stream("reinit"))
-        recipe = recipe_of(self.config, number)
-        trained = yield from train(self.engine, start, masks, self.data, recipe, stream("training"))
+        recipe, engine = recipe_of(self.config, number), self.engines(self.engine(masks))
+        trained = yield from train(engine, start, masks, self.data, recipe, stream("training"))
         return replace(source, round=number, state=trained.state, masks=masks), trained
+
+    def engine(self, masks: Masks) -> str:
+        return choose(self.config.engine, masks, self.config.batch_size)
 
     def draw(self, seed: int) -> State:
         state = self.architecture.draw(seed)
@@ -197,15 +200,17 @@ class _Run:
     def measure(self, network: Snapshot, trained: Trained) -> dict[str, float]:
         parameters, uses = self.architecture.parameters, self.architecture.uses
         test = self.test(network, trained)
-        return measure(Measured(trained, network.masks, parameters, uses, test))
+        engine = self.engine(network.masks)
+        return measure(Measured(trained, network.masks, engine, parameters, uses, test))
 
     def test(self, network: Snapshot, trained: Trained) -> TestResult | None:
         if self.data.test is None:
             return None
-        self.engine.load(trained.best_state)
-        _, early_stop_accuracy = self.engine.evaluate(self.data.test)
-        self.engine.load(network.state)
-        return TestResult(*self.engine.evaluate(self.data.test), early_stop_accuracy)
+        engine = self.engines(self.engine(network.masks))
+        engine.load(trained.best_state)
+        _, early_stop_accuracy = engine.evaluate(self.data.test)
+        engine.load(network.state)
+        return TestResult(*engine.evaluate(self.data.test), early_stop_accuracy)
 
 
 def recipe_of(config: Resolved, number: int) -> Recipe:

@@ -16,7 +16,7 @@ from experiments.config.parameters import as_text
 from experiments.rounds.metrics import METRICS, PER_EPOCH
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking.environment import environment
-from experiments.tracking.fingerprint import code_digest, pretrained_digest
+from experiments.tracking.fingerprint import code_digest, libraries, pretrained_digest
 from experiments.tracking.resume import (
     get_run,
     history_of,
@@ -84,7 +84,8 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
     if config.masks == "own":  # the dense network must be the one that would be trained here
         installed = environment(config.device)
         here |= {"code": code_digest(base), "device": config.device}
-        here |= {name: installed[name] for name in ("threads", "version.torch", "version.numpy")}
+        computing = ["threads", *(f"version.{name}" for name in libraries(config))]
+        here |= {name: installed[name] for name in computing}
     different += [
         f"{name} (here {value}, there {tags.get(name)})"
         for name, value in here.items()

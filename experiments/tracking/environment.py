@@ -4,13 +4,13 @@ import os
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from experiments.processes.program import CODE_ROOT
 
-VERSIONS = ("torch", "torchvision", "numpy", "mlflow", "safetensors")
+VERSIONS = ("torch", "torchvision", "numpy", "numba", "mlflow", "safetensors")
 COMMIT = {"git_commit", "git_dirty"}  # of our code; its digest holds the part that counts
 
 
@@ -43,5 +43,8 @@ def _git(*arguments: str) -> str | None:
 
 
 def release(name: str) -> str:
-    """Version of an installed package, without a build such as +cu132."""
-    return version(name).partition("+")[0]
+    """Version of a package, without a build such as +cu132; "none" if it is not installed."""
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return "none"

@@ -21,7 +21,6 @@ from experiments.tracking.environment import release
 
 FINGERPRINT = "fingerprint"  # the tag of a run
 SCHEME = "3-"  # how digests are computed; those of another scheme begin with something else
-VERSIONS = ("torch", "numpy")
 STARTS = ("experiments.rounds.rounds.prune_rounds", "experiments.rounds.data.load_data")
 BASE_NETWORK = "experiments.tracking.resume.network_of"  # only with masks=shared
 PUBLISHED = "models.published"  # only with pretrained
@@ -33,7 +32,7 @@ REGISTRIES: dict[str, Callable[[Resolved], str]] = {
     "datasets.DATASETS": lambda config: config.dataset,
     "experiments.training.optimizers.OPTIMIZERS": lambda config: config.optimizer,
     "experiments.training.schedules.SCHEDULES": lambda config: config.schedule,
-    "experiments.training.engine.ENGINES": lambda _: "dense",
+    "experiments.training.engine.ENGINES": lambda config: config.engine,  # auto: all
     "models.MODELS": lambda config: config.model.partition("_")[0],
     "models.lightcnn.LIGHTCNNS": lambda config: config.model.partition("_")[2],
     "pruning.controls.CONTROLS": lambda config: config.control,
@@ -57,10 +56,20 @@ def fingerprint(config: Resolved, data_digest: str, threads: int) -> str:
         "device": config.device,
         "data": data_digest,
         "code": code_digest(config),
-        "versions": [release(name) for name in VERSIONS],
+        "versions": versions(config),
     }
     text = json.dumps(parts, sort_keys=True)
     return SCHEME + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def libraries(config: Resolved) -> tuple[str, ...]:
+    """The libraries that compute."""
+    return ("torch", "numpy", *(["numba"] if config.engine != "dense" else []))
+
+
+def versions(config: Resolved) -> list[str]:
+    """The versions of the libraries that compute."""
+    return [release(name) for name in libraries(config)]
 
 
 def code_digest(*configs: Resolved, root: Path = CODE_ROOT) -> str:

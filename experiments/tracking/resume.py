@@ -119,10 +119,12 @@ def stored_config(run: MlflowRun, parameter: str, folder: str) -> Resolved:
         ) from None
     try:
         stored = json.loads(Path(path).read_text())
-        device = stored.pop("device", AUTO)  # this machine may lack it, and a reader not need it
+        # This machine may lack its device, and a reader not need it; "auto" may mean another one.
+        own = {"device": stored.pop("device", AUTO), "engine": stored.pop("engine", "dense")}
         config = config_from(stored)
         resolved = config.resolved(config.dataset)
-        return resolved if device == AUTO else resolved.model_copy(update={"device": device})
+        own = {name: value for name, value in own.items() if value != AUTO or name == "engine"}
+        return resolved.model_copy(update=own)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{parameter}: config.json of run {run.info.run_id} is damaged: {error}"

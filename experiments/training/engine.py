@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
+from threading import Timer
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,9 @@ from models import Architecture
 from pruning.masks import Masks, State, apply_masks
 
 EVAL_PIXELS = 2000 * 28 * 28  # in an evaluation batch; fast on a CPU, small enough for any GPU
+LANES = 64  # images that the sparse engine computes at once; other numbers are slower
+COMPILING_SECONDS = 1.0  # after which the user is told; loading from disk is faster
+COMPILING = "compiling the sparse engine, which takes some seconds when it is first used"
 GATHER_PIXELS = 10**6  # prepared at once, which is faster than batch by batch
 
 Batch = Any  # whatever an engine's `batches` yields and its `train` takes
@@ -155,10 +159,10 @@ def sparse(architecture: Architecture, device: str, bf16: bool) -> Engine:
     Raises:
         ValueError: If it cannot train this network, or not there.
     """
-    from experiments.training.sparse import SparseEngine  # here: Numba takes long to import
-
     if device != "cpu" or bf16:
         raise ValueError("engine=sparse needs device=cpu and precision=float32")
+    from experiments.training.sparse import SparseEngine  # here: Numba takes long to import
+
     return SparseEngine(architecture)
 
 
@@ -166,6 +170,53 @@ ENGINES: dict[str, Callable[[Architecture, str, bool], Engine]] = {
     "dense": dense,
     "sparse": sparse,
 }
+
+
+def choose(engine: str, masks: Masks, batch_size: int) -> str:
+    """The engine that trains a network: `engine`, or if that is "auto" the faster one.
+
+    Which one that is depends on the network and on the batch size only, so that the same seed gives
+    the same bytes; docs/results.md says where the numbers come from.
+    """
+    if engine in ENGINES:
+        return engine
+    weights = sum(mask.numel() for mask in masks.values())
+    survivors = sum(int(mask.sum()) for mask in masks.values())
+    computed = LANES * -(-batch_size // LANES)  # images; the last ones may be empty
+    is_sparse = computed * survivors <= 0.35 * (batch_size + 20) * weights + 1_600_000
+    return "sparse" if is_sparse else "dense"
+
+
+def usable(engine: str, show: Callable[[str], None]) -> str:
+    """Compile what `engine` needs; returns the engine to use instead.
+
+    That is the same one, or with "auto" it is "dense" where the sparse engine cannot be compiled.
+
+    Args:
+        show: Gets a line if compiling takes long, fails, or leaves threads unused.
+
+    Raises:
+        ValueError: If engine=sparse cannot be compiled.
+    """
+    if engine in ENGINES and engine != "sparse":
+        return engine
+    notice = Timer(COMPILING_SECONDS, show, [COMPILING])
+    notice.start()
+    try:
+        from experiments.training import sparse as module
+
+        module.compile_kernels()
+    except Exception as error:  # Numba and LLVM raise many kinds
+        why = f"cannot be compiled here ({' '.join(str(error).split()) or type(error).__name__})"
+        if engine in ENGINES:
+            raise ValueError(f"engine={engine} {why}: use engine=dense") from None
+        show(f"WARNING: the sparse engine {why}: engine=auto is dense")
+        return "dense"
+    finally:
+        notice.cancel()
+    if module.threads() < torch.get_num_threads():
+        show("WARNING: the sparse engine computes with fewer threads: Numba finds no OpenMP or TBB")
+    return engine
 
 
 def _stepper(

@@ -33,8 +33,9 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-LANES = 64  # images at once; other numbers are slower
-ADAM, ADAMW, SGD = 0, 1, 2  # how weights are updated
+from experiments.training.engine import LANES
+from experiments.training.optimizers import ADAMW, SGD
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 Floats = NDArray[np.float32]
@@ -50,8 +51,21 @@ def _compiled(function: _Function, **options: Any) -> _Function:
     Sums may be vectorised; NaN and infinity keep their meaning. Python's lock is released.
     """
     fast = {"contract", "reassoc", "nsz"}
-    kernel: Any = njit(cache=True, nogil=True, fastmath=fast, error_model="numpy", **options)
-    return kernel(function)  # type: ignore[no-any-return]
+    options |= {"nogil": True, "fastmath": fast, "error_model": "numpy"}
+    try:
+        kernel: Any = njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder can be written to, so every process compiles it
+        kernel = njit(**options)(function)
+    return kernel  # type: ignore[no-any-return]
+
+
+def _inlined(function: _Function) -> _Function:
+    """Compile as a part of the kernels that call it.
+
+    Otherwise a process that compiles a kernel calls one copy, a process that loads it another one,
+    in which sums may be taken in another order.
+    """
+    return _compiled(function, forceinline=True)
 
 
 class Network(NamedTuple):
@@ -116,7 +130,7 @@ def _renamed(function: _Function, name: str) -> _Function:
     return copy  # type: ignore[no-any-return]
 
 
-@_compiled
+@_inlined
 def _gather(
     images: Images, rows: Integers, pixels: Integers, first: int, last: int, values: Floats
 ) -> None:
@@ -126,7 +140,7 @@ def _gather(
             values[pixel, lane] = images.inputs[images.stored[rows[lane], pixel]]
 
 
-@_compiled
+@_inlined
 def _add_products(
     weight: Floats,
     source: Indices,
@@ -156,7 +170,7 @@ def _add_products(
         k += 1
 
 
-@_compiled
+@_inlined
 def _forward(network: Network, values: Floats, first: int, last: int, is_output: bool) -> None:
     for row in range(first, last):
         unit = network.inputs + row
@@ -169,7 +183,7 @@ def _forward(network: Network, values: Floats, first: int, last: int, is_output:
                 values[unit, lane] = max(values[unit, lane], _ZERO)
 
 
-@_compiled
+@_inlined
 def _backward(network: Network, buffers: Buffers, first: int, last: int) -> None:
     """The errors of hidden units, from those of the rows that read them."""
     values, errors, by_source = buffers.values, buffers.errors, buffers.by_source
@@ -186,7 +200,7 @@ def _backward(network: Network, buffers: Buffers, first: int, last: int) -> None
                 errors[row, lane] = _ZERO
 
 
-@_compiled
+@_inlined
 def _add_gradients(network: Network, buffers: Buffers, first: int, last: int) -> None:
     """Add the gradients of the survivors and biases of some rows, summed over the images."""
     values, errors, source = buffers.values, buffers.errors, network.source
@@ -219,7 +233,7 @@ def _add_gradients(network: Network, buffers: Buffers, first: int, last: int) ->
             k += 1
 
 
-@_compiled
+@_inlined
 def _loss(
     values: Floats, first: int, last: int, label: int, smoothing: float, lane: int
 ) -> tuple[float, float, float]:
@@ -239,7 +253,7 @@ def _loss(
     return loss, largest, total  # type: ignore[return-value]
 
 
-@_compiled
+@_inlined
 def _output_errors(
     network: Network, buffers: Buffers, labels: Integers, images: int, smoothing: float
 ) -> float:
@@ -263,7 +277,7 @@ def _output_errors(
     return losses / images
 
 
-@_compiled
+@_inlined
 def _update(
     weight: Floats, gradient: Floats, moments: Floats, rate: float, step: int, rule: Rule
 ) -> None:
@@ -293,7 +307,7 @@ def _update(
         gradient[k] = _ZERO
 
 
-@_compiled
+@_inlined
 def _clip(buffers: Buffers, largest: float) -> None:
     """Scale the gradients so that their joint norm is at most `largest`, as engine.clip does."""
     total = 0.0

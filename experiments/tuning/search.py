@@ -24,8 +24,7 @@ from experiments.config.space import (
 )
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.rounds.plan import plan_rounds
-from experiments.tracking.environment import release
-from experiments.tracking.fingerprint import SCHEME, VERSIONS, code_digest, pretrained_digest
+from experiments.tracking.fingerprint import SCHEME, code_digest, pretrained_digest, versions
 from pruning.reinit import REINITS
 
 STUDY_FIELDS = {"objective", "seeds_per_trial", "seed", "criterion", "pruning"}  # and the space
@@ -144,7 +143,7 @@ class Search:
             "budget": self.budget,
             "data": list(self.digests),
             "code": code_digest(resolved, *variants),
-            "versions": [release(name) for name in VERSIONS],
+            "versions": versions(resolved),
             "pretrained": pretrained_digest(resolved),
         }
         # With values instead of "auto", which may mean something else in another version.
