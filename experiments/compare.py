@@ -35,6 +35,7 @@ def compare_methods(asked: CompareConfig) -> str:
     server.check_tracking()
     print_line(ui.logging_to())
     inputs = read_inputs(config)
+    config = inputs.config
     tags = {"kind": record.COMPARISON, "dataset": inputs.resolved.dataset}
     tags["model"] = inputs.resolved.model
     with tracked_run(record.comparison_name(config, inputs.resolved), tags=tags) as run_id:
@@ -53,7 +54,7 @@ def compare_methods(asked: CompareConfig) -> str:
 
 
 def read_inputs(config: CompareConfig) -> Inputs:
-    """Read the data of every seed once, and plan the rounds.
+    """Read the data of every seed once, plan the rounds, and compile what they need.
 
     Raises:
         ValueError: As `load_data` and `plan_rounds`, and if `shown_round` is not one of these.
@@ -69,12 +70,14 @@ def read_inputs(config: CompareConfig) -> Inputs:
     for warning in few_tests_warning(len(data.test) if data.test else 0):
         print_line(warning)
     resolved = first.resolved(dataset)
-    with computing_with(THREADS_PER_WORKER):  # workers then load what is compiled here
-        resolved = resolved.model_copy(update={"engine": usable(resolved.engine, print_line)})
     rounds = len(plan_rounds(resolved, data))
     shown = config.shown_round or rounds
     if shown > rounds:
         raise ValueError(f"shown_round must be at most {rounds}, the last, got {shown}")
+    with computing_with(THREADS_PER_WORKER):  # workers then load what is compiled here
+        if usable(resolved.engine, print_line) != resolved.engine:
+            config = config.model_copy(update={"engine": "dense"})
+            resolved = resolved.model_copy(update={"engine": "dense"})
     made = record.Record(
         config=config.model_dump(),
         setting=resolved.settings(),
@@ -84,4 +87,4 @@ def read_inputs(config: CompareConfig) -> Inputs:
         data_source=data.source,
         arms=[],
     )
-    return Inputs(digests, resolved, made)
+    return Inputs(config, digests, resolved, made)

@@ -20,10 +20,10 @@ from experiments.rounds.rounds import RoundResult, prune_rounds
 from experiments.tracking import log, server, summary, ui
 from experiments.tracking.branch import open_base_run
 from experiments.tracking.environment import COMMIT, environment
-from experiments.tracking.fingerprint import code_digest
+from experiments.tracking.fingerprint import code_digest, libraries
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import StoredRun, load_run
-from experiments.training.engine import usable
+from experiments.training.engine import compile_engine, usable
 from experiments.training.loop import Evaluation
 
 DEFAULT_ROOT = Config.model_fields["data_root"].default
@@ -71,15 +71,17 @@ def _experiment(
     chosen.resolved(chosen.dataset)  # rejects parameters that contradict each other before reading
     data, why = load_data(chosen)
     config = chosen.resolved(data.name)
+    last = len(plan_rounds(config, data))
+    show = echo or print_line
     with computing_with(None if parent else threads_for(config.model)):  # else its executor chose
-        if not stored:
-            config = config.model_copy(update={"engine": usable(config.engine, echo or print_line)})
-        elif usable(config.engine, echo or print_line) != config.engine:
+        if not stored and not parent:
+            config = config.model_copy(update={"engine": usable(config.engine, show)})
+        elif problem := compile_engine(config.engine, show):
             raise ValueError(
-                f"resume: run {stored.run_id} began with the sparse engine, which this machine "
-                "cannot compile: resume it on another machine"
+                f"engine={config.engine} needs the sparse engine, which cannot be compiled here "
+                f"({problem}): use another machine, or a new experiment with engine=dense"
             )
-        return _rounds(asked, config, data.to(config.device), why, stored, parent, echo)
+        return _rounds(asked, config, data.to(config.device), why, last, stored, parent, echo)
 
 
 def _rounds(
@@ -87,12 +89,12 @@ def _rounds(
     config: Resolved,
     data: Splits,
     why: str,
+    last: int,
     stored: StoredRun | None,
     parent: str | None,
     echo: Echo | None,
 ) -> str:
     """Train and log all rounds that are left."""
-    last = len(plan_rounds(config, data))
     show = echo or print_line
     if not stored and asked.dataset != config.dataset:
         level = "" if config.dataset == "mnist" else "WARNING: "
@@ -176,7 +178,8 @@ def resume_warnings(stored: StoredRun, config: Resolved, digest: str) -> Iterato
     if absent:
         yield f"WARNING: {', '.join(absent)}: not logged by the version that began the run"
     now = environment(config.device) | {"code": code_digest(config)}
-    for name in sorted(now.keys() - COMMIT):  # the part of a commit that counts is in `code`
+    unused = set() if "numba" in libraries(config) else {"version.numba"}
+    for name in sorted(now.keys() - COMMIT - unused):  # what counts of a commit is in `code`
         before = stored.tags.get(name)
         if now[name] != before:
             yield (

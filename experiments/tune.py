@@ -75,6 +75,7 @@ def run_search(asked: TuneConfig) -> str:
     retry("the tracking server", server.ping, (Exception,), config.patience, print_line)
     print_line(ui.logging_to())
     searches = plan_searches(config)
+    config = searches[0].config
     storage = Storage(config.storage, config.patience, print_line)
     studies = {search.method: Study(search, storage) for search in searches}
     for study in studies.values():
@@ -103,7 +104,7 @@ def run_search(asked: TuneConfig) -> str:
 
 
 def plan_searches(config: TuneConfig) -> list[Search]:
-    """Read the data of every seed once; the search for each method.
+    """Read the data of every seed once, and compile what is needed; the search for each method.
 
     Raises:
         ValueError: As `load_data` and `plan_rounds`.

@@ -14,7 +14,7 @@ from experiments.config.experiment import config_from
 from experiments.rounds.rounds import RoundResult, prune_rounds
 from experiments.training.engine import ENGINES
 from experiments.training.optimizers import OPTIMIZERS
-from experiments.training.sparse import SparseEngine
+from experiments.training.sparse import UPDATES, SparseEngine
 from models import Architecture, linear_layers
 from pruning.masks import apply_masks
 from tests.test_training_loop import random_masks, recipe
@@ -109,7 +109,11 @@ def test_gradients_are_those_of_autograd(hidden, classes, side, density, images,
     assert (found - gradient(expected)).norm().item() <= 1e-6 * np.mean(sizes)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers_say_whether_they_have_a_kernel():
+    assert [name for name, each in OPTIMIZERS.items() if each.has_kernel] == list(UPDATES)
+
+
+@pytest.mark.parametrize("optimizer", UPDATES)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -217,7 +221,7 @@ def test_what_it_cannot_train_is_an_error(monkeypatch):
     for device, bf16 in (("cuda", False), ("cpu", True)):
         with pytest.raises(ValueError, match="device=cpu and precision=float32"):
             ENGINES["sparse"](LENET, device, bf16)
-    monkeypatch.setitem(OPTIMIZERS, "lion", replace(OPTIMIZERS["sgd"], kernel=None))
+    monkeypatch.setitem(OPTIMIZERS, "lion", replace(OPTIMIZERS["sgd"], has_kernel=False))
     state, plan = LENET.draw(0), replace(recipe(), optimizer="lion")
     with pytest.raises(ValueError, match="no kernel for optimizer=lion"):
         SparseEngine(LENET).start(state, random_masks(state, LENET, 0.5), plan)

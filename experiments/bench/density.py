@@ -8,7 +8,6 @@
 takes to gather it is left out; the plain loop, which is about loading, has no such variant.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
@@ -21,7 +20,7 @@ from experiments.bench.lenet import TRAINING
 from experiments.bench.timing import Step, median_range, take_turns
 from experiments.bench.training import forever
 from experiments.processes.terminal import table_text
-from experiments.training.engine import Engine, dense
+from experiments.training.engine import dense
 from experiments.training.sparse import SparseEngine
 from pruning.masks import Masks
 
@@ -39,15 +38,13 @@ class Densities:
         """Print milliseconds per step, and how many times faster the sparse engine is."""
         if device != "cpu":
             return
-        for title, plain in (("all in", True), ("alone", False)):
-            columns: dict[str, list[str]] = {"density": []}
+        for title in ("all in", "alone"):
+            columns: dict[str, list[str]] = {"density": [f"{density:g}" for density in DENSITIES]}
             for density in DENSITIES:
-                variants = all_in(density) if plain else alone(density)
-                times = take_turns(variants, turns, max(1, steps // GROUP))
-                columns["density"].append(f"{density:g}")
+                steps_of = variants(density, title == "alone")
+                times = take_turns(steps_of, turns, max(1, steps // GROUP))
                 for name, values in times.items():
-                    times[name] = [value / GROUP for value in values]
-                    columns.setdefault(name, []).append(f"{median(times[name]):.3f}")
+                    columns.setdefault(name, []).append(f"{median(values) / GROUP:.3f}")
                 ratios = [a / b for a, b in zip(times["dense"], times["sparse"], strict=True)]
                 columns.setdefault("dense / sparse", []).append(median_range(ratios, ".2f"))
             print(f"{self.what}, {title}, ms:\n{table_text(columns)}", flush=True)
@@ -63,49 +60,29 @@ def masks_of(density: float) -> Masks:
     }
 
 
-def all_in(density: float) -> dict[str, Step]:
-    """`GROUP` steps of each variant, batches included."""
-    recipe, state, masks = TRAINING.recipe, TRAINING.network.draw(0), masks_of(density)
+def variants(density: float, alone: bool) -> dict[str, Step]:
+    """`GROUP` steps of each variant."""
+    network, recipe, masks = TRAINING.network, TRAINING.recipe, masks_of(density)
+    state, rates, loss_sum = network.draw(0), [recipe.lr(0)] * GROUP, torch.zeros(())
     pixels, labels = TRAINING.data()
     split = Split(pixels.unsqueeze(1), labels, TRAINING.view)
-    loss_sum, rates = torch.zeros(()), [recipe.lr(0)] * GROUP
-    steps: dict[str, Step] = {}
-    engines: dict[str, Engine] = {
-        "dense": dense(TRAINING.network, "cpu", bf16=False),
-        "sparse": SparseEngine(TRAINING.network),
-    }
-    for name, engine in engines.items():
-        engine.start(state, masks, recipe)
-        batches: Iterator[object] = forever(
-            lambda engine=engine: engine.batches(split, recipe.batch_size, seed=0)  # type: ignore[misc]
-        )
-        steps[name] = lambda engine=engine, batches=batches: engine.train(  # type: ignore[misc]
-            batches, rates, loss_sum
-        )
-    step = csr_step(TRAINING.network, state, masks, recipe.lr(0))
-    same = forever(lambda: engines["dense"].batches(split, recipe.batch_size, seed=0))
-    steps["torch.sparse"] = lambda: [step(*next(same)) for _ in range(GROUP)]
-    once = TRAINING.plain("cpu", density)
-    steps["plain"] = lambda: [once() for _ in range(GROUP)]
-    return steps
-
-
-def alone(density: float) -> dict[str, Step]:
-    """The same without gathering batches, and without the plain loop."""
-    recipe, state, masks = TRAINING.recipe, TRAINING.network.draw(0), masks_of(density)
-    pixels, labels = TRAINING.data()
-    split = Split(pixels.unsqueeze(1), labels, TRAINING.view)
-    loss_sum, rates = torch.zeros(()), [recipe.lr(0)] * GROUP
-    ours, sparse = dense(TRAINING.network, "cpu", bf16=False), SparseEngine(TRAINING.network)
-    ours.start(state, masks, recipe)
+    engine, sparse = dense(network, "cpu", bf16=False), SparseEngine(network)
+    engine.start(state, masks, recipe)
     sparse.start(state, masks, recipe)
-    batch = next(ours.batches(split, recipe.batch_size, seed=0))
-    rows = next(sparse.batches(split, recipe.batch_size, seed=0))
-    sparse.train(repeat(rows), [0.0], loss_sum)  # gathers the batch
-    sparse.network = sparse.network._replace(pixels=sparse.network.pixels[:0])  # and never again
-    step = csr_step(TRAINING.network, state, masks, recipe.lr(0))
-    return {
-        "dense": lambda: ours.train(repeat(batch), rates, loss_sum),
-        "sparse": lambda: sparse.train(repeat(rows), rates, loss_sum),
-        "torch.sparse": lambda: [step(*batch) for _ in range(GROUP)],
+    images = forever(lambda: engine.batches(split, recipe.batch_size, seed=0))
+    others = forever(lambda: engine.batches(split, recipe.batch_size, seed=0))
+    rows = forever(lambda: sparse.batches(split, recipe.batch_size, seed=0))
+    if alone:
+        images, others, rows = repeat(next(images)), repeat(next(others)), repeat(next(rows))
+        sparse.train(rows, [0.0], loss_sum)  # gathers the batch
+        sparse.shares = sparse.shares._replace(pixels=0 * sparse.shares.pixels)  # and never again
+    step = csr_step(network, state, masks, recipe.lr(0))
+    steps: dict[str, Step] = {
+        "dense": lambda: engine.train(images, rates, loss_sum),
+        "sparse": lambda: sparse.train(rows, rates, loss_sum),
+        "torch.sparse": lambda: [step(*next(others)) for _ in range(GROUP)],
     }
+    if not alone:
+        once = TRAINING.plain("cpu", density)
+        steps["plain"] = lambda: [once() for _ in range(GROUP)]
+    return steps

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from experiments.bench.timing import Step
 from experiments.config.experiment import has_bf16
 from experiments.training.engine import Recipe, dense
 from models import PRUNABLE_LAYERS, Architecture
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,6 @@ class ImageByImage(Dataset[tuple[Tensor, int]]):
         return self.transform(picture), int(self.labels[index])
 
 
-def forever(
-    epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-) -> Iterator[tuple[Tensor, Tensor]]:
+def forever(epoch: Callable[[], Iterator[T]]) -> Iterator[T]:
     """The batches of epoch after epoch, without end."""
     return chain.from_iterable(make() for make in repeat(epoch))

@@ -36,6 +36,7 @@ POLL_SECONDS = 2.0  # between checks whether another process has finished
 class Inputs:
     """The data of a comparison, and what follows from them before anything is trained."""
 
+    config: CompareConfig
     digests: dict[int, str]  # of the data, by seed
     resolved: Resolved  # of the first arm
     record: record.Record  # without arms
@@ -125,8 +126,7 @@ class Schedule:
         branch = NONE if arm == base else self.outcomes[base].run_id or NONE
         if masks == "shared" and branch == NONE:
             return None
-        ours = self.inputs.resolved
-        more = {"dataset": ours.dataset, "engine": ours.engine, "masks": masks, "branch_of": branch}
+        more = {"dataset": self.inputs.resolved.dataset, "masks": masks, "branch_of": branch}
         return self.config.config_of(arm.method, arm.seed, **more)
 
     def _is_finished(self, arm: Arm) -> bool:

@@ -131,9 +131,10 @@ class Resolved(Config):
     @model_validator(mode="after")
     def _check_engine(self) -> "Resolved":
         if self.engine == "sparse" and not _can_be_sparse(self.model_dump()):
+            known = " or ".join(name for name, made in OPTIMIZERS.items() if made.has_kernel)
             raise ValueError(
-                "engine=sparse needs a fully connected model such as lenet_300_100, device=cpu and "
-                "precision=float32, got "
+                "engine=sparse needs a fully connected model such as lenet_300_100, device=cpu, "
+                f"precision=float32 and optimizer={known}, got "
                 f"{self.model}, {self.device}, {self.precision} and {self.optimizer}"
             )
         return self
@@ -141,7 +142,7 @@ class Resolved(Config):
 
 def _can_be_sparse(values: Mapping[str, Any]) -> bool:
     on_cpu = values["device"] == "cpu" and values["precision"] == "float32"
-    has_kernel = OPTIMIZERS[values["optimizer"]].kernel is not None
+    has_kernel = OPTIMIZERS[values["optimizer"]].has_kernel
     with torch.device("meta"):
         model = build_model(values["model"], (1, 128, 128), 2)
     return on_cpu and has_kernel and bool(linear_layers(model))

@@ -74,7 +74,7 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
     mine, theirs = config.settings(), base.settings()
     matter = set(config.dense_settings())
     if config.masks == "shared":
-        matter |= MASK_FIELDS
+        matter = (matter | MASK_FIELDS) - {"engine"}  # which a machine without it cannot choose
     different = [
         f"{name} (here {as_text(mine[name])}, there {as_text(theirs[name])})"
         for name in mine

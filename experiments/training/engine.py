@@ -22,8 +22,8 @@ from models import Architecture
 from pruning.masks import Masks, State, apply_masks
 
 EVAL_PIXELS = 2000 * 28 * 28  # in an evaluation batch; fast on a CPU, small enough for any GPU
-LANES = 64  # images that the sparse engine computes at once; other numbers are slower
-COMPILING_SECONDS = 1.0  # after which the user is told; loading from disk is faster
+LANES = 64  # as in kernels.py
+COMPILING_SECONDS = 2.0  # after which the user is told; loading from disk is faster
 COMPILING = "compiling the sparse engine, which takes some seconds when it is first used"
 GATHER_PIXELS = 10**6  # prepared at once, which is faster than batch by batch
 
@@ -187,36 +187,47 @@ def choose(engine: str, masks: Masks, batch_size: int) -> str:
     return "sparse" if is_sparse else "dense"
 
 
-def usable(engine: str, show: Callable[[str], None]) -> str:
-    """Compile what `engine` needs; returns the engine to use instead.
-
-    That is the same one, or with "auto" it is "dense" where the sparse engine cannot be compiled.
+def compile_engine(engine: str, show: Callable[[str], None]) -> str:
+    """Compile what `engine` needs, once for this process; returns why that fails, or "".
 
     Args:
-        show: Gets a line if compiling takes long, fails, or leaves threads unused.
+        show: Gets a line if compiling takes long, or leaves threads unused.
+    """
+    if engine in ENGINES and engine != "sparse":
+        return ""
+    notice = Timer(COMPILING_SECONDS, show, [COMPILING])
+    try:
+        from experiments.training import sparse as module
+
+        notice.start()
+        module.compile_kernels()
+    except Exception as error:  # Numba and LLVM raise many kinds
+        return " ".join(str(error).split()) or type(error).__name__
+    finally:
+        notice.cancel()
+    if module.threads() < torch.get_num_threads():
+        show(
+            f"WARNING: the sparse engine computes with {module.threads()} of "
+            f"{torch.get_num_threads()} threads: Numba has no more here"
+        )
+    return ""
+
+
+def usable(engine: str, show: Callable[[str], None]) -> str:
+    """Compile what `engine` needs; returns the engine to use.
+
+    That is the same one, or if "auto" cannot be compiled "dense", and `show` gets a line.
 
     Raises:
         ValueError: If engine=sparse cannot be compiled.
     """
-    if engine in ENGINES and engine != "sparse":
+    problem = compile_engine(engine, show)
+    if not problem:
         return engine
-    notice = Timer(COMPILING_SECONDS, show, [COMPILING])
-    notice.start()
-    try:
-        from experiments.training import sparse as module
-
-        module.compile_kernels()
-    except Exception as error:  # Numba and LLVM raise many kinds
-        why = f"cannot be compiled here ({' '.join(str(error).split()) or type(error).__name__})"
-        if engine in ENGINES:
-            raise ValueError(f"engine={engine} {why}: use engine=dense") from None
-        show(f"WARNING: the sparse engine {why}: engine=auto is dense")
-        return "dense"
-    finally:
-        notice.cancel()
-    if module.threads() < torch.get_num_threads():
-        show("WARNING: the sparse engine computes with fewer threads: Numba finds no OpenMP or TBB")
-    return engine
+    if engine in ENGINES:
+        raise ValueError(f"engine={engine} cannot be compiled here ({problem}): use engine=dense")
+    show(f"WARNING: the sparse engine cannot be compiled here ({problem}): engine=auto is dense")
+    return "dense"
 
 
 def _stepper(

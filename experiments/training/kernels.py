@@ -33,9 +33,9 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from experiments.training.engine import LANES
-from experiments.training.optimizers import ADAMW, SGD
-
+# Numba keeps kernels as long as this file is the same, so what they use must be in it.
+LANES = 64  # images at once; other numbers are slower
+ADAM, ADAMW, SGD = 0, 1, 2  # how weights are updated
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 Floats = NDArray[np.float32]

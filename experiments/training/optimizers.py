@@ -15,8 +15,6 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-ADAM, ADAMW, SGD = range(3)  # updates that kernels.py has
-
 Update = Callable[[Sequence[Tensor], float], None]
 
 
@@ -88,17 +86,16 @@ def start_sgd(parameters: list[Tensor], momentum: float, weight_decay: float) ->
 class Optimizer:
     """A way to update parameters in place, and its default learning rate.
 
-    `kernel` is the same update for the sparse engine, a constant of kernels.py; without one, the
-    dense engine is the only one that can use it.
+    `has_kernel` says whether the sparse engine has it too (`UPDATES` in sparse.py).
     """
 
     start: Callable[[list[Tensor], float, float], Update]
     default_lr: float
-    kernel: int | None = None
+    has_kernel: bool = False
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": Optimizer(start_adam, default_lr=1.2e-3, kernel=ADAM),
-    "adamw": Optimizer(start_adamw, default_lr=1e-3, kernel=ADAMW),
-    "sgd": Optimizer(start_sgd, default_lr=0.1, kernel=SGD),
+    "adam": Optimizer(start_adam, default_lr=1.2e-3, has_kernel=True),
+    "adamw": Optimizer(start_adamw, default_lr=1e-3, has_kernel=True),
+    "sgd": Optimizer(start_sgd, default_lr=0.1, has_kernel=True),
 }

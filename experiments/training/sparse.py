@@ -18,12 +18,22 @@ from torch import Tensor
 
 from datasets import Split, View
 from experiments.training import kernels
-from experiments.training.engine import LANES, Recipe, shuffled
-from experiments.training.kernels import Buffers, Images, Network, Rule, Shares
-from experiments.training.optimizers import OPTIMIZERS
+from experiments.training.engine import Recipe, shuffled
+from experiments.training.kernels import (
+    ADAM,
+    ADAMW,
+    LANES,
+    SGD,
+    Buffers,
+    Images,
+    Network,
+    Rule,
+    Shares,
+)
 from models import Architecture, linear_layers
 from pruning.masks import Masks, State
 
+UPDATES = {"adam": ADAM, "adamw": ADAMW, "sgd": SGD}  # of the optimizers that have a kernel
 SHARED = 4000  # survivors: smaller layers are computed by one thread
 LINE = 64  # bytes of a cache line, and of the widest vectors
 CROPPED = 1000  # images that are cropped at once for an evaluation
@@ -79,8 +89,7 @@ class SparseEngine:
 
     def start(self, state: State, masks: Masks, recipe: Recipe) -> None:
         """As in `Engine`; raises ValueError if the optimizer has no kernel."""
-        kernel = OPTIMIZERS[recipe.optimizer].kernel
-        if kernel is None:
+        if recipe.optimizer not in UPDATES:
             raise ValueError(f"engine=sparse has no kernel for optimizer={recipe.optimizer}")
         self.shapes = {name: tuple(value.shape) for name, value in state.items()}
         whole = torch.ones((), dtype=torch.bool)
@@ -107,7 +116,7 @@ class SparseEngine:
         self.shares = _share(self.network, self.threads)
         self.steps = 0
         self.rule = Rule(
-            kernel,
+            UPDATES[recipe.optimizer],
             recipe.momentum,
             recipe.weight_decay,
             recipe.grad_clip,

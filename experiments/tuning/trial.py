@@ -23,6 +23,7 @@ from experiments.rounds.metrics import AVERAGED
 from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
 from experiments.tracking import server
 from experiments.tracking.session import TRACKING_ERRORS
+from experiments.training.engine import compile_engine
 from experiments.training.loop import Evaluation
 from experiments.tuning.choose import RESULT, RUN
 from experiments.tuning.runs import TrialRun, open_trial
@@ -48,11 +49,15 @@ def claim_and_run(job: Job, echo: Echo) -> str:
     """Run a waiting trial of a study; the id of its run, or "" if none waits.
 
     Raises:
-        ValueError: If the data of this machine are not those of the search.
+        ValueError: If the data of this machine are not those of the search, or it cannot compile
+            the engine.
         ConnectionError: If the storage does not answer.
     """
     with server.tracking_to(job.tracking_uri, job.experiment_id):
         search = job.search
+        engine = search.resolved({}).engine
+        if problem := compile_engine(engine, echo):
+            raise ValueError(f"engine={engine} cannot be compiled on this machine: {problem}")
         data = [data_of(search, seed) for seed in search.config.seeds()]
         study = Study(search, Storage(search.config.storage, search.config.patience, echo))
         with study.claim() as claim:
