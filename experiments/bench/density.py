@@ -25,7 +25,7 @@ from experiments.training.sparse import SparseEngine
 from pruning.masks import Masks
 
 DENSITIES = (1.0, 0.8, 0.55, 0.33, 0.2, 0.1, 0.05, 0.02, 0.012)
-GROUP = 20  # steps in a call of an engine; an experiment makes longer ones
+GROUP = 100  # steps in a call of an engine, as with eval_every=100
 
 
 @dataclass(frozen=True)

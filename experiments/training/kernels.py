@@ -40,7 +40,8 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-Indices = NDArray[np.int32]
+Indices = NDArray[np.uint16 | np.uint32]  # the smaller, the less a step reads
+Places = NDArray[np.uint32]
 _ZERO = np.float32(0)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -76,7 +77,7 @@ class Network(NamedTuple):
     first: Integers  # [rows + 1]
     source: Indices  # [survivors]
     readers: Integers  # [rows + 1]
-    place: Indices  # [survivors after the first layer]
+    place: Places  # [survivors after the first layer]
     reader: Indices  # [the same]
     pixels: Integers  # the pixels that a survivor reads, ascending
     weight: Floats  # [survivors]

@@ -227,6 +227,7 @@ def _connect(kept: list[np.ndarray]) -> Network:
         sources.append(before + unit)
         before = inputs + first
     row, source = np.concatenate(rows), np.concatenate(sources)
+    index = np.uint16 if inputs + layers[-1] <= 2**16 else np.uint32
     counts = np.arange(layers[-1] + 1)
     hidden = np.flatnonzero(source >= inputs)
     place = hidden[np.lexsort((row[hidden], source[hidden]))]
@@ -234,10 +235,10 @@ def _connect(kept: list[np.ndarray]) -> Network:
         inputs=inputs,
         layers=layers,
         first=np.searchsorted(row, counts),
-        source=source.astype(np.int32),
+        source=source.astype(index),
         readers=np.searchsorted(source[place] - inputs, counts),
-        place=place.astype(np.int32),
-        reader=row[place].astype(np.int32),
+        place=place.astype(np.uint32),
+        reader=row[place].astype(index),
         pixels=np.unique(source[source < inputs]),
         weight=_zeros(len(row)),
         bias=_zeros(int(layers[-1])),
