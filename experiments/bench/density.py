@@ -8,7 +8,6 @@
 takes to gather it is left out; the plain loop, which is about loading, has no such variant.
 """
 
-from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
 
@@ -28,11 +27,8 @@ DENSITIES = (1.0, 0.8, 0.55, 0.33, 0.2, 0.1, 0.05, 0.02, 0.012)
 GROUP = 100  # steps in a call of an engine, as with eval_every=100
 
 
-@dataclass(frozen=True)
 class Densities:
     """The variants at each density, as two tables."""
-
-    what: str = "a training step of LeNet-300-100 by density"
 
     def compare(self, device: str, turns: int, steps: int) -> None:
         """Print milliseconds per step, and how many times faster the sparse engine is."""
@@ -47,7 +43,8 @@ class Densities:
                     columns.setdefault(name, []).append(f"{median(values) / GROUP:.3f}")
                 ratios = [a / b for a, b in zip(times["dense"], times["sparse"], strict=True)]
                 columns.setdefault("dense / sparse", []).append(median_range(ratios, ".2f"))
-            print(f"{self.what}, {title}, ms:\n{table_text(columns)}", flush=True)
+            what = f"a training step of LeNet-300-100 by density, {title}"
+            print(f"{what}, ms:\n{table_text(columns)}", flush=True)
 
 
 def masks_of(density: float) -> Masks:

@@ -23,7 +23,7 @@ from pruning.masks import Masks, State, apply_masks
 
 EVAL_PIXELS = 2000 * 28 * 28  # in an evaluation batch; fast on a CPU, small enough for any GPU
 LANES = 64  # as in kernels.py
-COMPILING_SECONDS = 2.0  # after which the user is told; loading from disk is faster
+COMPILING_SECONDS = 2.0  # before a line says so; loading from disk is faster
 COMPILING = "compiling the sparse engine, which takes some seconds when it is first used"
 GATHER_PIXELS = 10**6  # prepared at once, which is faster than batch by batch
 

@@ -41,7 +41,6 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Indices = NDArray[np.uint16 | np.uint32]  # the smaller, the less a step reads
-Places = NDArray[np.uint32]
 _ZERO = np.float32(0)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -51,8 +50,7 @@ def _compiled(function: _Function, **options: Any) -> _Function:
 
     Sums may be vectorised; NaN and infinity keep their meaning. Python's lock is released.
     """
-    fast = {"contract", "reassoc", "nsz"}
-    options |= {"nogil": True, "fastmath": fast, "error_model": "numpy"}
+    options |= {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
     try:
         kernel: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to, so every process compiles it
@@ -63,8 +61,8 @@ def _compiled(function: _Function, **options: Any) -> _Function:
 def _inlined(function: _Function) -> _Function:
     """Compile as a part of the kernels that call it.
 
-    Otherwise a process that compiles a kernel calls one copy, a process that loads it another one,
-    in which sums may be taken in another order.
+    Otherwise a process that compiles a kernel and one that loads it call different copies, which
+    may take sums in different orders.
     """
     return _compiled(function, forceinline=True)
 
@@ -77,7 +75,7 @@ class Network(NamedTuple):
     first: Integers  # [rows + 1]
     source: Indices  # [survivors]
     readers: Integers  # [rows + 1]
-    place: Places  # [survivors after the first layer]
+    place: NDArray[np.uint32]  # [survivors after the first layer]
     reader: Indices  # [the same]
     pixels: Integers  # the pixels that a survivor reads, ascending
     weight: Floats  # [survivors]

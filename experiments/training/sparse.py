@@ -59,11 +59,13 @@ def _most_threads() -> int:
 
 def compile_kernels() -> None:
     """Compile all that an engine calls, or load it from disk: train a tiny network."""
-    engine = SparseEngine(Architecture("lenet_1", (1, 1, 1), 2))
+    architecture = Architecture("lenet_1", (1, 1, 1), 2)
+    engine = SparseEngine(architecture)
     pixel, label = torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     split = Split(pixel, label, View(255, 0.0, 1.0))
-    state = engine.architecture.draw(0)
-    engine.start(state, Masks(), Recipe("adam", lambda progress: 0.1, 0.0, 0.0, 1, 1, 0))
+    engine.start(
+        architecture.draw(0), Masks(), Recipe("adam", lambda progress: 0.1, 0.0, 0.0, 1, 1, 0)
+    )
     engine.train(engine.batches(split, 1, 0), [0.1], torch.zeros(()))
     engine.evaluate(split)
 
@@ -79,7 +81,6 @@ class SparseEngine:
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        self.architecture = architecture
         self.layers = linear_layers(architecture.skeleton)
         if not self.layers:
             raise ValueError(
