@@ -142,12 +142,18 @@ def process_of(trial):
 
 
 def hold_all(storage, study, number, command):
-    """Stop `number` processes in the middle of their trials; trials by process."""
+    """Stop `number` processes in the middle of their trials; trials by process.
+
+    A stopped process writes no heartbeat. On a slow machine the last worker may start so late that
+    the first would be taken for dead, so this function writes the heartbeats for them.
+    """
     held = {}
     while len(held) < number:
         assert command.poll() is None, command.stdout.read()
         for trial in trials_of(storage, study):
             process = process_of(trial)
+            if process in held:
+                storage.record_heartbeat(trial._trial_id)
             if process and process not in held:
                 os.kill(process, signal.SIGSTOP)
                 held[process] = trial.number
