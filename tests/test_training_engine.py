@@ -1,5 +1,6 @@
 """Which engine trains a network, and what happens where the sparse one cannot be compiled."""
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from experiments.config.experiment import config_from
+from experiments.processes.terminal import describe_error
 from experiments.rounds.data import load_data
 from experiments.rounds.rounds import RoundResult, prune_rounds
 from experiments.run import run_experiment
@@ -194,6 +196,19 @@ def test_the_dense_engine_needs_no_compiler(monkeypatch):
     assert len(lines) == 1
     with pytest.raises(ValueError, match=r"engine=sparse .* here \(it is compiled\)"):
         usable("sparse", lines.append)
+
+
+def test_a_full_disk_of_the_cache_is_named(monkeypatch):
+    def fail():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sparse, "compile_kernels", fail)
+    lines = []
+    assert usable("auto", lines.append) == "dense"
+    assert "(the disk of Numba's cache is full; NUMBA_CACHE_DIR moves the cache)" in lines[0]
+    with pytest.raises(ValueError, match="the disk of Numba's cache is full") as caught:
+        usable("sparse", lines.append)
+    assert "use engine=dense" in describe_error(caught.value)
 
 
 def test_a_rule_and_the_kernels_have_as_many_lanes():

@@ -8,6 +8,7 @@ engine keeps, after every step and every load: a pruned weight is exactly zero.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from math import prod
 from threading import Timer
 from typing import Any, Protocol
@@ -202,6 +203,8 @@ def compile_engine(engine: str, show: Callable[[str], None]) -> str:
         notice.start()
         module.compile_kernels()
     except Exception as error:  # Numba and LLVM raise many kinds
+        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+            return "the disk of Numba's cache is full; NUMBA_CACHE_DIR moves the cache"
         return " ".join(str(error).split()) or type(error).__name__
     finally:
         notice.cancel()
