@@ -154,7 +154,7 @@ def hold_all(storage, study, number, command):
             process = process_of(trial)
             if process in held:
                 storage.record_heartbeat(trial._trial_id)
-            if process and process not in held:
+            elif process:
                 os.kill(process, signal.SIGSTOP)
                 held[process] = trial.number
         time.sleep(0.2)
