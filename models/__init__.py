@@ -3,22 +3,29 @@
 A model is a `torch.nn.Module` that maps images [N, channels, height, width] to logits
 [N, classes]. Pruning applies to the weights of its linear and convolutional layers, the last of
 which is the output layer. To add a family, write a builder `(sizes, image_shape, classes) ->
-Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`.
+Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`. If whole units are to be
+pruned, also write a function that states which weights belong to each, and add a line to `WIDTHS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
-from models.lenet import lenet
-from models.lightcnn import LIGHTCNNS, lightcnn
+from models.lenet import lenet, lenet_widths
+from models.lightcnn import LIGHTCNNS, lightcnn, lightcnn_widths
+from pruning.units import Width, cut, live_units
 
 MODELS: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
     "lenet": lenet,
     "lightcnn": lightcnn,
+}
+WIDTHS: dict[str, Callable[[nn.Module], list[Width]]] = {
+    "lenet": lenet_widths,
+    "lightcnn": lightcnn_widths,
 }
 NAMES = (
     "lenet_<n>_<n>... (such as lenet_300_100)",
@@ -56,6 +63,26 @@ def linear_layers(model: nn.Module) -> tuple[str, ...]:
         return ()
     linear = {name: layer for name, layer in layers if isinstance(layer, nn.Linear)}
     return tuple(linear) if all(layer.bias is not None for layer in linear.values()) else ()
+
+
+def resize(model: nn.Module, shapes: Mapping[str, Tensor]) -> nn.Module:
+    """The model, its linear and convolutional layers with other numbers of inputs and outputs.
+
+    Args:
+        model: On the meta device; it is changed.
+        shapes: For each of its parameters a tensor of the new shape.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, PRUNABLE_LAYERS):
+            for kind, _ in list(layer.named_parameters()):
+                shape = shapes[f"{name}.{kind}"].shape
+                setattr(layer, kind, nn.Parameter(torch.empty(shape, device="meta")))
+            outputs, inputs = layer.weight.shape[:2]
+            if isinstance(layer, nn.Linear):
+                layer.out_features, layer.in_features = outputs, inputs
+            else:
+                layer.out_channels, layer.in_channels = outputs, inputs
+    return model
 
 
 def weight_uses(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
@@ -101,11 +128,15 @@ class Architecture:
         """A new network on the CPU; raises ValueError if there is no model of this name."""
         return build_model(self.name, self.image_shape, self.classes)
 
-    def draw(self, seed: int) -> dict[str, Tensor]:
+    def draw(self, seed: int, masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Random initial values on the CPU: Gaussian Glorot weights, zero biases.
 
         Tensors that are not in a prunable layer keep the model's own initialisation. The result
-        depends on `seed` only. Frankle & Carbin 2019, arXiv:1803.03635.
+        depends on the arguments only. Frankle & Carbin 2019, arXiv:1803.03635.
+
+        Args:
+            masks: Of whole units. The variance is then that of the network which has only the units
+                that are left, since it depends on the numbers of inputs and outputs of a layer.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -117,6 +148,10 @@ class Architecture:
             bias = weight.removesuffix("weight") + "bias"
             if bias in state:
                 nn.init.zeros_(state[bias])
+        if masks:
+            small = cut(masks, live_units(masks, self.widths), self.widths)
+            for name, mask in masks.items():
+                state[name] *= sqrt(sum(mask.shape[:2]) / sum(small[name].shape[:2]))
         return state
 
     @cached_property
@@ -135,6 +170,12 @@ class Architecture:
     def prunable(self) -> tuple[str, ...]:
         """Names of the prunable tensors, from input to output layer."""
         return tuple(self.sizes)
+
+    @cached_property
+    def widths(self) -> tuple[Width, ...]:
+        """Its units, from input to output; empty if the model does not state them."""
+        widths = WIDTHS.get(self.name.partition("_")[0])
+        return tuple(widths(self.skeleton)) if widths else ()
 
     @cached_property
     def parameters(self) -> int:

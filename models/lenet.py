@@ -6,6 +6,8 @@ from math import prod
 
 from torch import nn
 
+from pruning.units import Part, Width
+
 
 def lenet(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A fully connected network with ReLU between its layers `fc1`, `fc2`, ...
@@ -27,3 +29,17 @@ def lenet(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Module:
         layers[f"relu{number}"] = nn.ReLU()
     layers.popitem()  # logits keep their sign
     return nn.Sequential(layers)
+
+
+def lenet_widths(model: nn.Module) -> list[Width]:
+    """The neurons of each hidden layer: `fc1` computes them, `fc2` reads them, and so on."""
+    layers = [(name, each) for name, each in model.named_children() if isinstance(each, nn.Linear)]
+    return [
+        Width(
+            name,
+            layer.out_features,
+            made=(Part(f"{name}.weight", 0), Part(f"{name}.bias", 0)),
+            read=(Part(f"{reader}.weight", 1),),
+        )
+        for (name, layer), (reader, _) in pairwise(layers)
+    ]

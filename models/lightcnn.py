@@ -9,12 +9,15 @@ works; so does the release, except for its 29v2, which rounds down.
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pruning.units import Part, Width
 
 DROPOUT = 0.5
 
@@ -146,6 +149,49 @@ def lightcnn(sizes: str, image_shape: tuple[int, ...], classes: int) -> nn.Modul
         known = ", ".join(f"lightcnn_{name}" for name in LIGHTCNNS)
         raise ValueError(f"model lightcnn must be one of {known}, got lightcnn_{sizes}")
     return LIGHTCNNS[sizes](image_shape, classes)
+
+
+def lightcnn_widths(model: nn.Module) -> list[Width]:
+    """The channels and neurons after each layer that another one reads.
+
+    Each layer reads the one before. A residual block adds its result to what it reads, so all
+    blocks of a stage make and read the channels of the layer before them.
+    """
+    layers: Layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    inside = [name for name, block in model.named_modules() if isinstance(block, Residual)]
+    chain = [name for name in layers if not name.startswith(tuple(f"{each}." for each in inside))]
+    widths = [_width(layers, [f"{each}.conv1.filter"], [f"{each}.conv2.filter"]) for each in inside]
+    order = list(layers)
+    for made, read in pairwise(chain):
+        between = order[order.index(made) + 1 : order.index(read)]
+        adding, reading = between[1::2], between[::2]  # conv1 reads, conv2 adds
+        widths.append(_width(layers, [made, *adding], [*reading, read]))
+    return sorted(
+        widths, key=lambda width: order.index(width.made[0].tensor.removesuffix(".weight"))
+    )
+
+
+Layers = dict[str, nn.Conv2d | nn.Linear]
+
+
+def _width(layers: Layers, made: list[str], read: list[str]) -> Width:
+    """The units that the layers `made` compute and the layers `read` read."""
+    tiles = 2 if made[0].endswith(".filter") else 1  # an MFM takes the larger of two halves
+    count = len(layers[made[0]].weight) // tiles
+    parts = [
+        Part(f"{name}.{kind}", 0, tiles=tiles)
+        for name in made
+        for kind, value in layers[name].named_parameters()
+    ]
+    readers = [
+        Part(f"{name}.weight", 1, block=layers[name].weight.shape[1] // count)  # flattened
+        for name in read
+    ]
+    return Width(made[0].removesuffix(".filter"), count, tuple(parts), tuple(readers))
 
 
 def max_feature_map(values: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 A network is plain data: a `State` (a snapshot of its `state_dict`) and `Masks` (bool, one for each
 prunable weight tensor, True = survives). Everything here is a pure function over these: nothing is
-mutated, nothing is random. Two questions are separate: a *scope* says which tensors compete with
-each other (a *group*), a *granularity* which weights are pruned at once (a *unit*). To add one:
-write it here, add a line to `SCOPES` or `GRANULARITIES`.
+mutated, nothing is random. A *scope* says which tensors compete with each other (a *group*). To add
+one: write it here, add a line to `SCOPES`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +16,6 @@ from torch import Tensor
 State = dict[str, Tensor]
 Masks = dict[str, Tensor]
 Scores = dict[str, Tensor]
-Units = dict[str, Tensor]
 
 MOST_ROUNDS = 1000
 REMAINDER = 0.01  # share of a round's removals that the last round may add, to save one more round
@@ -56,27 +54,10 @@ def network_wide(hidden: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [hidden] if hidden else []
 
 
-# What competes: from the hidden tensors, input first, to groups of tensors.
+# What competes: from the names of hidden tensors or widths (pruning.units), input first, to groups.
 SCOPES: dict[str, Callable[[tuple[str, ...]], list[tuple[str, ...]]]] = {
     "layer": layerwise,
     "global": network_wide,
-}
-
-
-def single_weights(masks: Masks) -> Units:
-    """Each weight is pruned by itself."""
-    numbers: Units = {}
-    start = 0
-    for name, mask in masks.items():
-        numbers[name] = torch.arange(start, start + mask.numel()).view(mask.shape)
-        start += mask.numel()
-    return numbers
-
-
-# What is pruned at once: for each weight the number of its unit. Weights with the same number, in
-# one tensor or in several, are pruned together.
-GRANULARITIES: dict[str, Callable[[Masks], Units]] = {
-    "weight": single_weights,
 }
 
 
@@ -95,76 +76,33 @@ def drop_lowest(scores: Tensor, mask: Tensor, count: int) -> Tensor:
         ValueError: If `count` is out of range or a survivor's score is NaN.
     """
     survivors = mask.flatten().nonzero().squeeze(1)
-    candidates = _candidates(scores, survivors, count)
+    if not 0 <= count <= len(survivors):
+        raise ValueError(f"count must be from 0 to the {len(survivors)} survivors, got {count}")
+    candidates = scores.flatten()[survivors]
+    check_scores(candidates)
     lowest = candidates.argsort(stable=True)[:count]
     kept = mask.flatten().clone()
     kept[survivors[lowest]] = False
     return kept.view_as(mask)
 
 
-def drop_lowest_units(scores: Tensor, mask: Tensor, units: Tensor, count: int) -> Tensor:
-    """Prune whole units, lowest scores first, as long as at most `count` survivors go.
-
-    A unit's score is the sum over its survivors: for magnitude the L1 norm of Li et al. 2017,
-    arXiv:1608.08710. If no unit is as small as `count`, nothing is pruned: a criterion that prunes
-    in many small steps needs single weights.
-
-    Args:
-        units: Int64, shaped like `scores`: the number of each weight's unit.
-
-    Returns:
-        A new mask that never revives a weight. Ties are broken by unit number, lower first.
-
-    Raises:
-        ValueError: As `drop_lowest`.
-    """
-    survivors = mask.flatten().nonzero().squeeze(1)
-    candidates = _candidates(scores, survivors, count).double()
-    _, unit = torch.unique(units.flatten()[survivors], return_inverse=True)
-    sums = candidates.new_zeros(int(unit.max()) + 1 if len(unit) else 0).index_add_(
-        0, unit, candidates
-    )
-    order = sums.argsort(stable=True)
-    pruned = order[unit.bincount(minlength=len(sums))[order].cumsum(0) <= count]
-    kept = mask.flatten().clone()
-    kept[survivors[torch.isin(unit, pruned)]] = False
-    return kept.view_as(mask)
-
-
-def _candidates(scores: Tensor, survivors: Tensor, count: int) -> Tensor:
-    if not 0 <= count <= len(survivors):
-        raise ValueError(f"count must be from 0 to the {len(survivors)} survivors, got {count}")
-    candidates = scores.flatten()[survivors]
-    if candidates.isnan().any():
+def check_scores(scores: Tensor) -> None:
+    """Raise ValueError if a survivor's score is NaN."""
+    if scores.isnan().any():
         raise ValueError("scores must not be NaN where the weight survives")
-    return candidates
 
 
-def prune(
-    scores: Scores,
-    masks: Masks,
-    removals: Mapping[tuple[str, ...], int],
-    granularity: str = "weight",
-) -> Masks:
+def prune(scores: Scores, masks: Masks, removals: Mapping[tuple[str, ...], int]) -> Masks:
     """Prune `removals[names]` weights in each group of tensors, lowest scores first.
-
-    Args:
-        granularity: A key of `GRANULARITIES`. Where whole units are pruned, a group loses as many
-            of its lowest units as fit into its removals.
 
     Raises:
         ValueError: If a group has fewer survivors than it must lose, or a survivor's score is NaN.
     """
     pruned = dict(masks)
-    units = None if granularity == "weight" else GRANULARITIES[granularity](masks)
     for names, count in removals.items():
         flat_scores = torch.cat([scores[name].flatten() for name in names])
         flat_mask = torch.cat([masks[name].flatten() for name in names])
-        if units is None:
-            kept = drop_lowest(flat_scores, flat_mask, count)
-        else:
-            flat_units = torch.cat([units[name].flatten() for name in names])
-            kept = drop_lowest_units(flat_scores, flat_mask, flat_units.to(flat_mask.device), count)
+        kept = drop_lowest(flat_scores, flat_mask, count)
         parts = torch.split(kept, [masks[name].numel() for name in names])
         pruned |= {name: part.view_as(masks[name]) for name, part in zip(names, parts, strict=True)}
     return pruned

@@ -211,7 +211,7 @@ def test_resolving_fills_in_every_auto():
 def test_the_sparse_engine_is_for_fully_connected_networks_in_float32(given, monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "sgd", replace(OPTIMIZERS["sgd"], has_kernel=False))
     given |= {"device": "cpu"}
-    assert config_from(given).resolved("digits").engine == "dense"
+    assert config_from(given).resolved("digits").engine == "compact"
     with pytest.raises(ValueError, match=r"^engine=sparse needs a fully connected model .* got "):
         config_from(given | {"engine": "sparse"}).resolved("digits")
     for engine in ("auto", "sparse"):

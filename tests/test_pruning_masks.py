@@ -2,14 +2,12 @@ import pytest
 import torch
 
 from pruning.masks import (
-    GRANULARITIES,
     MOST_ROUNDS,
     SCOPES,
     Group,
     apply_masks,
     dense_masks,
     drop_lowest,
-    drop_lowest_units,
     groups_of,
     in_steps,
     plan_removals,
@@ -82,42 +80,6 @@ def test_prune_lets_layers_compete_in_a_group():
     assert apart["a"].all()
     assert not apart["b"].any()
     assert all(mask.all() for mask in masks.values())
-
-
-def outputs(masks):
-    """Each output unit of a layer is pruned with all its incoming weights."""
-    numbers, start = {}, 0
-    for name, mask in masks.items():
-        rows = torch.arange(start, start + len(mask))
-        numbers[name] = rows[:, None].expand(mask.shape)
-        start += len(mask)
-    return numbers
-
-
-def test_another_granularity_prunes_whole_units(monkeypatch):
-    monkeypatch.setitem(GRANULARITIES, "output", outputs)
-    scores = {
-        "a": torch.tensor([[1.0, 9.0], [2.0, 2.0], [5.0, 5.0]]),
-        "b": torch.tensor([[3.0, 3.0, 3.0], [1.0, 1.0, 0.5]]),
-    }
-    masks = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
-    pruned = prune(scores, masks, {("a", "b"): 6}, "output")
-    assert pruned["a"].tolist() == [[True, True], [False, False], [True, True]]
-    assert pruned["b"].tolist() == [[True] * 3, [False] * 3]
-    again = prune(scores, pruned, {("a", "b"): 3}, "output")  # the next has three, then two
-    assert again["b"].tolist() == [[False] * 3, [False] * 3]
-    assert again["a"].equal(pruned["a"])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_single_weights_are_units_of_one(seed):
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(40, generator=generator).round(decimals=1)  # with ties
-    mask = torch.rand(40, generator=generator) < 0.7
-    units = GRANULARITIES["weight"]({"a": mask})["a"]
-    for count in range(int(mask.sum()) + 1):
-        expected = drop_lowest(scores, mask, count)
-        assert drop_lowest_units(scores, mask, units, count).equal(expected)
 
 
 def test_another_scope_groups_layers_in_its_own_way(monkeypatch):

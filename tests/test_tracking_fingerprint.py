@@ -92,11 +92,6 @@ SAME = {
     "published values, which are not used": ("models/published.py", "SHOWN = 3", "SHOWN = 4"),
     "a default, which is a setting": ("experiments/config/recipes.py", "size=60", "size=61"),
     "a description": ("experiments/config/fields.py", "description=", "title='', description="),
-    "a granularity that is not in use": (
-        MASKS,
-        "GRANULARITIES: dict[str, Callable[[Masks], Units]] = {",
-        'GRANULARITIES: dict[str, Callable[[Masks], Units]] = {\n    "row": len,',
-    ),
     "a new metric": (
         METRICS,
         "] = {\n",

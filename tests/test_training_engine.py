@@ -46,14 +46,14 @@ def masks_of(name, side, density):
 def test_auto_is_the_sparse_engine_below_a_density(name, side, batch_size, density):
     """The densities in docs/results.md, to a percentage point."""
     below, above = (masks_of(name, side, density + step) for step in (-0.01, 0.01))
-    assert choose("auto", below, batch_size) == "sparse"
-    assert choose("auto", above, batch_size) == "dense"
+    assert choose("auto", below, batch_size, ()) == "sparse"
+    assert choose("auto", above, batch_size, ()) == "compact"
     for kind in ENGINES:
-        assert choose(kind, below, batch_size) == choose(kind, above, batch_size) == kind
+        assert choose(kind, below, batch_size, ()) == choose(kind, above, batch_size, ()) == kind
 
 
 def test_auto_is_the_sparse_engine_for_small_networks_even_if_they_are_dense():
-    assert choose("auto", masks_of("lenet_30", 28, 1), 60) == "sparse"
+    assert choose("auto", masks_of("lenet_30", 28, 1), 60, ()) == "sparse"
 
 
 def run(*argv, **environment):

@@ -23,7 +23,8 @@ MASKS = ("own", "shared")
 # They have no effect on the dense network.
 PRUNING_FIELDS = {
     *("reinit", "criterion", "control", "pruning", "masks", "branch_of"),
-    *("scope", "prune_rate", "output_prune_rate", "target_sparsity", "rounds"),
+    *("scope", "granularity", "target"),
+    *("prune_rate", "output_prune_rate", "target_sparsity", "rounds"),
     *("retrain_epochs", "retrain_lr"),
 }
 
@@ -59,6 +60,13 @@ class Config(Common, Method):
             raise ValueError(
                 f"warmup_epochs must be less than epochs ({self.epochs}), "
                 f"got {self.warmup_epochs:g}"
+            )
+        if self.target == "macs" and self.granularity != "unit":
+            raise ValueError("target=macs needs granularity=unit")
+        if self.granularity == "unit" and self.output_prune_rate not in (None, self.prune_rate):
+            raise ValueError(
+                "output_prune_rate is for granularity=weight: the output layer has no units to "
+                f"prune, and loses the weights that read others; got {self.output_prune_rate}"
             )
         shared = self.masks == "shared"
         if shared and self.branch_of == NONE:
@@ -108,7 +116,7 @@ class Config(Common, Method):
         if self.precision == AUTO:
             values["precision"] = "bf16" if fast and has_bf16(values["device"]) else "float32"
         if self.engine == AUTO and not _can_be_sparse(values):
-            values["engine"] = "dense"
+            values["engine"] = "compact"
         return validated(Resolved, values)
 
 

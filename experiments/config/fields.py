@@ -33,6 +33,7 @@ from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
 from pruning.masks import MOST_ROUNDS, SCOPES
 from pruning.reinit import REINITS
+from pruning.units import GRANULARITIES, TARGETS
 
 NONE = "none"
 PRECISIONS = ("float32", "bf16")
@@ -120,6 +121,15 @@ class Common(Parameters):
         "layer",
         description="layer: every layer loses the same share; global: all layers compete",
     )
+    granularity: Annotated[str, one_of(*GRANULARITIES)] = Field(
+        "weight",
+        description="what is pruned at once: single weights, or a whole unit (a neuron or channel)",
+    )
+    target: Annotated[str, one_of(*TARGETS)] = Field(
+        "weights",
+        description="what target_sparsity and prune_rate count: weights, or with granularity=unit "
+        "macs, the multiply-adds of an image",
+    )
     prune_rate: Annotated[float, _unit] = Field(
         0.2, description="share of the surviving weights that each round prunes"
     )
@@ -127,7 +137,9 @@ class Common(Parameters):
         None, description="prune_rate of the output layer (0 never prunes it); auto is prune_rate"
     )
     target_sparsity: Annotated[float, _unit] = Field(
-        0.9, description="share of weights pruned by the end of the last round; reached exactly"
+        0.9,
+        description="share of weights pruned by the end of the last round; reached exactly, or "
+        "with granularity=unit exceeded by less than a unit",
     )
     rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = Field(
         0,
@@ -184,8 +196,9 @@ class Common(Parameters):
     )
     engine: Annotated[str, one_of(AUTO, *ENGINES)] = Field(
         AUTO,
-        description="dense: products of whole matrices; sparse: of survivors only, for lenet on a "
-        "CPU; auto is the faster one for each network, by a fixed rule",
+        description="dense: products of whole matrices; compact: without the units that nothing "
+        "reads; sparse: of survivors only, for lenet on a CPU; auto is the fastest one for each "
+        "network, by a fixed rule",
     )
     train_limit: Annotated[int, Field(ge=0)] = Field(
         0, description="train on only this many images, for quick experiments; 0 uses all"

@@ -29,7 +29,8 @@ FORM = "name=low..high, name=low..high:log or name=one/another"
 
 # These either make trials incomparable or do not change their results.
 NOT_SEARCHED = {
-    *("reinit", "control", "dataset", "model", "pretrained", "target_sparsity", "rounds"),
+    *("reinit", "control", "dataset", "model", "pretrained"),
+    *("target", "target_sparsity", "rounds"),
     *("train_limit", "eval_every", "precision", "engine", "device", "data_root"),
     *("seed", "branch_of", "masks", "resume"),
 }

@@ -14,7 +14,7 @@ from datasets import Splits
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
 from experiments.rounds.metrics import Measured, TestResult, measure
-from experiments.rounds.plan import Plan, Removals, plan_rounds
+from experiments.rounds.plan import Plan, left_after, plan_rounds, prices_of
 from experiments.training.engine import ENGINES, Engine, Recipe, choose
 from experiments.training.gradients import flow_gradient, loss_gradient
 from experiments.training.loop import DivergedError, Evaluation, Trained, derive_seed, train
@@ -23,8 +23,9 @@ from models import Architecture
 from models.published import load_published
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA, Evidence
-from pruning.masks import Masks, State, dense_masks, in_steps, prune
+from pruning.masks import SCOPES, Masks, State, dense_masks, in_steps, prune
 from pruning.reinit import REINITS, Memory
+from pruning.units import cost, prune_units, spread, units_of
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def prune_rounds(
             assert base
             training = run.retrain(*run.shared(base, number), number)
         else:
-            source, count = _source(config, network, removals[:number])
-            training = run.retrain(source, run.pruned(source, count, number), number)
+            source = network if config.pruning == "iterative" else _dense(network)
+            training = run.retrain(source, run.pruned(source, removals[:number], number), number)
         try:
             network, trained = yield from training
         except DivergedError as error:
@@ -123,12 +124,9 @@ def prune_rounds(
 Training = Generator[Evaluation, None, tuple[Snapshot, Trained]]
 
 
-def _source(config: Resolved, last: Snapshot, removals: Plan) -> tuple[Snapshot, Removals]:
-    """The network that the next round prunes, and how many weights each group then loses."""
-    if config.pruning == "iterative":
-        return last, removals[-1]
-    dense = replace(last, round=0, state=last.dense, masks=dense_masks(last.dense, last.masks))
-    return dense, {names: sum(count[names] for count in removals) for names in removals[-1]}
+def _dense(last: Snapshot) -> Snapshot:
+    """The dense network, which each round of one-shot pruning prunes."""
+    return replace(last, round=0, state=last.dense, masks=dense_masks(last.dense, last.masks))
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,8 @@ class _Run:
         dense = trained.state
         return Snapshot(0, dense, masks, initial, dense, trained.snapshot), trained
 
-    def pruned(self, source: Snapshot, removals: Removals, number: int) -> Masks:
-        """The masks of round `number`."""
+    def pruned(self, source: Snapshot, plan: Plan, number: int) -> Masks:
+        """The masks of round `number`; `plan` is that of the rounds up to it."""
         config, skeleton = self.config, self.architecture.skeleton
         criterion, control = CRITERIA[config.criterion], CONTROLS[config.control]
         evidence = Evidence(
@@ -166,12 +164,29 @@ class _Run:
             flow_gradient=partial(flow_gradient, skeleton, self.data.image_shape),
         )
         seed = derive_seed(config.seed, number, "criterion")
-        masks = source.masks
-        survivors = {names: sum(int(masks[name].sum()) for name in names) for names in removals}
-        for step in in_steps(removals, survivors, criterion.steps):
-            scores = criterion.scores(replace(evidence, masks=masks), seed)
-            masks = prune(control.scores(scores), masks, step)
-        return control.masks(masks, source.masks, derive_seed(config.seed, number, "control"))
+        masks, by_unit = source.masks, config.granularity == "unit"
+        prices, widths = prices_of(config, self.architecture), self.architecture.widths
+        left = {names: cost({name: masks[name] for name in names}, prices) for names in plan[-1]}
+        goals = left_after(plan, self.architecture.sizes, prices)
+        due = {names: max(0, left[names] - goals[names]) for names in plan[-1]}
+        for step in in_steps(due, left, criterion.steps):
+            scores = control.scores(criterion.scores(replace(evidence, masks=masks), seed))
+            left = {names: left[names] - step[names] for names in left}
+            if by_unit:
+                groups = SCOPES[config.scope](tuple(width.name for width in widths))
+                limit = sum(left.values())
+                masks = prune_units(scores, masks, widths, groups, prices, limit)
+            else:
+                masks = prune(scores, masks, step)
+        return self.controlled(masks, source.masks, derive_seed(config.seed, number, "control"))
+
+    def controlled(self, masks: Masks, within: Masks, seed: int) -> Masks:
+        """The masks after the control, which moves whole units where these are pruned."""
+        control, widths = CONTROLS[self.config.control].masks, self.architecture.widths
+        if self.config.granularity == "weight":
+            return control(masks, within, seed)
+        kept = control(units_of(masks, widths), units_of(within, widths), seed)
+        return spread(kept, dense_masks(masks, masks), widths)
 
     def shared(self, base: BaseRun, number: int) -> tuple[Snapshot, Masks]:
         """The base run's network of the round before, and the masks it was then pruned to."""
@@ -180,21 +195,23 @@ class _Run:
         whole = dense_masks(source.dense, masks)
         # The seed has no round in it: nested masks stay nested after a permutation.
         seed = derive_seed(self.config.seed, "control")
-        return source, CONTROLS[self.config.control].masks(masks, whole, seed)
+        return source, self.controlled(masks, whole, seed)
 
     def retrain(self, source: Snapshot, masks: Masks, number: int) -> Training:
         stream = partial(derive_seed, self.config.seed, number)
-        memory = Memory(source.initial, source.rewound, source.state, masks, self.draw)
+        by_unit = self.config.granularity == "unit"
+        draw = partial(self.draw, masks=masks) if by_unit else self.draw
+        memory = Memory(source.initial, source.rewound, source.state, masks, draw)
         start = REINITS[self.config.reinit].values(memory, stream("reinit"))
         recipe, engine = recipe_of(self.config, number), self.engines(self.engine(masks))
         trained = yield from train(engine, start, masks, self.data, recipe, stream("training"))
         return replace(source, round=number, state=trained.state, masks=masks), trained
 
     def engine(self, masks: Masks) -> str:
-        return choose(self.config.engine, masks, self.config.batch_size)
+        return choose(self.config.engine, masks, self.config.batch_size, self.architecture.widths)
 
-    def draw(self, seed: int) -> State:
-        state = self.architecture.draw(seed)
+    def draw(self, seed: int, masks: Masks | None = None) -> State:
+        state = self.architecture.draw(seed, masks)
         return {name: value.to(self.config.device) for name, value in state.items()}
 
     def measure(self, network: Snapshot, trained: Trained) -> dict[str, float]:

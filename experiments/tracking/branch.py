@@ -28,7 +28,10 @@ from experiments.tracking.session import tags_of
 from experiments.tracking.tables import INTEGER_COLUMNS, History
 from experiments.training.loop import Evaluation
 
-MASK_FIELDS = {"scope", "prune_rate", "output_prune_rate", "target_sparsity", "rounds"}
+MASK_FIELDS = {
+    *("scope", "granularity", "target"),
+    *("prune_rate", "output_prune_rate", "target_sparsity", "rounds"),
+}
 
 
 @contextmanager

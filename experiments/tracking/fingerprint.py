@@ -34,10 +34,10 @@ REGISTRIES: dict[str, Callable[[Resolved], str]] = {
     "experiments.training.schedules.SCHEDULES": lambda config: config.schedule,
     "experiments.training.engine.ENGINES": lambda config: config.engine,  # auto: all
     "models.MODELS": lambda config: config.model.partition("_")[0],
+    "models.WIDTHS": lambda config: config.model.partition("_")[0],
     "models.lightcnn.LIGHTCNNS": lambda config: config.model.partition("_")[2],
     "pruning.controls.CONTROLS": lambda config: config.control,
     "pruning.criteria.CRITERIA": lambda config: config.criterion,
-    "pruning.masks.GRANULARITIES": lambda _: "weight",
     "pruning.masks.SCOPES": lambda config: config.scope,
     "pruning.reinit.REINITS": lambda config: config.reinit,
 }
@@ -64,7 +64,7 @@ def fingerprint(config: Resolved, data_digest: str, threads: int) -> str:
 
 def libraries(config: Resolved) -> tuple[str, ...]:
     """The libraries that compute."""
-    return ("torch", "numpy", *(["numba"] if config.engine != "dense" else []))
+    return ("torch", "numpy", *(["numba"] if config.engine in ("auto", "sparse") else []))
 
 
 def versions(config: Resolved) -> list[str]:

@@ -21,6 +21,7 @@ from datasets import Split
 from experiments.training.optimizers import OPTIMIZERS
 from models import Architecture
 from pruning.masks import Masks, State, apply_masks
+from pruning.units import Widths, cut, live_units
 
 EVAL_PIXELS = 2000 * 28 * 28  # in an evaluation batch; fast on a CPU, small enough for any GPU
 LANES = 64  # as in kernels.py
@@ -154,6 +155,13 @@ def dense(architecture: Architecture, device: str, bf16: bool) -> DenseEngine:
     return DenseEngine(model, bf16)
 
 
+def compact(architecture: Architecture, device: str, bf16: bool) -> Engine:
+    """A `CompactEngine`."""
+    from experiments.training.compact import CompactEngine  # here: it imports this file
+
+    return CompactEngine(architecture, device, bf16)
+
+
 def sparse(architecture: Architecture, device: str, bf16: bool) -> Engine:
     """A `SparseEngine`.
 
@@ -169,23 +177,25 @@ def sparse(architecture: Architecture, device: str, bf16: bool) -> Engine:
 
 ENGINES: dict[str, Callable[[Architecture, str, bool], Engine]] = {
     "dense": dense,
+    "compact": compact,
     "sparse": sparse,
 }
 
 
-def choose(engine: str, masks: Masks, batch_size: int) -> str:
-    """The engine that trains a network: `engine`, or if that is "auto" the faster one.
+def choose(engine: str, masks: Masks, batch_size: int, widths: Widths) -> str:
+    """The engine that trains a network: `engine`, or if that is "auto" the fastest one.
 
     Which one that is depends on the network and on the batch size only, so that the same seed gives
     the same bytes; docs/results.md says where the numbers come from.
     """
     if engine in ENGINES:
         return engine
-    weights = sum(mask.numel() for mask in masks.values())
-    survivors = sum(int(mask.sum()) for mask in masks.values())
+    small = cut(masks, live_units(masks, widths), widths)
+    weights = sum(mask.numel() for mask in small.values())
+    survivors = sum(int(mask.sum()) for mask in small.values())
     computed = LANES * -(-batch_size // LANES)  # images; the last ones may be empty
     is_sparse = computed * survivors <= 0.35 * (batch_size + 20) * weights + 1_600_000
-    return "sparse" if is_sparse else "dense"
+    return "sparse" if is_sparse else "compact"
 
 
 def compile_engine(engine: str, show: Callable[[str], None]) -> str:
