@@ -7,7 +7,7 @@ Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`. If wh
 pruned, also write a function that states which weights belong to each, and add a line to `WIDTHS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import sqrt
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.lenet import lenet, lenet_widths
 from models.lightcnn import LIGHTCNNS, lightcnn, lightcnn_widths
+from pruning.masks import State
 from pruning.units import Width, cut, live_units
 
 MODELS: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
@@ -65,23 +66,38 @@ def linear_layers(model: nn.Module) -> tuple[str, ...]:
     return tuple(linear) if all(layer.bias is not None for layer in linear.values()) else ()
 
 
-def resize(model: nn.Module, shapes: Mapping[str, Tensor]) -> nn.Module:
-    """The model, its linear and convolutional layers with other numbers of inputs and outputs.
+def resize(model: nn.Module, widths: Sequence[Width], state: State, inputs: int = 0) -> nn.Module:
+    """The model with as many units as `state` has values for.
 
     Args:
         model: On the meta device; it is changed.
-        shapes: For each of its parameters a tensor of the new shape.
+        widths: Its units.
+        inputs: How many values of an image the first layer reads; 0: all of them.
+
+    Raises:
+        ValueError: If there is no number of units for which `state` has the right shapes.
     """
-    for name, layer in model.named_modules():
-        if isinstance(layer, PRUNABLE_LAYERS):
-            for kind, _ in list(layer.named_parameters()):
-                shape = shapes[f"{name}.{kind}"].shape
-                setattr(layer, kind, nn.Parameter(torch.empty(shape, device="meta")))
-            outputs, inputs = layer.weight.shape[:2]
-            if isinstance(layer, nn.Linear):
-                layer.out_features, layer.in_features = outputs, inputs
-            else:
-                layer.out_channels, layer.in_channels = outputs, inputs
+    shapes = {name: list(value.shape) for name, value in model.named_parameters()}
+    if missing := shapes.keys() - state.keys():
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
+    if inputs:
+        shapes[prunable_weights(model)[0]][1] = inputs
+    for width in widths:
+        first = width.made[0]
+        size = state[first.tensor].shape[first.dim] if state[first.tensor].ndim else 0
+        for part in (*width.made, *width.read):
+            count = max(1, size // (first.tiles * first.block))
+            shapes[part.tensor][part.dim] = part.tiles * part.block * count
+    for name, shape in shapes.items():
+        if list(state[name].shape) != shape:
+            raise ValueError(f"{name} has shape {list(state[name].shape)}, expected {shape}")
+        layer = model.get_submodule(name.rpartition(".")[0])
+        setattr(layer, name.rpartition(".")[2], nn.Parameter(torch.empty(shape, device="meta")))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = layer.weight.shape
+        elif isinstance(layer, nn.Conv2d):
+            layer.out_channels, layer.in_channels = layer.weight.shape[:2]
     return model
 
 

@@ -2,29 +2,43 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models import Architecture, resize
 
 
 class FromPixels(nn.Module):
     """A network with its preprocessing.
 
     Images [N, channels, height, width] with pixels in [0, 1] become logits [N, classes]. If `crop`
-    is not 0, the network gets the square of that side in the centre of the image.
+    is not 0, the network gets the square of that side in the centre of the image; if there are
+    `inputs`, [k] int64, it gets these values of each flattened image.
     """
 
-    def __init__(self, network: nn.Module, mean: float, std: float, crop: int = 0) -> None:
+    inputs: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: float,
+        std: float,
+        crop: int = 0,
+        inputs: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.mean, self.std, self.crop = network, mean, std, crop
+        self.register_buffer("inputs", inputs)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels to logits."""
         if self.crop:
             top, left = ((side - self.crop) // 2 for side in pixels.shape[-2:])
             pixels = pixels[..., top : top + self.crop, left : left + self.crop]
+        if self.inputs is not None:
+            pixels = pixels.flatten(1).index_select(1, self.inputs)
         logits: Tensor = self.network((pixels - self.mean) / self.std)
         return logits
 
@@ -39,15 +53,32 @@ class NetworkSpec:
     mean: float  # of the training pixels in [0, 1]
     std: float
     crop: int = 0  # side of the square that the network sees; 0 means the whole image
+    compact: bool = False  # whether it has as many units as its values say, or all of the model's
+    inputs: tuple[int, ...] | None = None  # values of a flattened image that it reads; None: all
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network without values, with all units of its model."""
+        shape = (self.image_shape[0], self.crop, self.crop) if self.crop else self.image_shape
+        return Architecture(self.model, shape, len(self.class_names))
 
     def build(self, state: Mapping[str, Tensor]) -> FromPixels:
         """The network with the values `state`, which it shares, in evaluation mode.
 
         Raises:
-            RuntimeError: If the names or shapes of the values are not those of the model.
+            ValueError: If the values are not those of such a network.
         """
-        shape = (self.image_shape[0], self.crop, self.crop) if self.crop else self.image_shape
+        architecture, inputs = self.architecture, None
         with torch.device("meta"):  # draws no random values
-            network = build_model(self.model, shape, len(self.class_names))
-        network.load_state_dict(dict(state), assign=True)
-        return FromPixels(network, self.mean, self.std, self.crop).eval()
+            network = architecture.build()
+        if self.inputs is not None:
+            if not all(0 <= each < prod(architecture.image_shape) for each in self.inputs):
+                raise ValueError("the network reads pixels that its images do not have")
+            inputs = torch.tensor(self.inputs)
+        if self.compact:
+            resize(network, architecture.widths, dict(state), len(self.inputs or ()))
+        try:
+            network.load_state_dict(dict(state), assign=True)
+        except RuntimeError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        return FromPixels(network, self.mean, self.std, self.crop, inputs).eval()

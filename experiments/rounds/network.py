@@ -133,9 +133,8 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
         raise ValueError(f"{name} has unusable metadata: {error.errors()[0]['msg']}") from None
     try:
         return Network(spec.build(checkpoint.state), checkpoint.masks, spec, metadata)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} does not fit its model {spec.model}: {reason}") from None
+    except ValueError as error:
+        raise ValueError(f"{name} does not fit its model {spec.model}: {error}") from None
 
 
 def data_of(network: Network, data_root: str = Config.model_fields["data_root"].default) -> Splits:

@@ -38,7 +38,7 @@ class CompactEngine:
 
     def _build(self, small: State) -> nn.Module:
         with torch.device("meta"):
-            model = resize(self.architecture.build(), small)
+            model = resize(self.architecture.build(), self.architecture.widths, small)
         model = model.to_empty(device=self.device)
         return model.to(memory_format=torch.channels_last)
 
