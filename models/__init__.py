@@ -7,7 +7,7 @@ Module` and add a line to `MODELS`; the names are then `<family>_<sizes>`. If wh
 pruned, also write a function that states which weights belong to each, and add a line to `WIDTHS`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import sqrt
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.lenet import lenet, lenet_widths
 from models.lightcnn import LIGHTCNNS, lightcnn, lightcnn_widths
-from pruning.masks import State
+from pruning.masks import Masks, State
 from pruning.units import Width, cut, live_units
 
 MODELS: dict[str, Callable[[str, tuple[int, ...], int], nn.Module]] = {
@@ -144,7 +144,7 @@ class Architecture:
         """A new network on the CPU; raises ValueError if there is no model of this name."""
         return build_model(self.name, self.image_shape, self.classes)
 
-    def draw(self, seed: int, masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def draw(self, seed: int, masks: Masks | None = None) -> State:
         """Random initial values on the CPU: Gaussian Glorot weights, zero biases.
 
         Tensors that are not in a prunable layer keep the model's own initialisation. The result

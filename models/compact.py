@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models import Architecture, linear_layers
 from pruning.masks import Masks, State, apply_masks
-from pruning.units import Width, cut, live_units, units_of
+from pruning.units import Width, cut, live_units, spread, units_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def compact(architecture: Architecture, state: State, masks: Masks) -> Compact:
     widths = architecture.widths
     if not widths:
         raise ValueError(f"{architecture.name} does not state its units: it has no compact network")
-    state, masks = fold_constants(architecture, state, masks)
+    state, masks = remove_dead(architecture, state, masks)
     kept = {name: _at_least_one(units) for name, units in live_units(masks, widths).items()}
     state, masks = cut(state, kept, widths), cut(masks, kept, widths)
     inputs = None
@@ -62,12 +62,13 @@ def compact(architecture: Architecture, state: State, masks: Masks) -> Compact:
     return Compact(state, masks, inputs, units)
 
 
-def fold_constants(architecture: Architecture, state: State, masks: Masks) -> tuple[State, Masks]:
-    """The same network, where nothing reads a constant: its share is in the biases.
+def remove_dead(architecture: Architecture, state: State, masks: Masks) -> tuple[State, Masks]:
+    """The same network without the weights that cannot change how an output depends on an image.
 
-    A unit without inputs has a constant value. Two kinds cannot be folded and stay: one that a
-    padded convolution reads, unless its value is zero, since the padding is not constant; and one
-    that a layer without bias reads.
+    A unit without inputs has a constant value, which becomes part of the biases of what reads it.
+    Two kinds stay: one that a padded convolution reads, unless its value is zero, since the padding
+    is not constant; and one that a layer without bias reads. Units that no output reads lose their
+    weights, and their biases become zero.
 
     Args:
         state: On the CPU; pruned weights count as zero.
@@ -75,6 +76,18 @@ def fold_constants(architecture: Architecture, state: State, masks: Masks) -> tu
     Returns:
         State and masks, of the same shapes.
     """
+    widths = architecture.widths
+    state, masks = _fold_constants(architecture, state, masks)
+    live = live_units(masks, widths)
+    masks = spread(live, masks, widths)
+    for width in widths:
+        for part in width.made:
+            if part.tensor not in masks:
+                state[part.tensor] = state[part.tensor] * part.entries(live[width.name])
+    return apply_masks(state, masks), masks
+
+
+def _fold_constants(architecture: Architecture, state: State, masks: Masks) -> tuple[State, Masks]:
     state, masks = apply_masks(state, masks), {name: mask.clone() for name, mask in masks.items()}
     folded = True
     while folded:

@@ -73,7 +73,7 @@ def save_checkpoint(
     text = json.dumps(header | {"digest": _digest(tensors, header)}, sort_keys=True)
     # A single entry: safetensors writes several in an order that differs from call to call.
     content = save(tensors, metadata={_HEADER: text})
-    _write_whole(Path(path), content)
+    write_whole(Path(path), content)
     return len(content)
 
 
@@ -149,7 +149,7 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is either complete or missing, even after a power failure."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import Architecture
-from models.compact import compact, fold_constants
+from models.compact import compact, remove_dead
 from models.serving import NetworkSpec
 from pruning.masks import apply_masks, dense_masks
 from pruning.units import cut, spread
@@ -47,14 +47,14 @@ def check(architecture, state, masks, tolerance=1e-5):
     return small
 
 
-@given(st.integers(0, 2**31), st.floats(0, 0.4), st.floats(0, 1), st.floats(0, 1))
+@given(st.integers(0, 2**31), st.integers(0, 40), st.integers(0, 100), st.integers(0, 100))
 def test_any_masks_of_a_lenet(seed, first, second, third):
     architecture = Architecture("lenet_7_5", (1, 3, 4), 3)
     state = drawn(architecture, seed)
     generator = torch.Generator().manual_seed(seed)
     shares = dict(zip(architecture.prunable, (first, second, third), strict=True))
     masks = {
-        name: torch.rand(state[name].shape, generator=generator) < share
+        name: torch.rand(state[name].shape, generator=generator) * 100 < share
         for name, share in shares.items()
     }
     check(architecture, state, masks)
@@ -134,17 +134,29 @@ def test_a_constant_channel_stays_where_a_padded_convolution_reads_it():
     assert check(architecture, state, masks).units[padded] == (48, 47)
 
 
-def test_folding_keeps_shapes_and_revives_nothing():
+@given(st.integers(0, 2**31))
+def test_removing_what_is_dead_keeps_shapes_and_outputs_and_revives_nothing(seed):
     architecture = Architecture("lenet_6_4", (1, 2, 3), 3)
-    state = drawn(architecture, 6)
-    masks = {name: torch.rand(state[name].shape) < 0.3 for name in architecture.prunable}
+    state, generator = drawn(architecture, seed), torch.Generator().manual_seed(seed)
+    masks = {
+        name: torch.rand(state[name].shape, generator=generator) < 0.3
+        for name in architecture.prunable
+    }
     before = {name: mask.clone() for name, mask in masks.items()}
-    folded, fewer = fold_constants(architecture, state, masks)
+    folded, fewer = remove_dead(architecture, state, masks)
     assert all(masks[name].equal(before[name]) for name in masks)
     assert all(not (fewer[name] & ~masks[name]).any() for name in masks)
     assert {name: value.shape for name, value in folded.items()} == {
         name: value.shape for name, value in state.items()
     }
+    images = torch.rand(4, 1, 2, 3, generator=generator)
+    with torch.no_grad():
+        expected = spec_of(architecture).build(apply_masks(state, masks))(images)
+        assert torch.allclose(spec_of(architecture).build(folded)(images), expected, atol=1e-5)
+    for name, mask in fewer.items():  # what is left reaches from a pixel to an output
+        assert not folded[name][~mask].any()
+    assert not (fewer["fc1.weight"].any(1) & ~fewer["fc2.weight"].any(0)).any()
+    assert not (fewer["fc2.weight"].any(0) & ~fewer["fc1.weight"].any(1)).any()
 
 
 @pytest.mark.parametrize(
