@@ -75,6 +75,11 @@ COMMANDS = {
         "experiments.predict:predict",
         "experiments.config.predict:PredictConfig",
     ),
+    "export": Command(
+        "Write the network of a run as smaller or faster files, each checked on all test images.",
+        "experiments.export:export",
+        "experiments.config.export:ExportConfig",
+    ),
     "prepare_faces": Command(
         "Turn folders of photographs into a data set of faces.",
         "experiments.prepare_faces:prepare_photographs",

@@ -3,8 +3,6 @@
 mlflow run . -e predict -P run=<id of a run> -P images=<picture or folder>
 """
 
-import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
 from experiments.rounds.network import Network
 from experiments.tracking import orphan, server
-from experiments.tracking.networks import is_run_id, load_network
+from experiments.tracking.networks import folder_name, is_run_id, load_network
 
 FOLDER = "predictions"
 TABLE = "predictions.csv"
@@ -86,15 +84,6 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     print_line(describe(network, made, table, config.invert))
     print_line(f"\nTable: {folder / TABLE}\nPictures: {', '.join(map(str, sheets))}")
     return table
-
-
-def folder_name(run: str) -> str:
-    """The id of a run, or the name of a checkpoint with a digest that sets its path apart."""
-    if is_run_id(run):
-        return run
-    path = Path(run).resolve()
-    digest = hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
-    return f"{path.name.removesuffix('.safetensors')}-{digest}"
 
 
 def predictions(network: Network, config: PredictConfig) -> Iterator[Prediction]:

@@ -52,7 +52,13 @@ class _Entry(BaseModel):
     name: str
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
     values: Literal["float32", "float16"] | Annotated[int, Field(ge=0, le=MOST_SHARED)]
+    half: bool = False  # whether they are float16, where their number is given
     mask: Stride | None = None  # of its mask
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        """Of the values in the file."""
+        return KINDS["float16" if self.half or self.values == "float16" else "float32"]
 
     @property
     def size(self) -> int:
@@ -179,7 +185,7 @@ def save_packed(
                     f"{name} has {len(few)} different values, more than {MOST_SHARED}, or one that "
                     "is not finite: it cannot be packed as shared values"
                 )
-            entry.values = len(few)
+            entry.values, entry.half = len(few), _fits_half(few)
             _write_indices(encoder, np.searchsorted(few, survivors), len(few))
             survivors = few
         elif values == "float16":
@@ -188,11 +194,10 @@ def save_packed(
                 raise ValueError(f"{name} has values too large for float16: use float32")
         elif values != "float32":
             raise ValueError(f"values must be float32, float16 or shared, got {values}")
-        kind = KINDS["float16" if entry.values == "float16" else "float32"]
         entries.append(entry)
-        stored.append(survivors.astype(kind).tobytes())
+        stored.append(survivors.astype(entry.kind).tobytes())
     _check_size(entries)
-    layout = [entry.model_dump(exclude_none=True) for entry in entries]
+    layout = [entry.model_dump(exclude_defaults=True) for entry in entries]
     text = json.dumps(
         {"tensors": layout, "metadata": dict(metadata)}, separators=(",", ":"), allow_nan=False
     )
@@ -249,14 +254,13 @@ def _unpack(content: bytes) -> Checkpoint:
             mask = _read_mask(decoder, entry)
             masks[entry.name] = torch.from_numpy(mask)
         count = stored = int(mask.sum())
-        kind = KINDS["float16" if entry.values == "float16" else "float32"]
         if isinstance(entry.values, int):
             indices = _read_indices(decoder, count, entry.values)
             stored = entry.values
-        end = used + stored * kind.itemsize
+        end = used + stored * entry.kind.itemsize
         if end > raw_size:
             raise ValueError(f"is damaged: values of {entry.name} are missing")
-        values = np.frombuffer(raw[used:end], kind).astype(np.float32)
+        values = np.frombuffer(raw[used:end], entry.kind).astype(np.float32)
         full = np.zeros(entry.shape, dtype=np.float32)
         full[mask] = values[indices] if isinstance(entry.values, int) else values
         state[entry.name], used = torch.from_numpy(full), end
@@ -290,6 +294,13 @@ def _check_size(entries: list[_Entry]) -> None:
         raise ValueError(f"has more than {MOST_ENTRIES} weights")
     if sum(entry.columns for entry in entries) > MOST_COLUMNS:
         raise ValueError(f"has masks with more than {MOST_COLUMNS} columns")
+
+
+def _fits_half(values: NDArray[np.float32]) -> bool:
+    """Whether float16 holds all values exactly."""
+    if np.abs(values).max(initial=0) > _LARGEST_HALF:
+        return False
+    return bool((values.astype(np.float16).astype(np.float32) == values).all())
 
 
 def _best_stride(mask: NDArray[np.bool_], image_width: int) -> int:

@@ -131,8 +131,12 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
         ) from None
     except ValidationError as error:
         raise ValueError(f"{name} has unusable metadata: {error.errors()[0]['msg']}") from None
+    masks = checkpoint.masks
+    if spec.compact and not masks:  # stored dense
+        prunable = spec.architecture.prunable
+        masks = {name: checkpoint.state[name] != 0 for name in prunable if name in checkpoint.state}
     try:
-        return Network(spec.build(checkpoint.state), checkpoint.masks, spec, metadata)
+        return Network(spec.build(checkpoint.state), masks, spec, metadata)
     except ValueError as error:
         raise ValueError(f"{name} does not fit its model {spec.model}: {error}") from None
 

@@ -1,5 +1,6 @@
 """Networks of stored runs: from the id of a run, or a file, to a working model."""
 
+import hashlib
 import os
 import re
 import tempfile
@@ -13,13 +14,16 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from datasets import Splits
+from experiments.config.experiment import Config
 from experiments.rounds.data import load_data
 from experiments.rounds.network import Network, is_described, open_network
 from experiments.tracking.resume import get_run, stored_config
 from experiments.tracking.session import tags_of
 from pruning.checkpoint import load_checkpoint
+from pruning.packed import is_packed, load_packed
 
 Round = int | Literal["last"]
+ROUNDING = 1e-4  # of a target sparsity, to whole weights
 FOLDERS = ("", "checkpoints", "artifacts/checkpoints")  # of checkpoints, in a folder of a run
 _round = re.compile(r"round_(\d+)\.safetensors")
 
@@ -27,6 +31,63 @@ _round = re.compile(r"round_(\d+)\.safetensors")
 def is_run_id(source: str | os.PathLike[str]) -> bool:
     """Whether `source` is the id of a run, rather than a path."""
     return bool(re.fullmatch("[0-9a-f]{32}", str(source))) and not Path(source).exists()
+
+
+def folder_name(run: str) -> str:
+    """The id of a run, or the name of a checkpoint with a digest that sets its path apart."""
+    if is_run_id(run):
+        return run
+    path = Path(run).resolve()
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
+    return f"{path.name.removesuffix('.safetensors')}-{digest}"
+
+
+def best_round(run: str, sparsity: float) -> int:
+    """The round with the highest validation accuracy; of equal ones the sparsest.
+
+    Args:
+        run: As for `load_network`.
+        sparsity: The least that it may have.
+
+    Raises:
+        ValueError: If no round is that sparse.
+    """
+    rounds = _metrics_of_rounds(run)
+    sparse = {n: row for n, row in rounds.items() if row["sparsity"] >= sparsity - ROUNDING}
+    if not sparse:
+        most = max((row["sparsity"] for row in rounds.values()), default=0.0)
+        raise ValueError(f"sparsity must be at most {most:.4f}, that of the sparsest round")
+    return max(sparse, key=lambda n: (sparse[n]["valid_accuracy"], sparse[n]["sparsity"]))
+
+
+def _metrics_of_rounds(run: str) -> dict[int, dict[str, float]]:
+    """By number of the round, `valid_accuracy` and `sparsity`."""
+    rounds: dict[int, dict[str, float]] = {}
+    names = ("valid_accuracy", "sparsity")
+    if is_run_id(run):
+        get_run(run, "run")
+        for name in names:
+            for point in mlflow.MlflowClient().get_metric_history(run, name):
+                rounds.setdefault(point.step, {})[name] = point.value
+        return {n: row for n, row in rounds.items() if len(row) == len(names)}
+    path = Path(run)
+    for file in _files_of(path).values() if path.is_dir() else [path]:
+        network = load_network(file)
+        if missing := [name for name in names if name not in network.metrics]:
+            raise ValueError(f"{file} does not say its {missing[0]}: give the number of the round")
+        rounds[network.round] = network.metrics
+    return rounds
+
+
+def data_root_of(run: str) -> str:
+    """Where a run read its data; of a file, the default."""
+    default = str(Config.model_fields["data_root"].default)
+    return get_run(run, "run").data.params.get("data_root", default) if is_run_id(run) else default
+
+
+def log_files(run: str, folder: Path, where: str) -> None:
+    """Log a folder to a run, below the artifact folder `where`."""
+    mlflow.MlflowClient().log_artifacts(run, str(folder), where)
 
 
 def load_network(
@@ -50,12 +111,7 @@ def load_network(
         return _of_run(str(run), round, data)
     path = Path(run)
     if path.is_dir():
-        found = [file for name in FOLDERS for file in (path / name).glob("round_*.safetensors")]
-        files = {file.name: file for file in found}
-        if len(files) < len(found):
-            raise ValueError(
-                f"{path} has several files for one round, some in folders below it: name one file"
-            )
+        files = _files_of(path)
         return _open(files[_choose(files, round, str(path))], data)
     if not path.is_file():
         raise ValueError(
@@ -67,8 +123,20 @@ def load_network(
     return network
 
 
+def _files_of(folder: Path) -> dict[str, Path]:
+    """The checkpoints of rounds in a folder of a run, by name."""
+    found = [file for name in FOLDERS for file in (folder / name).glob("round_*.safetensors")]
+    files = {file.name: file for file in found}
+    if len(files) < len(found):
+        raise ValueError(
+            f"{folder} has several files for one round, some in folders below it: name one file"
+        )
+    return files
+
+
 def _open(path: Path, data: Splits | None) -> Network:
-    return open_network(load_checkpoint(path), path.name, data)
+    checkpoint = load_packed(path) if is_packed(path) else load_checkpoint(path)
+    return open_network(checkpoint, path.name, data)
 
 
 def _of_run(run_id: str, number: Round, data: Splits | None) -> Network:

@@ -1,0 +1,74 @@
+"""The parameters of export."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from experiments.config import parameters
+from experiments.config.fields import NONE
+from experiments.config.parameters import AUTO, Parameters, Share, one_of, some_of
+from experiments.config.predict import LAST
+
+FORMATS = ("compact", "packed", "onnx", "int8", "model")
+VALUES = ("float32", "float16", "shared")
+BEST = "best"
+
+
+def _round(text: str) -> str:
+    if text not in (BEST, LAST) and not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"must be {BEST}, {LAST} or the number of a round")
+    return text
+
+
+class ExportConfig(Parameters):
+    """The parameters of export."""
+
+    run: parameters.Path = Field(
+        description="id of a run, a checkpoint, or a folder of checkpoints"
+    )
+    round: Annotated[str, AfterValidator(_round)] = Field(
+        BEST,
+        description="round whose network is exported: a number, last, or best, which has the "
+        "highest validation accuracy; of equal ones the sparsest",
+    )
+    sparsity: Share = Field(0.0, description="least sparsity that round=best may have")
+    formats: Annotated[str, some_of(*FORMATS)] = Field(
+        ",".join(FORMATS), description="what is written, separated by commas"
+    )
+    values: Annotated[str, one_of(*VALUES)] = Field(
+        "float32",
+        description="values in the packed file; shared: each tensor gets a few values, by k-means",
+    )
+    shared_values: Annotated[int, Field(ge=1, le=4096)] = Field(
+        16, description="how many values a tensor may have with values=shared"
+    )
+    shared_epochs: Annotated[int, Field(ge=0)] = Field(
+        5, description="epochs in which shared values are trained; the best on validation data stay"
+    )
+    data_root: parameters.Path = Field(
+        AUTO, description="folder of the data that the run was trained on; auto is the run's own"
+    )
+    out: parameters.Path = Field(
+        AUTO, description="output folder; auto is one for each run and round in exports/"
+    )
+    register_as: Annotated[str, Field(min_length=1)] = Field(
+        NONE,
+        description="name under which MLflow registers the model; its alias champion moves if "
+        "validation accuracy is better than that of the champion, or the same with fewer bytes",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ExportConfig":
+        if self.register_as != NONE and "model" not in self.chosen:
+            raise ValueError(f"register_as needs model in formats, got {self.formats}")
+        return self
+
+    @property
+    def chosen(self) -> list[str]:
+        """The formats, in the order in which they are made."""
+        return [name for name in FORMATS if name in self.formats.split(",")]
+
+    @property
+    def number(self) -> int | Literal["last"]:
+        """The round, as `load_network` takes it, unless it is best."""
+        return LAST if self.round == LAST else int(self.round)

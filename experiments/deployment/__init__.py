@@ -1,0 +1,1 @@
+"""Deployment: a pruned network in forms that are smaller and faster, and what each costs."""

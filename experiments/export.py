@@ -1,0 +1,107 @@
+"""Export: the network of a run as files to use elsewhere, each checked on all test images.
+
+mlflow run . -e export -P run=<id of a run>
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.config.export import BEST, ExportConfig
+from experiments.config.parameters import AUTO
+from experiments.config.predict import LAST
+from experiments.deployment.formats import (
+    Measured,
+    Request,
+    accuracy_of,
+    logits_of,
+    write_format,
+)
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.terminal import print_line, table_text
+from experiments.rounds.data import few_tests_warning
+from experiments.rounds.network import data_of
+from experiments.tracking import orphan, server
+from experiments.tracking.networks import (
+    best_round,
+    data_root_of,
+    folder_name,
+    is_run_id,
+    load_network,
+    log_files,
+)
+from pruning.sizes import sparsity
+
+FOLDER = "exports"
+TABLE = "export.csv"
+
+
+def export(config: ExportConfig) -> Path:
+    """Write a network in several formats, check and list them; returns the folder.
+
+    The files and their list are also logged to the run, if there is one.
+
+    Raises:
+        ValueError: If the run, its network or its data cannot be read, or a format cannot hold it.
+    """
+    if is_run_id(config.run):
+        server.check_tracking()
+    attached = server.attached_run()
+    number = best_round(config.run, config.sparsity) if config.round == BEST else config.number
+    network = load_network(config.run, number)
+    root = data_root_of(config.run) if config.data_root == AUTO else config.data_root
+    request = Request(config, network, data_of(network, root))
+    folder = folder_of(config, network.round)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = list(write_all(request, folder))
+    table = pd.DataFrame([each.row for each in made])
+    table.to_csv(folder / TABLE, index=False)
+    if is_run_id(config.run):
+        log_files(config.run, folder, f"{FOLDER}/{folder.name}")
+    if attached:
+        orphan.dispose(attached, config.run if is_run_id(config.run) else "")
+    print_line(describe(request, made))
+    print_line(f"\nFiles and table: {folder}")
+    return folder
+
+
+def folder_of(config: ExportConfig, number: int) -> Path:
+    """The output folder."""
+    if config.out != AUTO:
+        return Path(config.out)
+    return Path(FOLDER, f"{folder_name(config.run)}-round_{number:02d}")
+
+
+def write_all(request: Request, folder: Path) -> Iterator[Measured]:
+    """Write the checkpoint, and each format that the config names."""
+    test = request.data.test
+    assert test
+    module = request.network.module
+    logits = logits_of(module, test)
+    path = folder / "checkpoint.safetensors"
+    size = request.network.save(path)
+    valid = accuracy_of(logits_of(module, request.data.valid), request.data.valid)
+    yield Measured("checkpoint", path.name, size, accuracy_of(logits, test), valid, 0.0, 0)
+    for name in request.config.chosen:
+        raise_if_interrupted()
+        print_line(f"{name} ...")
+        yield write_format(name, request, folder, logits)
+
+
+def describe(request: Request, made: Sequence[Measured]) -> str:
+    """The formats as a table, and how the network was chosen."""
+    network, config = request.network, request.config
+    images = network.metadata["data"]["images"]["test"]
+    columns = {
+        "format": [each.format for each in made],
+        "file": [each.file for each in made],
+        "bytes": [f"{each.bytes:,}" for each in made],
+        "test\naccuracy": [f"{each.test_accuracy:.4f}" for each in made],
+        "largest\ndifference": [f"{each.largest_difference:.1e}" for each in made],
+        f"of {images:,} images\nchanged": [str(each.changed) for each in made],
+    }
+    why = f"{config.round} round" if config.round in (BEST, LAST) else "round"
+    least = f" with a sparsity of at least {config.sparsity:g}" if config.sparsity else ""
+    lines = [f"{why}{least}: {network.round}, {100 * sparsity(network.masks):.2f}% pruned", ""]
+    return "\n".join([*lines, table_text(columns), *few_tests_warning(images)])

@@ -1,0 +1,215 @@
+"""The command export: every file is checked to be the network that it says it is."""
+
+from pathlib import Path
+
+import mlflow
+import onnx
+import pandas as pd
+import pytest
+import torch
+
+from experiments.__main__ import run_command
+from experiments.config.experiment import config_from
+from experiments.config.export import ExportConfig
+from experiments.config.parameters import validated
+from experiments.deployment import formats
+from experiments.deployment.clusters import train_shared
+from experiments.deployment.formats import compact_network, logits_of
+from experiments.deployment.onnx_files import OnnxModel
+from experiments.export import export
+from experiments.rounds.network import data_of, evaluate
+from experiments.run import run_experiment
+from experiments.tracking.networks import best_round, load_network
+from models.compact import remove_dead
+from pruning.packed import load_packed
+from tests.conftest import QUICK, working_in
+from tests.test_project import path, run_project, runs
+
+assert path  # a fixture
+FILES = "compact,packed,onnx,int8"
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory, empty_store):
+    """The id of a run on digits, whose last network is sparse; and its test images."""
+    with working_in(tmp_path_factory.mktemp("digits"), empty_store):
+        config = QUICK | {"epochs": 15, "retrain_epochs": 15, "prune_rate": 0.8, "train_limit": 0}
+        run_id = run_experiment(config_from(config))
+        yield run_id, data_of(load_network(run_id))
+
+
+def asked(run, **parameters):
+    return validated(ExportConfig, {"run": run, "formats": FILES} | parameters)
+
+
+def test_every_format_has_the_outputs_of_the_network(digits_run, tmp_path, capsys):
+    run_id, data = digits_run
+    folder = export(asked(run_id, round="last", out=str(tmp_path / "out")))
+    table = pd.read_csv(folder / "export.csv", index_col="format")
+    assert list(table.index) == ["checkpoint", "compact", "packed", "onnx", "int8"]
+    network = load_network(run_id)
+    score = evaluate(network, data.test)
+    for name, row in table.iterrows():
+        assert row["bytes"] == (folder / row["file"]).stat().st_size
+        if name != "int8":
+            assert row["test_accuracy"] == score.accuracy
+            assert row["valid_accuracy"] == pytest.approx(network.metrics["valid_accuracy"])
+            assert row["changed"] == 0
+            assert row["largest_difference"] < 1e-4
+    assert abs(table.loc["int8", "test_accuracy"] - score.accuracy) < 0.02
+    assert table.loc["int8", "largest_difference"] > 1e-3  # it is another network
+    assert table.loc["packed", "bytes"] < table.loc["checkpoint", "bytes"]
+    dense = load_network(run_id, 0).save(tmp_path / "dense.safetensors")
+    assert table.loc["packed", "bytes"] < table.loc["compact", "bytes"] < dense
+    for name in ("checkpoint.safetensors", "compact.safetensors", "packed.wlp"):
+        again = load_network(folder / name)
+        assert torch.allclose(
+            logits_of(again.module, data.test), logits_of(network.module, data.test), atol=1e-4
+        )
+        assert again.round == network.round
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
+    int8 = onnx.load(folder / "model.int8.onnx")
+    kinds = {tensor.data_type for tensor in int8.graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    one = OnnxModel(folder / "model.onnx", threads=1)
+    assert one(torch.rand(1, 1, 8, 8)).shape == (1, 10)  # any number of images
+    output = capsys.readouterr().out
+    assert "last round: 2, 95.99% pruned" in output
+    assert f"Files and table: {folder}" in output
+
+
+def test_files_are_logged_to_the_run(digits_run):
+    run_id, _ = digits_run
+    folder = export(asked(run_id, round="1", formats="compact"))
+    assert folder == Path("exports", f"{run_id}-round_01")
+    logged = mlflow.MlflowClient().list_artifacts(run_id, f"exports/{folder.name}")
+    names = {Path(file.path).name for file in logged}
+    assert names == {path.name for path in folder.iterdir()}
+    assert names == {"checkpoint.safetensors", "compact.safetensors", "export.csv"}
+
+
+def test_the_compact_file_is_read_by_any_program_for_safetensors(digits_run, tmp_path):
+    from safetensors.torch import load_file
+
+    run_id, _ = digits_run
+    folder = export(asked(run_id, round="last", out=str(tmp_path), formats="compact"))
+    tensors = load_file(folder / "compact.safetensors")
+    network = load_network(folder / "compact.safetensors")
+    assert {name: value.shape for name, value in tensors.items()} == {
+        name: value.shape for name, value in network.module.network.state_dict().items()
+    }
+    assert network.spec.compact
+    assert len(network.spec.inputs) == tensors["fc1.weight"].shape[1] < 64
+    assert all(network.masks[name].equal(tensors[name] != 0) for name in network.masks)
+    assert compact_network(network) is network  # it is as small as it can be
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shared_values_are_few_and_improve_with_training(digits_run, tmp_path, count):
+    run_id, data = digits_run
+    folders = [
+        export(
+            asked(
+                run_id,
+                round="last",
+                out=str(tmp_path / str(epochs)),
+                formats="packed",
+                values="shared",
+                shared_values=count,
+                shared_epochs=epochs,
+            )
+        )
+        for epochs in (0, 10)
+    ]
+    network = load_network(run_id)
+    losses = []
+    for folder in folders:
+        read = load_packed(folder / "packed.wlp")
+        for name, value in read.state.items():
+            survivors = value[read.masks[name]] if name in read.masks else value
+            assert len(survivors.unique()) <= count + 1  # biases may also be zero
+        assert all(not (mask & ~network.masks[name]).any() for name, mask in read.masks.items())
+        losses.append(evaluate(load_network(folder / "packed.wlp"), data.train).loss)
+    assert losses[1] < losses[0]
+    tables = [pd.read_csv(folder / "export.csv", index_col="format") for folder in folders]
+    accuracies = [table.loc["packed", "valid_accuracy"] for table in tables]
+    assert accuracies[1] >= accuracies[0]  # the best on validation images is kept
+
+
+def test_training_shared_values_looks_at_no_test_image(digits_run, monkeypatch):
+    run_id, data = digits_run
+    network = load_network(run_id)
+    state, masks = remove_dead(
+        network.spec.architecture, network.module.network.state_dict(), network.masks
+    )
+    without = train_shared(network.spec, state, masks, data.without_test(), 4, 1)
+    with_test = train_shared(network.spec, state, masks, data, 4, 1)
+    assert all(value.equal(with_test[name]) for name, value in without.items())
+
+
+def test_a_network_that_differs_is_not_exported(digits_run, tmp_path, monkeypatch):
+    run_id, _ = digits_run
+    write = formats.save_packed
+
+    def damaged(path, state, masks, *args):
+        state["fc3.bias"] += 0.01
+        return write(path, state, masks, *args)
+
+    monkeypatch.setattr(formats, "save_packed", damaged)
+    with pytest.raises(RuntimeError, match=r"differs from the network by 0\.01"):
+        export(asked(run_id, out=str(tmp_path), formats="packed"))
+
+
+def test_the_best_round_is_chosen_by_validation_accuracy(digits_run):
+    run_id, _ = digits_run
+    rows = {n: load_network(run_id, n).metrics for n in range(3)}
+    by_accuracy = sorted(rows, key=lambda n: (rows[n]["valid_accuracy"], rows[n]["sparsity"]))
+    assert best_round(run_id, 0.0) == by_accuracy[-1]
+    sparse = [n for n in by_accuracy if n > 0]
+    assert best_round(run_id, 0.8) == sparse[-1]
+    assert best_round(run_id, 0.96) == 2
+    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints")
+    assert best_round(folder, 0.8) == best_round(run_id, 0.8)
+    assert best_round(f"{folder}/round_01.safetensors", 0.0) == 1
+    with pytest.raises(ValueError, match=r"^sparsity must be at most 0\.9599, that of the spar"):
+        best_round(run_id, 0.97)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": "0" * 32}, "has no run 0"),
+        ({"run": "nowhere"}, "run must be the id of a run, a checkpoint or a folder"),
+        ({"round": "9"}, "round must be last or one of 0 to 2, got 9"),
+        ({"round": "first"}, "round must be best, last or the number of a round, got first"),
+        ({"formats": "compct"}, "(did you mean compact?)"),
+        ({"formats": "onnx,onnx"}, "formats must not contain a name twice"),
+        ({"values": "float8"}, "values must be one of float32, float16, shared, got float8"),
+        ({"shared_values": "0"}, "shared_values must be greater than or equal to 1, got 0"),
+        ({"sparsity": "0.99"}, "sparsity must be at most 0.9599"),
+        ({"data_root": "/nowhere", "round": "1"}, ""),
+    ],
+)
+def test_errors_are_one_line(digits_run, tmp_path, capsys, changes, message):
+    words = {"run": digits_run[0], "out": str(tmp_path / "x"), "formats": "compact"} | changes
+    argv = [word for name, value in words.items() for word in (f"--{name}", value)]
+    if not message:  # digits are installed, not read from a folder
+        run_command("export", argv)
+        return
+    with pytest.raises(SystemExit) as stop:
+        run_command("export", argv)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "x").exists()
+
+
+def test_mlflow_run_exports_and_leaves_no_run_of_its_own(digits_run, path):
+    run_id, _ = digits_run
+    before = {run.info.run_id for run in runs()}
+    run_project(
+        entry_point="export", run=run_id, out=str(Path("by_mlflow").resolve()), formats="compact"
+    )
+    assert Path("by_mlflow/compact.safetensors").is_file()
+    assert before <= {run.info.run_id for run in runs()}
