@@ -3,21 +3,27 @@
 mlflow run . -e export -P run=<id of a run>
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from experiments.config.export import BEST, ExportConfig
+from experiments.config.export import BEST, MODEL, ExportConfig
+from experiments.config.fields import NONE
 from experiments.config.parameters import AUTO
 from experiments.config.predict import LAST
 from experiments.deployment.formats import (
+    FORMATS,
     Measured,
     Request,
     accuracy_of,
     logits_of,
     write_format,
 )
+from experiments.deployment.model import write_model
+from experiments.processes.program import program_path
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
@@ -31,6 +37,7 @@ from experiments.tracking.networks import (
     load_network,
     log_files,
 )
+from experiments.tracking.registry import log_served, register
 from pruning.sizes import sparsity
 
 FOLDER = "exports"
@@ -47,6 +54,8 @@ def export(config: ExportConfig) -> Path:
     """
     if is_run_id(config.run):
         server.check_tracking()
+    elif config.register_as != NONE:
+        raise ValueError(f"register_as needs the id of a run, got run={config.run}")
     attached = server.attached_run()
     number = best_round(config.run, config.sparsity) if config.round == BEST else config.number
     network = load_network(config.run, number)
@@ -57,13 +66,33 @@ def export(config: ExportConfig) -> Path:
     made = list(write_all(request, folder))
     table = pd.DataFrame([each.row for each in made])
     table.to_csv(folder / TABLE, index=False)
+    if MODEL in config.chosen:
+        print_line("model ...")
+        write_model(request, folder / FORMATS[config.served].file, folder / MODEL)
     if is_run_id(config.run):
         log_files(config.run, folder, f"{FOLDER}/{folder.name}")
     if attached:
         orphan.dispose(attached, config.run if is_run_id(config.run) else "")
     print_line(describe(request, made))
+    if MODEL in config.chosen:
+        serve = f"{program_path('mlflow')} models serve -m {folder / MODEL} --env-manager=local"
+        print_line(f"\nTo serve the model: {serve}")
+    if config.register_as != NONE:
+        print_line(register_model(request, made, folder))
     print_line(f"\nFiles and table: {folder}")
     return folder
+
+
+def register_model(request: Request, made: Sequence[Measured], folder: Path) -> str:
+    """Log the model to the run and register it; returns what happened, as text."""
+    config, network = request.config, request.network
+    (served,) = (each for each in made if each.format == config.served)
+    params = {"round": str(network.round), "network": served.file}
+    with TemporaryDirectory() as place:
+        model = Path(shutil.copytree(folder / MODEL, Path(place, MODEL)))
+        model_id = log_served(config.run, model, config.register_as, params)
+    digest = network.metadata["data"]["digest"]
+    return register(model_id, config.register_as, served.valid_accuracy, served.bytes, digest)
 
 
 def folder_of(config: ExportConfig, number: int) -> Path:
@@ -83,7 +112,7 @@ def write_all(request: Request, folder: Path) -> Iterator[Measured]:
     size = request.network.save(path)
     valid = accuracy_of(logits_of(module, request.data.valid), request.data.valid)
     yield Measured("checkpoint", path.name, size, accuracy_of(logits, test), valid, 0.0, 0)
-    for name in request.config.chosen:
+    for name in (name for name in request.config.chosen if name in FORMATS):
         raise_if_interrupted()
         print_line(f"{name} ...")
         yield write_format(name, request, folder, logits)

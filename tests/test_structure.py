@@ -31,13 +31,14 @@ SERVICES = {
     "mlflow": (
         *(
             f"experiments/tracking/{name}.py"
-            for name in ("log", "networks", "orphan", "paste", "resume", "server", "ui")
+            for name in ("log", "networks", "orphan", "paste", "registry", "resume", "server", "ui")
         ),
         "experiments/tracking/session.py",
         "experiments/comparison/record.py",
         "experiments/comparison/report.py",
         "experiments/tuning/runs.py",
         "experiments/prepare_faces.py",
+        *(f"experiments/deployment/{name}.py" for name in ("serve", "served")),
     ),
     "optuna": (
         *(

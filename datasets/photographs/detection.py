@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -91,6 +92,11 @@ class Detector:
         return found
 
 
+@cache
+def _detector(device: str) -> Detector:
+    return Detector(device)  # a server that answers many requests loads it once
+
+
 def _batches(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
     """Rows of pictures of the same size; pictures too small for a face are skipped."""
     by_size = defaultdict(list)
@@ -123,7 +129,7 @@ def detect_faces(
     """
     if not photographs:
         return
-    detector = Detector(device)
+    detector = _detector(device)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reading = [pool.submit(_read, one) for one in photographs[:WINDOW]]
         for start in range(0, len(photographs), WINDOW):

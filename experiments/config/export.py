@@ -9,7 +9,8 @@ from experiments.config.fields import NONE
 from experiments.config.parameters import AUTO, Parameters, Share, one_of, some_of
 from experiments.config.predict import LAST
 
-FORMATS = ("compact", "packed", "onnx", "int8", "model")
+MODEL = "model"
+FORMATS = ("compact", "packed", "onnx", "int8", MODEL)
 VALUES = ("float32", "float16", "shared")
 BEST = "best"
 
@@ -33,7 +34,9 @@ class ExportConfig(Parameters):
     )
     sparsity: Share = Field(0.0, description="least sparsity that round=best may have")
     formats: Annotated[str, some_of(*FORMATS)] = Field(
-        ",".join(FORMATS), description="what is written, separated by commas"
+        ",".join(FORMATS),
+        description="what is written, separated by commas; model, which MLflow serves, includes "
+        "the file that it needs",
     )
     values: Annotated[str, one_of(*VALUES)] = Field(
         "float32",
@@ -51,6 +54,9 @@ class ExportConfig(Parameters):
     out: parameters.Path = Field(
         AUTO, description="output folder; auto is one for each run and round in exports/"
     )
+    served: Annotated[str, one_of("onnx", "int8")] = Field(
+        "onnx", description="the file that the model of formats=model computes with"
+    )
     register_as: Annotated[str, Field(min_length=1)] = Field(
         NONE,
         description="name under which MLflow registers the model; its alias champion moves if "
@@ -59,14 +65,16 @@ class ExportConfig(Parameters):
 
     @model_validator(mode="after")
     def _check(self) -> "ExportConfig":
-        if self.register_as != NONE and "model" not in self.chosen:
+        if self.register_as != NONE and MODEL not in self.chosen:
             raise ValueError(f"register_as needs model in formats, got {self.formats}")
         return self
 
     @property
     def chosen(self) -> list[str]:
         """The formats, in the order in which they are made."""
-        return [name for name in FORMATS if name in self.formats.split(",")]
+        asked = self.formats.split(",")
+        asked += [self.served] if MODEL in asked else []
+        return [name for name in FORMATS if name in asked]
 
     @property
     def number(self) -> int | Literal["last"]:
