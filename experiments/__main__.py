@@ -80,6 +80,11 @@ COMMANDS = {
         "experiments.export:export",
         "experiments.config.export:ExportConfig",
     ),
+    "measure": Command(
+        "Measure size, memory, latency and accuracy of a network in several forms side by side.",
+        "experiments.measure:measure",
+        "experiments.config.export:MeasureConfig",
+    ),
     "prepare_faces": Command(
         "Turn folders of photographs into a data set of faces.",
         "experiments.prepare_faces:prepare_photographs",

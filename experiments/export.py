@@ -10,10 +10,8 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from experiments.config.export import BEST, MODEL, ExportConfig
+from experiments.config.export import MODEL, ExportConfig
 from experiments.config.fields import NONE
-from experiments.config.parameters import AUTO
-from experiments.config.predict import LAST
 from experiments.deployment.formats import (
     FORMATS,
     Measured,
@@ -23,22 +21,23 @@ from experiments.deployment.formats import (
     write_format,
 )
 from experiments.deployment.model import write_model
+from experiments.deployment.source import (
+    check_source,
+    chosen_text,
+    folder_of,
+    request_of,
+)
 from experiments.processes.program import program_path
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
-from experiments.rounds.network import data_of
-from experiments.tracking import orphan, server
+from experiments.rounds.network import Network
+from experiments.tracking import orphan
 from experiments.tracking.networks import (
-    best_round,
-    data_root_of,
-    folder_name,
     is_run_id,
-    load_network,
     log_files,
 )
 from experiments.tracking.registry import log_served, register
-from pruning.sizes import sparsity
 
 FOLDER = "exports"
 TABLE = "export.csv"
@@ -52,18 +51,13 @@ def export(config: ExportConfig) -> Path:
     Raises:
         ValueError: If the run, its network or its data cannot be read, or a format cannot hold it.
     """
-    if is_run_id(config.run):
-        server.check_tracking()
-    elif config.register_as != NONE:
+    if config.register_as != NONE and not is_run_id(config.run):
         raise ValueError(f"register_as needs the id of a run, got run={config.run}")
-    attached = server.attached_run()
-    number = best_round(config.run, config.sparsity) if config.round == BEST else config.number
-    network = load_network(config.run, number)
-    root = data_root_of(config.run) if config.data_root == AUTO else config.data_root
-    request = Request(config, network, data_of(network, root))
-    folder = folder_of(config, network.round)
+    attached = check_source(config.run)
+    request = request_of(config)
+    folder = folder_of(FOLDER, config.run, config.out, request.network.round)
     folder.mkdir(parents=True, exist_ok=True)
-    made = list(write_all(request, folder))
+    made = list(write_all(request, config.chosen, folder))
     table = pd.DataFrame([each.row for each in made])
     table.to_csv(folder / TABLE, index=False)
     if MODEL in config.chosen:
@@ -78,14 +72,15 @@ def export(config: ExportConfig) -> Path:
         serve = f"{program_path('mlflow')} models serve -m {folder / MODEL} --env-manager=local"
         print_line(f"\nTo serve the model: {serve}")
     if config.register_as != NONE:
-        print_line(register_model(request, made, folder))
+        print_line(register_model(config, request.network, made, folder))
     print_line(f"\nFiles and table: {folder}")
     return folder
 
 
-def register_model(request: Request, made: Sequence[Measured], folder: Path) -> str:
+def register_model(
+    config: ExportConfig, network: Network, made: Sequence[Measured], folder: Path
+) -> str:
     """Log the model to the run and register it; returns what happened, as text."""
-    config, network = request.config, request.network
     (served,) = (each for each in made if each.format == config.served)
     params = {"round": str(network.round), "network": served.file}
     with TemporaryDirectory() as place:
@@ -95,15 +90,8 @@ def register_model(request: Request, made: Sequence[Measured], folder: Path) -> 
     return register(model_id, config.register_as, served.valid_accuracy, served.bytes, digest)
 
 
-def folder_of(config: ExportConfig, number: int) -> Path:
-    """The output folder."""
-    if config.out != AUTO:
-        return Path(config.out)
-    return Path(FOLDER, f"{folder_name(config.run)}-round_{number:02d}")
-
-
-def write_all(request: Request, folder: Path) -> Iterator[Measured]:
-    """Write the checkpoint, and each format that the config names."""
+def write_all(request: Request, formats: Sequence[str], folder: Path) -> Iterator[Measured]:
+    """Write the checkpoint, and each of the formats that is a file."""
     test = request.data.test
     assert test
     module = request.network.module
@@ -112,7 +100,7 @@ def write_all(request: Request, folder: Path) -> Iterator[Measured]:
     size = request.network.save(path)
     valid = accuracy_of(logits_of(module, request.data.valid), request.data.valid)
     yield Measured("checkpoint", path.name, size, accuracy_of(logits, test), valid, 0.0, 0)
-    for name in (name for name in request.config.chosen if name in FORMATS):
+    for name in (name for name in formats if name in FORMATS):
         raise_if_interrupted()
         print_line(f"{name} ...")
         yield write_format(name, request, folder, logits)
@@ -130,7 +118,5 @@ def describe(request: Request, made: Sequence[Measured]) -> str:
         "largest\ndifference": [f"{each.largest_difference:.1e}" for each in made],
         f"of {images:,} images\nchanged": [str(each.changed) for each in made],
     }
-    why = f"{config.round} round" if config.round in (BEST, LAST) else "round"
-    least = f" with a sparsity of at least {config.sparsity:g}" if config.sparsity else ""
-    lines = [f"{why}{least}: {network.round}, {100 * sparsity(network.masks):.2f}% pruned", ""]
+    lines = [chosen_text(config, network), ""]
     return "\n".join([*lines, table_text(columns), *few_tests_warning(images)])

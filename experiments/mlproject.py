@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from experiments.config.comparison import CompareConfig, ReportConfig
 from experiments.config.experiment import Config
-from experiments.config.export import ExportConfig
+from experiments.config.export import ExportConfig, MeasureConfig
 from experiments.config.faces import FacesConfig
 from experiments.config.parameters import Parameters, default_text, entry_point
 from experiments.config.predict import PredictConfig
@@ -20,6 +20,7 @@ ENTRY_POINTS: dict[str, type[Parameters]] = {
     "report": ReportConfig,
     "predict": PredictConfig,
     "export": ExportConfig,
+    "measure": MeasureConfig,
     "prepare_faces": FacesConfig,
 }
 HEAD = """\

@@ -99,7 +99,6 @@ def test_the_compact_file_is_read_by_any_program_for_safetensors(digits_run, tmp
         name: value.shape for name, value in network.module.network.state_dict().items()
     }
     assert network.spec.compact
-    assert len(network.spec.inputs) == tensors["fc1.weight"].shape[1] < 64
     assert all(network.masks[name].equal(tensors[name] != 0) for name in network.masks)
     assert compact_network(network) is network  # it is as small as it can be
 

@@ -72,10 +72,20 @@ def test_every_unit_that_is_left_is_needed():
     }
     small = check(architecture, state, masks)
     assert small.units == {"fc1": (4, 1), "fc2": (2, 1)}
-    assert small.inputs.tolist() == [1, 2]  # only units without readers read pixel 0
+    assert small.inputs is None  # picking two of three pixels would not pay
     bias = state["fc2.bias"][1] + 0.75 * state["fc2.weight"][1, 0]
     assert small.state["fc2.bias"].tolist() == pytest.approx([bias.item()])
-    assert sum(mask.numel() for mask in small.masks.values()) == 2 + 1 + 2
+    assert sum(mask.numel() for mask in small.masks.values()) == 3 + 1 + 2
+
+
+def test_a_network_that_reads_few_pixels_gets_only_these():
+    architecture = Architecture("lenet_3", (1, 2, 3), 2)
+    state = drawn(architecture, 0)
+    masks = dense_masks(state, architecture.prunable)
+    masks["fc1.weight"] = masks["fc1.weight"] & torch.tensor([0, 1, 0, 0, 1, 1]).bool()
+    small = check(architecture, state, masks)
+    assert small.inputs.tolist() == [1, 4, 5]
+    assert small.state["fc1.weight"].shape == (3, 3)
 
 
 def test_a_layer_without_survivors_leaves_a_constant_network():

@@ -1,4 +1,4 @@
-"""The parameters of export."""
+"""The parameters of export and measure."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
 from experiments.config.fields import NONE
-from experiments.config.parameters import AUTO, Parameters, Share, one_of, some_of
+from experiments.config.parameters import AUTO, Parameters, Positive, Rate, Share, one_of, some_of
 from experiments.config.predict import LAST
 
 MODEL = "model"
@@ -21,23 +21,27 @@ def _round(text: str) -> str:
     return text
 
 
-class ExportConfig(Parameters):
-    """The parameters of export."""
+def _batches(text: str) -> str:
+    sizes = text.split(",")
+    if not all(each.isascii() and each.isdecimal() and int(each) for each in sizes):
+        raise ValueError("must be positive whole numbers, separated by commas")
+    if len({int(each) for each in sizes}) < len(sizes):
+        raise ValueError("must not contain a number twice")
+    return text
+
+
+class Chosen(Parameters):
+    """Which network of which run, and how it is packed."""
 
     run: parameters.Path = Field(
         description="id of a run, a checkpoint, or a folder of checkpoints"
     )
     round: Annotated[str, AfterValidator(_round)] = Field(
         BEST,
-        description="round whose network is exported: a number, last, or best, which has the "
-        "highest validation accuracy; of equal ones the sparsest",
+        description="round whose network is used: a number, last, or best, which has the highest "
+        "validation accuracy; of equal ones the sparsest",
     )
     sparsity: Share = Field(0.0, description="least sparsity that round=best may have")
-    formats: Annotated[str, some_of(*FORMATS)] = Field(
-        ",".join(FORMATS),
-        description="what is written, separated by commas; model, which MLflow serves, includes "
-        "the file that it needs",
-    )
     values: Annotated[str, one_of(*VALUES)] = Field(
         "float32",
         description="values in the packed file; shared: each tensor gets a few values, by k-means",
@@ -50,6 +54,21 @@ class ExportConfig(Parameters):
     )
     data_root: parameters.Path = Field(
         AUTO, description="folder of the data that the run was trained on; auto is the run's own"
+    )
+
+    @property
+    def number(self) -> int | Literal["last"]:
+        """The round, as `load_network` takes it, unless it is best."""
+        return LAST if self.round == LAST else int(self.round)
+
+
+class ExportConfig(Chosen):
+    """The parameters of export."""
+
+    formats: Annotated[str, some_of(*FORMATS)] = Field(
+        ",".join(FORMATS),
+        description="what is written, separated by commas; model, which MLflow serves, includes "
+        "the file that it needs",
     )
     out: parameters.Path = Field(
         AUTO, description="output folder; auto is one for each run and round in exports/"
@@ -76,7 +95,15 @@ class ExportConfig(Parameters):
         asked += [self.served] if MODEL in asked else []
         return [name for name in FORMATS if name in asked]
 
-    @property
-    def number(self) -> int | Literal["last"]:
-        """The round, as `load_network` takes it, unless it is best."""
-        return LAST if self.round == LAST else int(self.round)
+
+class MeasureConfig(Chosen):
+    """The parameters of measure."""
+
+    batches: Annotated[str, AfterValidator(_batches)] = Field(
+        "1,64", description="numbers of images in a query, separated by commas"
+    )
+    queries: Positive = Field(1024, description="queries that each form answers, in turns ...")
+    seconds: Rate = Field(60.0, description="... unless they take longer than these seconds")
+    out: parameters.Path = Field(
+        AUTO, description="output folder; auto is one for each run and round in measurements/"
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datasets import Split, Splits
-from experiments.config.export import ExportConfig
+from experiments.config.export import Chosen
 from experiments.deployment.clusters import train_shared
 from experiments.deployment.onnx_files import OnnxModel, quantise, write_onnx
 from experiments.rounds.network import Network, open_network
@@ -31,7 +31,7 @@ SAME = 1e-5  # difference of logits that rounding may cause, of the largest logi
 class Request:
     """What is exported, and how."""
 
-    config: ExportConfig
+    config: Chosen
     network: Network
     data: Splits
 
@@ -48,7 +48,7 @@ class Format:
 
     file: str
     write: Callable[[Request, Path], Model]
-    exact: Callable[[ExportConfig], bool]
+    exact: Callable[[Chosen], bool]
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ def environment(device: str) -> dict[str, str]:
     return {f"version.{name}": release(name) for name in VERSIONS} | {
         "version.python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
-        "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         "git_commit": commit or "unknown",
         "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Of the CPU, with its vector instructions and number of cores."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 

@@ -4,12 +4,13 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import mlflow
-from mlflow.entities import FileInfo
+from mlflow.entities import FileInfo, Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
@@ -88,6 +89,13 @@ def data_root_of(run: str) -> str:
 def log_files(run: str, folder: Path, where: str) -> None:
     """Log a folder to a run, below the artifact folder `where`."""
     mlflow.MlflowClient().log_artifacts(run, str(folder), where)
+
+
+def log_metrics(run: str, metrics: Mapping[str, float], step: int) -> None:
+    """Log metrics to a run."""
+    now = int(1000 * time.time())
+    points = [Metric(name, value, now, step) for name, value in metrics.items()]
+    mlflow.MlflowClient().log_batch(run, metrics=points)
 
 
 def load_network(

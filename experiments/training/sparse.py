@@ -177,6 +177,16 @@ class SparseEngine:
             loss, correct = loss + part, correct + right
         return float(loss) / len(split), int(correct) / len(split)
 
+    def logits(self, images: Tensor, view: View) -> Tensor:
+        """Logits [N, classes] of stored images [N, 1, height, width]."""
+        values, found = _zeros(1, *self.buffers.values.shape), []
+        outputs = slice(self.network.inputs + self.network.layers[-2], None)
+        for some in torch.split(view.centre(images), LANES):
+            labels = torch.zeros(len(some), dtype=torch.int64)
+            kernels.evaluate(self.network, values, _images(view, some, labels))
+            found.append(torch.from_numpy(values[0, outputs, : len(some)].T.copy()))
+        return torch.cat(found)
+
     def snapshot(self) -> State:
         """As in `Engine`."""
         state, done, row = {}, 0, 0
