@@ -35,10 +35,14 @@ from experiments.processes.terminal import print_line
 from experiments.rounds.data import few_tests_warning
 from experiments.tracking import orphan
 from experiments.tracking.environment import processor_name, release
-from experiments.tracking.networks import is_run_id, load_network, log_files, log_metrics
+from experiments.tracking.networks import (
+    MEASUREMENTS,
+    is_run_id,
+    load_network,
+    log_files,
+    log_metrics,
+)
 
-FOLDER = "measurements"
-NAME = "measurements"  # of the files
 PACKAGES = ("torch", "onnxruntime", "numpy", "numba")
 
 
@@ -53,7 +57,7 @@ def measure(config: MeasureConfig) -> Path:
     attached = check_source(config.run)
     request = request_of(config)
     dense = replace(request, network=load_network(config.run, 0))
-    folder = folder_of(FOLDER, config.run, config.out, request.network.round)
+    folder = folder_of(MEASUREMENTS, config.run, config.out, request.network.round)
     with TemporaryDirectory() as place:
         written = write_all(request, dense, Path(place))
         times = list(time_all(config, request, written, Path(place)))
@@ -61,12 +65,12 @@ def measure(config: MeasureConfig) -> Path:
     table = table_of(written, times)
     text = f"{chosen_text(config, request.network)}\n{about}"
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{NAME}.csv", index=False)
+    table.to_csv(folder / f"{MEASUREMENTS}.csv", index=False)
     lines = no_gain(table)
-    (folder / f"{NAME}.md").write_text(markdown_table(table, text, lines))
-    draw_costs(table, text).savefig(folder / f"{NAME}.png")
+    (folder / f"{MEASUREMENTS}.md").write_text(markdown_table(table, text, lines))
+    draw_costs(table, text).savefig(folder / f"{MEASUREMENTS}.png")
     if is_run_id(config.run):
-        log_files(config.run, folder, f"{FOLDER}/{folder.name}")
+        log_files(config.run, folder, f"{MEASUREMENTS}/round_{request.network.round:02d}")
         log_metrics(config.run, metrics_of(table), request.network.round)
     if attached:
         orphan.dispose(attached, config.run if is_run_id(config.run) else "")

@@ -6,11 +6,12 @@ from math import log
 import pytest
 import torch
 
-from experiments.bench import csr, density, lenet, sampling, steps
+from experiments.bench import csr, density, lenet, sampling, steps, units
 from experiments.bench.timing import take_turns
 from experiments.tuning.sampling import MODELS
 from models import Architecture
 from pruning.masks import apply_masks
+from pruning.units import cost
 from tests.conftest import ROOT, TIMEOUT
 
 RATIOS = {"lenet": ["floor", "ours / floor"], "lightcnn": [], "detection": []}
@@ -45,6 +46,20 @@ def test_the_bench_of_engines_has_two_tables(capsys, monkeypatch):
             assert re.search(r" [\d.]+  \([\d.]+ to [\d.]+, n=2\)$", row)
         assert float(rows[1].split()[2]) < float(rows[0].split()[2])  # fewer survivors, less time
     assert not lines
+
+
+def test_the_bench_of_units_has_a_row_for_each_share(capsys, monkeypatch):
+    monkeypatch.setattr(units, "SHARES", (0.5, 0.1))
+    steps.main(["units", "--turns", "1", "--steps", "1"])
+    _machine, what, heads, *rows = capsys.readouterr().out.splitlines()
+    assert what == "a training step of LightCNN-9 by units left, ms:"
+    assert heads.split() == ["multiply-adds", "dense", "compact", "dense", "/", "compact"]
+    assert [row.split()[0] for row in rows] == ["0.5", "0.1"]
+    assert float(rows[1].split()[2]) < float(rows[0].split()[2])  # fewer units, less time
+    for share in (0.5, 0.1):
+        masks, uses = units.masks_of(share), units.TRAINING.network.uses
+        left = cost(masks, uses) / sum(uses[name] * mask.numel() for name, mask in masks.items())
+        assert share - 0.02 < left <= share
 
 
 def test_a_step_with_torch_sparse_is_that_of_the_dense_engine():

@@ -167,6 +167,25 @@ def test_a_report_is_rebuilt_from_the_tracking_store_alone(again, tmp_path, monk
     assert (tmp_path / "elsewhere/report.html").read_text() == whole_page  # its ids, too
 
 
+def test_what_measure_found_of_an_arm_is_in_the_page(again, tmp_path):
+    folder, run_id = again
+    assert "Measured costs" not in (folder / "report.html").read_text()
+    arm = arms(mlflow.get_run(run_id))["lottery", "1"].info
+    try:
+        words = [f"--run={arm.run_id}", "--round=1", "--queries=2", "--batches=1", "--out=measured"]
+        run_command("measure", words)
+        run_command("report", [f"--run={run_id}", "--out=elsewhere"])
+    finally:  # other tests use the same artifacts
+        shutil.rmtree(Path(arm.artifact_uri.removeprefix("file://"), "measurements"))
+    assert "Measured costs" in (tmp_path / "elsewhere/report.html").read_text()
+    costs = pd.read_csv(tmp_path / "elsewhere/costs.csv")
+    assert (costs["method"] == "lottery").all()
+    assert (costs["seed"] == 1).all()
+    assert (costs["round"] == 1).all()
+    measured = pd.read_csv(tmp_path / "measured/measurements.csv")
+    assert costs[list(measured)].equals(measured)
+
+
 def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, capfd):
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments", "compare", *command(executor="processes", workers=1)],

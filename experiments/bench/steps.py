@@ -3,7 +3,7 @@
     python -m experiments bench
 
 The variants take turns, so a machine that slows down slows all of them, and ratios are computed
-turn by turn. bench/lenet.py, bench/density.py and bench/faces.py say what is timed.
+turn by turn. bench/lenet.py, bench/density.py, bench/faces.py and bench/units.py say what is timed.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import torch
 from experiments.bench import faces, lenet
 from experiments.bench.density import Densities
 from experiments.bench.timing import Step, median_range, take_turns
+from experiments.bench.units import Units
 from experiments.processes.program import PROGRAM
 from experiments.processes.terminal import did_you_mean
 
@@ -44,7 +45,7 @@ class Bench:
             print(f"  {a + ' / ' + b:<14} {median_range(ratios, '8.2f')}", flush=True)
 
 
-BENCHES: dict[str, Bench | Densities] = {
+BENCHES: dict[str, Bench | Densities | Units] = {
     "lenet": Bench(
         "a training step of LeNet-300-100",
         {"ours": lenet.TRAINING.ours, "plain": lenet.TRAINING.plain, "floor": lenet.floor},
@@ -58,6 +59,7 @@ BENCHES: dict[str, Bench | Densities] = {
         share=1 / 40,
         images=faces.BATCH,
     ),
+    "units": Units(),
     "detection": Bench(
         f"finding faces in {faces.PHOTOGRAPHS} photographs",
         {"ours": faces.find_together, "plain": faces.find_singly},

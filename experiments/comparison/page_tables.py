@@ -62,6 +62,7 @@ def tables(comparison: Comparison) -> dict[str, Table]:
         ),
         "controls": table_of("Controls", controls(comparison), CONTROLS),
         "matches": table_of("Smallest matching networks", comparison.matches, MATCHES),
+        "costs": table_of("Measured costs", comparison.costs, COSTS),
         "runs": table_of("Runs", _runs(comparison), RUNS),
         "failures": table_of("Failures", pd.DataFrame(comparison.failed), FAILURES),
     }
@@ -179,6 +180,20 @@ RUNS: list[Column] = [
         lambda row: Cell(f"{row['minutes']:.1f}", row["minutes"], volatile=True),
     ),
     ("run", _run),
+]
+COSTS: list[Column] = [
+    METHOD,
+    ("seed", number("seed")),
+    ROUND,
+    ("form", words("form")),
+    ("file (kB)", number("bytes", lambda size: f"{size / 1000:,.1f}")),
+    ("multiply-adds (k)", number("multiply_adds", lambda count: f"{count / 1000:,.0f}")),
+    ("test accuracy (%)", amount("test_accuracy", "test_accuracy")),
+    ("inference memory (MB)", number("inference_mb", "{:.1f}".format)),
+    ("threads", number("threads")),
+    ("batch", number("batch")),
+    ("median (ms)", number("p50_ms", "{:.3f}".format)),
+    ("90th percentile (ms)", number("p90_ms", "{:.3f}".format)),
 ]
 FAILURES: list[Column] = [
     ("method", words("label")),

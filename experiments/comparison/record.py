@@ -23,6 +23,7 @@ from experiments.config.parameters import AUTO
 from experiments.processes.tasks import Outcome
 from experiments.tracking import summary, ui
 from experiments.tracking.environment import environment
+from experiments.tracking.networks import MEASUREMENTS
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished
 from experiments.tracking.session import PARENT, is_running, tags_of
 from pruning.checkpoint import load_checkpoint
@@ -118,6 +119,19 @@ def read_table(made: Record, name: str) -> pd.DataFrame:
             table = pd.read_csv(path)
         parts.append(pd.DataFrame({**of_arm, **table, "run_id": arm["run_id"]}, table.index))
     return pd.concat(parts, ignore_index=True)
+
+
+def read_costs(made: Record) -> pd.DataFrame:
+    """What the command measure logged to the runs of arms; empty if it did not."""
+    client, parts = mlflow.MlflowClient(), []
+    for arm in made.finished:
+        for folder in client.list_artifacts(arm["run_id"], MEASUREMENTS):
+            with _file(arm, f"{folder.path}/{MEASUREMENTS}.csv") as path:
+                table = pd.read_csv(path)
+            number = int(folder.path.rpartition("_")[2])
+            of_network = {"method": arm["label"], "seed": arm["seed"], "round": number}
+            parts.append(pd.DataFrame({**of_network, **table}, table.index))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def read_rates(made: Record) -> dict[str, float]:

@@ -71,6 +71,7 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         links=record.links(made),
         environment=record.environment_of(made),
         images=made.images,
+        costs=record.read_costs(made),
     )
 
 
@@ -94,6 +95,8 @@ def _write_files(comparison: Comparison, folder: Path) -> None:
     comparison.rounds.to_csv(folder / "comparison.csv", index=False)
     for name in ("epochs", "summary", "differences", "matches"):
         getattr(comparison, name).to_csv(folder / f"{name}.csv", index=False)
+    if len(comparison.costs):
+        comparison.costs.to_csv(folder / "costs.csv", index=False)
     figures, drawings, plots = draw_all(comparison), {}, folder / "plots"
     plots.mkdir()
     for name, figure in figures.items():

@@ -1,7 +1,7 @@
 """Results: everything that a report shows of one comparison, as plain data without MLflow."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,8 @@ class Comparison:
         environment: Versions, processor and commit.
         images: Number of images in train, valid and test.
         data_source: Where the images come from.
+        costs: What `measure` found of networks of the arms: one row per method, seed, round and
+            form, and for each number of threads and images in a query. Empty if it did not run.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Comparison:
     environment: Mapping[str, str]
     images: Mapping[str, int]
     data_source: str
+    costs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def summary(self) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from pruning.checkpoint import load_checkpoint
 from pruning.packed import is_packed, load_packed
 
 Round = int | Literal["last"]
+MEASUREMENTS = "measurements"  # artifact folder of a run, with a folder for each round
 ROUNDING = 1e-4  # of a target sparsity, to whole weights
 FOLDERS = ("", "checkpoints", "artifacts/checkpoints")  # of checkpoints, in a folder of a run
 _round = re.compile(r"round_(\d+)\.safetensors")
