@@ -174,11 +174,13 @@ def draw_costs(table: pd.DataFrame, about: str) -> Figure:
                 ms=6,
             )
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(x=0.15)
         axis.set_title(label)
+        accuracy = 100 * first["test_accuracy"]
+        axis.set_ylim(accuracy.min() - 0.5, min(100.1, accuracy.max() + 0.5))
     for axis in axes[:-1:3]:
         axis.set_ylabel("test accuracy, %")
     axes[-1].axis("off")
