@@ -64,7 +64,9 @@ def export(config: ExportConfig) -> Path:
         print_line("model ...")
         write_model(request, folder / FORMATS[config.served].file, folder / MODEL)
     if is_run_id(config.run):
-        log_files(config.run, folder, f"{FOLDER}/{folder.name}")
+        names = [TABLE, *(each.file for each in made), *([MODEL] if MODEL in config.chosen else [])]
+        where = f"{FOLDER}/round_{request.network.round:02d}"
+        log_files(config.run, [folder / name for name in names], where)
     if attached:
         orphan.dispose(attached, config.run if is_run_id(config.run) else "")
     print_line(describe(request, made))

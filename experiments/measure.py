@@ -55,6 +55,8 @@ def measure(config: MeasureConfig) -> Path:
         ValueError: If the run, its networks or its data cannot be read.
     """
     attached = check_source(config.run)
+    if Path(config.run).is_file():
+        raise ValueError(f"measure needs a run or a folder of checkpoints, got {config.run}")
     request = request_of(config)
     dense = replace(request, network=load_network(config.run, 0))
     folder = folder_of(MEASUREMENTS, config.run, config.out, request.network.round)
@@ -68,9 +70,10 @@ def measure(config: MeasureConfig) -> Path:
     table.to_csv(folder / f"{MEASUREMENTS}.csv", index=False)
     lines = no_gain(table)
     (folder / f"{MEASUREMENTS}.md").write_text(markdown_table(table, text, lines))
-    draw_costs(table, text).savefig(folder / f"{MEASUREMENTS}.png")
+    draw_costs(table).savefig(folder / f"{MEASUREMENTS}.png")
     if is_run_id(config.run):
-        log_files(config.run, folder, f"{MEASUREMENTS}/round_{request.network.round:02d}")
+        files = [folder / f"{MEASUREMENTS}.{kind}" for kind in ("csv", "md", "png")]
+        log_files(config.run, files, f"{MEASUREMENTS}/round_{request.network.round:02d}")
         log_metrics(config.run, metrics_of(table), request.network.round)
     if attached:
         orphan.dispose(attached, config.run if is_run_id(config.run) else "")

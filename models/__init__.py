@@ -70,7 +70,7 @@ def resize(model: nn.Module, widths: Sequence[Width], state: State, inputs: int 
     """The model with as many units as `state` has values for.
 
     Args:
-        model: On the meta device; it is changed.
+        model: It is changed; values of its parameters are lost.
         widths: Its units.
         inputs: How many values of an image the first layer reads; 0: all of them.
 
@@ -92,7 +92,8 @@ def resize(model: nn.Module, widths: Sequence[Width], state: State, inputs: int 
         if list(state[name].shape) != shape:
             raise ValueError(f"{name} has shape {list(state[name].shape)}, expected {shape}")
         layer = model.get_submodule(name.rpartition(".")[0])
-        setattr(layer, name.rpartition(".")[2], nn.Parameter(torch.empty(shape, device="meta")))
+        empty = torch.empty(shape, device=model.get_parameter(name).device)
+        setattr(layer, name.rpartition(".")[2], nn.Parameter(empty))
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape

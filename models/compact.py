@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models import Architecture, linear_layers
 from pruning.masks import Masks, State, apply_masks
-from pruning.units import Width, cut, live_units, spread, units_of
+from pruning.units import Width, at_least_one, cut, live_units, spread, units_of
 
 SELECTED = 0.5  # share of the inputs; picking more takes longer than multiplying all of them
 
@@ -50,12 +50,12 @@ def compact(architecture: Architecture, state: State, masks: Masks) -> Compact:
     if not widths:
         raise ValueError(f"{architecture.name} does not state its units: it has no compact network")
     state, masks = remove_dead(architecture, state, masks)
-    kept = {name: _at_least_one(units) for name, units in live_units(masks, widths).items()}
+    kept = {name: at_least_one(units) for name, units in live_units(masks, widths).items()}
     state, masks = cut(state, kept, widths), cut(masks, kept, widths)
     inputs = None
     if layers := linear_layers(architecture.skeleton):
         first = f"{layers[0]}.weight"
-        read = _at_least_one(masks[first].any(0))
+        read = at_least_one(masks[first].any(0))
         if read.sum() <= SELECTED * len(read):
             inputs = read.nonzero().squeeze(1)
             state[first] = state[first][:, inputs].contiguous()
@@ -143,8 +143,3 @@ def _layer_inputs(architecture: Architecture, state: State) -> dict[str, Tensor]
         layer.register_forward_pre_hook(partial(note, name))
     model(torch.zeros(1, *architecture.image_shape, dtype=torch.float64))
     return found
-
-
-def _at_least_one(units: Tensor) -> Tensor:
-    """Bool [count], the first one true if none is."""
-    return units if units.any() else torch.arange(len(units)) == 0

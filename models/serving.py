@@ -72,7 +72,8 @@ class NetworkSpec:
         with torch.device("meta"):  # draws no random values
             network = architecture.build()
         if self.inputs is not None:
-            if not all(0 <= each < prod(architecture.image_shape) for each in self.inputs):
+            pixels = prod(architecture.image_shape)
+            if not self.inputs or not all(0 <= each < pixels for each in self.inputs):
                 raise ValueError("the network reads pixels that its images do not have")
             inputs = torch.tensor(self.inputs)
         if self.compact:

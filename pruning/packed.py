@@ -33,8 +33,9 @@ KINDS: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dty
 SHARED = "shared"
 MOST_SHARED = 4096  # different values of a tensor that is stored as indices
 MOST_ENTRIES = 1 << 26  # in all tensors of a file: 320 MB as values and masks
-MOST_COLUMNS = 1 << 18  # in all masks of a file: each takes about 40 microseconds
-MOST_HEADER = 1 << 24  # bytes of its JSON
+MOST_COLUMNS = 1 << 17  # in all masks of a file: each takes about 0.1 ms, or more with many rows
+MOST_ROWS = 1 << 18  # in a mask: each takes 100 bytes while it is read
+MOST_HEADER = 1 << 20  # bytes of its JSON
 _LARGEST_HALF = 65504
 _SIZES = struct.Struct("<3I")
 _BLOCK = 256  # indices that are coded with the same probabilities
@@ -253,13 +254,13 @@ def _unpack(content: bytes) -> Checkpoint:
         if entry.mask is not None:
             mask = _read_mask(decoder, entry)
             masks[entry.name] = torch.from_numpy(mask)
-        count = stored = int(mask.sum())
-        if isinstance(entry.values, int):
-            indices = _read_indices(decoder, count, entry.values)
-            stored = entry.values
+        count = int(mask.sum())
+        stored = entry.values if isinstance(entry.values, int) else count
         end = used + stored * entry.kind.itemsize
         if end > raw_size:
             raise ValueError(f"is damaged: values of {entry.name} are missing")
+        if isinstance(entry.values, int):
+            indices = _read_indices(decoder, count, entry.values)
         values = np.frombuffer(raw[used:end], entry.kind).astype(np.float32)
         full = np.zeros(entry.shape, dtype=np.float32)
         full[mask] = values[indices] if isinstance(entry.values, int) else values
@@ -294,6 +295,8 @@ def _check_size(entries: list[_Entry]) -> None:
         raise ValueError(f"has more than {MOST_ENTRIES} weights")
     if sum(entry.columns for entry in entries) > MOST_COLUMNS:
         raise ValueError(f"has masks with more than {MOST_COLUMNS} columns")
+    if any(entry.shape[0] > MOST_ROWS for entry in entries if entry.mask is not None):
+        raise ValueError(f"has a mask with more than {MOST_ROWS} rows")
 
 
 def _fits_half(values: NDArray[np.float32]) -> bool:

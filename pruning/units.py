@@ -90,6 +90,13 @@ def live_units(masks: Masks, widths: Widths) -> Kept:
             return kept
 
 
+def at_least_one(units: Tensor) -> Tensor:
+    """Bool [count], the first one true if none is: no layer is without units."""
+    if units.any():
+        return units
+    return torch.arange(len(units), device=units.device) == 0
+
+
 def spread(kept: Kept, masks: Masks, widths: Widths) -> Masks:
     """`masks` without the weights of the units that are not `kept`."""
     result = dict(masks)

@@ -20,9 +20,10 @@ from experiments.export import export
 from experiments.rounds.network import data_of, evaluate
 from experiments.run import run_experiment
 from experiments.tracking.networks import best_round, load_network
+from models import WIDTHS
 from models.compact import remove_dead
 from pruning.packed import load_packed
-from tests.conftest import QUICK, working_in
+from tests.conftest import QUICK, wait_until, working_in
 from tests.test_project import path, run_project, runs
 
 assert path  # a fixture
@@ -82,7 +83,7 @@ def test_files_are_logged_to_the_run(digits_run):
     run_id, _ = digits_run
     folder = export(asked(run_id, round="1", formats="compact"))
     assert folder == Path("exports", f"{run_id}-round_01")
-    logged = mlflow.MlflowClient().list_artifacts(run_id, f"exports/{folder.name}")
+    logged = mlflow.MlflowClient().list_artifacts(run_id, "exports/round_01")
     names = {Path(file.path).name for file in logged}
     assert names == {path.name for path in folder.iterdir()}
     assert names == {"checkpoint.safetensors", "compact.safetensors", "export.csv"}
@@ -135,7 +136,7 @@ def test_shared_values_are_few_and_improve_with_training(digits_run, tmp_path, c
     assert accuracies[1] >= accuracies[0]  # the best on validation images is kept
 
 
-def test_training_shared_values_looks_at_no_test_image(digits_run, monkeypatch):
+def test_training_shared_values_looks_at_no_test_image(digits_run):
     run_id, data = digits_run
     network = load_network(run_id)
     state, masks = remove_dead(
@@ -204,6 +205,44 @@ def test_errors_are_one_line(digits_run, tmp_path, capsys, changes, message):
     assert not (tmp_path / "x").exists()
 
 
+def test_an_exported_network_is_not_exported_again(digits_run, tmp_path):
+    folder = export(asked(digits_run[0], round="2", out=str(tmp_path), formats="compact,packed"))
+    for name in ("compact.safetensors", "packed.wlp"):
+        for number in ("last", "best"):
+            with pytest.raises(ValueError, match=r"is an exported network: name its run or its"):
+                export(asked(str(folder / name), round=number))
+
+
+def test_only_what_an_export_made_is_replaced_or_logged(digits_run, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/thesis.txt").write_text("")
+    with pytest.raises(ValueError, match="model exists and is not a model: use another out"):
+        export(asked(digits_run[0], round="0", out=str(tmp_path), formats="model"))
+    assert (tmp_path / "model/thesis.txt").exists()
+    export(asked(digits_run[0], round="0", out=str(tmp_path), formats="packed"))
+    logged = mlflow.MlflowClient().list_artifacts(digits_run[0], "exports/round_00")
+    assert sorted(Path(file.path).name for file in logged) == [
+        *("checkpoint.safetensors", "export.csv", "packed.wlp")
+    ]
+
+
+def test_a_model_that_does_not_state_its_units_is_exported_as_it_is(
+    digits_run, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(WIDTHS, "lenet")
+    run_id, _ = digits_run
+    folder = export(asked(run_id, round="2", out=str(tmp_path / "x"), formats="packed,onnx"))
+    table = pd.read_csv(folder / "export.csv", index_col="format")
+    assert (table["changed"] == 0).all()
+    assert (
+        load_packed(folder / "packed.wlp")
+        .masks["fc1.weight"]
+        .equal(load_network(run_id, 2).masks["fc1.weight"])
+    )
+    with pytest.raises(ValueError, match="lenet_30_20 does not state its units: it has no compact"):
+        export(asked(run_id, round="2", out=str(tmp_path / "y"), formats="compact"))
+
+
 def test_mlflow_run_exports_and_leaves_no_run_of_its_own(digits_run, path):
     run_id, _ = digits_run
     before = {run.info.run_id for run in runs()}
@@ -211,4 +250,4 @@ def test_mlflow_run_exports_and_leaves_no_run_of_its_own(digits_run, path):
         entry_point="export", run=run_id, out=str(Path("by_mlflow").resolve()), formats="compact"
     )
     assert Path("by_mlflow/compact.safetensors").is_file()
-    assert before <= {run.info.run_id for run in runs()}
+    wait_until(lambda: {run.info.run_id for run in runs()} == before)

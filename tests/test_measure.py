@@ -98,7 +98,7 @@ def test_the_tables_and_the_picture_are_in_mlflow(measured):
 
 def test_the_picture_shows_every_form_in_every_panel(measured):
     _, _, table = measured
-    figure = draw_costs(table, "")
+    figure = draw_costs(table)
     panels = figure.axes[:-1]
     assert [axis.get_title("left").partition(",")[0] for axis in panels] == [
         *("file", "multiply-adds", "inference memory", "ms", "ms")

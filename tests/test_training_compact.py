@@ -121,3 +121,20 @@ def test_auto_chooses_by_the_size_of_the_compact_network():
     assert isinstance(dense(architecture, "cpu", False), DenseEngine)
     assert choose("auto", masks, 60, architecture.widths) == "compact"
     assert choose("auto", masks, 60, ()) == "sparse"  # 37% of the weights survive
+
+
+@pytest.mark.parametrize("name", ["lenet_20_10", "lightcnn_9", "lightcnn_29"])
+def test_a_network_without_survivors_in_a_layer_still_trains(name):
+    """Global pruning may empty a layer: what is left has a unit in each, of no effect."""
+    architecture = Architecture(name, (1, 17, 17), 3)
+    state, split = architecture.draw(0), faces()
+    masks = dense_masks(state, architecture.prunable)
+    empty = architecture.prunable[1]
+    masks[empty] = torch.zeros_like(masks[empty])
+    compact, whole = CompactEngine(architecture, "cpu", False), dense(architecture, "cpu", False)
+    for engine in (compact, whole):
+        engine.start(state, masks, recipe())
+        torch.manual_seed(0)
+        engine.train(engine.batches(split, 3, 0), [0.01, 0.01], torch.zeros(()))
+    assert compact.evaluate(split) == pytest.approx(whole.evaluate(split), rel=1e-4)
+    assert not compact.snapshot()[empty].any()

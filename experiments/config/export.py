@@ -79,7 +79,7 @@ class ExportConfig(Chosen):
     register_as: Annotated[str, Field(min_length=1)] = Field(
         NONE,
         description="name under which MLflow registers the model; its alias champion moves if "
-        "validation accuracy is better than that of the champion, or the same with fewer bytes",
+        "it is more accurate on validation images in no more bytes, or as accurate in fewer",
     )
 
     @model_validator(mode="after")

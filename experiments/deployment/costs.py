@@ -122,7 +122,7 @@ def no_gain(table: pd.DataFrame) -> list[str]:
                 _number(cell, form.against, LATENCY),
             )
         lost = [
-            f"{title} ({100 * cost / dense:.0f}%)"
+            f"{title} ({100 * cost / dense:.0f}%)" if dense else title
             for title, (cost, dense) in costs.items()
             if cost > GAIN * dense
         ]
@@ -150,7 +150,7 @@ def metrics_of(table: pd.DataFrame) -> dict[str, float]:
 
 
 @report_style
-def draw_costs(table: pd.DataFrame, about: str) -> Figure:
+def draw_costs(table: pd.DataFrame) -> Figure:
     """Test accuracy against each cost, all forms, lower cost to the left."""
     cells = cells_of(table)
     first = _cell(table, *cells[0])

@@ -16,8 +16,8 @@ from experiments.deployment.formats import (
     Model,
     Request,
     accuracy_of,
-    compact_network,
     logits_of,
+    smallest,
 )
 from experiments.rounds.network import Network
 from experiments.training.engine import Recipe
@@ -89,7 +89,7 @@ FORMS: dict[str, Form] = {
 def available(network: Network) -> list[str]:
     """The forms that a network can have."""
     architecture = network.spec.architecture
-    without = set() if architecture.widths else {"packed", "compact", "onnx", "int8"}
+    without = set() if architecture.widths else {"compact"}
     without |= set() if linear_layers(architecture.skeleton) else {"sparse"}
     return [name for name in FORMS if name not in without]
 
@@ -97,7 +97,7 @@ def available(network: Network) -> list[str]:
 def multiply_adds(form: Form, network: Network) -> int:
     """Multiply-adds for an image."""
     uses = network.spec.architecture.uses
-    masks = compact_network(network).masks if form.products == LEFT else network.masks
+    masks = smallest(network).masks if form.products == LEFT else network.masks
     kept = form.products == KEPT
     return sum(
         uses[name] * int(mask.sum() if kept else mask.numel()) for name, mask in masks.items()

@@ -29,6 +29,8 @@ def write_model(request: Request, network_file: Path, folder: Path) -> None:
     Its input is what users have: images as arrays, or photographs of which it finds the faces. Its
     example is a test image.
     """
+    if folder.exists() and not (folder / "MLmodel").exists():
+        raise ValueError(f"{folder} exists and is not a model: use another out")
     network, test = request.network, request.data.test
     assert test
     preparation = network.metadata["data"].get("preparation")
@@ -44,7 +46,8 @@ def write_model(request: Request, network_file: Path, folder: Path) -> None:
         made = Path(place, "model")
         needed = REQUIREMENTS if preparation is None else REQUIREMENTS + FACE_REQUIREMENTS
         save_served(made, SCRIPT, files, example, answer, needed)
-        shutil.rmtree(folder, ignore_errors=True)
+        if (folder / "MLmodel").exists():  # an earlier export
+            shutil.rmtree(folder)
         shutil.copytree(made, folder)
 
 

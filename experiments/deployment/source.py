@@ -31,10 +31,18 @@ def request_of(config: Chosen) -> Request:
     Raises:
         ValueError: If the run, its network or its data cannot be read.
     """
+    if Path(config.run).is_file():
+        _check_whole(load_network(config.run), config.run)
     number = best_round(config.run, config.sparsity) if config.round == BEST else config.number
     network = load_network(config.run, number)
+    _check_whole(network, config.run)
     root = data_root_of(config.run) if config.data_root == AUTO else config.data_root
     return Request(config, network, data_of(network, root))
+
+
+def _check_whole(network: Network, run: str) -> None:
+    if network.spec.compact or "config" not in network.metadata:
+        raise ValueError(f"{run} is an exported network: name its run or its checkpoint")
 
 
 def folder_of(parent: str, run: str, out: str, number: int) -> Path:

@@ -87,9 +87,14 @@ def data_root_of(run: str) -> str:
     return get_run(run, "run").data.params.get("data_root", default) if is_run_id(run) else default
 
 
-def log_files(run: str, folder: Path, where: str) -> None:
-    """Log a folder to a run, below the artifact folder `where`."""
-    mlflow.MlflowClient().log_artifacts(run, str(folder), where)
+def log_files(run: str, paths: Iterable[Path], where: str) -> None:
+    """Log files and folders to a run, below the artifact folder `where`."""
+    client = mlflow.MlflowClient()
+    for path in paths:
+        if path.is_dir():
+            client.log_artifacts(run, str(path), f"{where}/{path.name}")
+        else:
+            client.log_artifact(run, str(path), where)
 
 
 def log_metrics(run: str, metrics: Mapping[str, float], step: int) -> None:

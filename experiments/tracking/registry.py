@@ -14,6 +14,7 @@ from experiments.processes.program import CODE_ROOT, INSIDE
 from experiments.tracking.environment import release
 
 CHAMPION = "champion"
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # there is no such alias
 PACKAGES = ("pruning", "models", "datasets", "experiments")
 
 
@@ -82,7 +83,9 @@ def register(model_id: str, name: str, valid_accuracy: float, size: int, digest:
     text = f"registered as version {version} of {name}"
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
         client.set_registered_model_alias(name, CHAMPION, version)
         return f"{text}, which is now its {CHAMPION}"
     best = f"version {champion.version}"

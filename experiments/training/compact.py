@@ -13,7 +13,7 @@ from datasets import Split
 from experiments.training.engine import Batch, DenseEngine, Recipe
 from models import Architecture, resize
 from pruning.masks import Masks, State, apply_masks
-from pruning.units import cut, live_units, paste
+from pruning.units import at_least_one, cut, live_units, paste
 
 
 class CompactEngine:
@@ -30,17 +30,17 @@ class CompactEngine:
     def start(self, state: State, masks: Masks, recipe: Recipe) -> None:
         """As in `Engine`."""
         widths = self.architecture.widths
-        self.masks, self.kept = masks, live_units(masks, widths)
+        live = live_units(masks, widths)
+        self.masks, self.kept = masks, {name: at_least_one(each) for name, each in live.items()}
         small = self._cut(state)
         self.engine = DenseEngine(self._build(small), self.bf16)
         self.engine.start(small, self._cut(masks), recipe)
         self.whole = apply_masks(state, masks)
 
     def _build(self, small: State) -> nn.Module:
-        with torch.device("meta"):
-            model = resize(self.architecture.build(), self.architecture.widths, small)
-        model = model.to_empty(device=self.device)
-        return model.to(memory_format=torch.channels_last)
+        model = resize(self.architecture.build(), self.architecture.widths, small)
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     def _cut(self, tensors: State) -> State:
         return cut(tensors, self.kept, self.architecture.widths)
