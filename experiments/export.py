@@ -17,7 +17,6 @@ from experiments.deployment.formats import (
     Measured,
     Request,
     accuracy_of,
-    logits_of,
     write_format,
 )
 from experiments.deployment.model import write_model
@@ -31,7 +30,7 @@ from experiments.processes.program import program_path
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
-from experiments.rounds.network import Network
+from experiments.rounds.network import Network, logits_of
 from experiments.tracking import orphan
 from experiments.tracking.networks import (
     is_run_id,

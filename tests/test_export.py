@@ -12,12 +12,11 @@ from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
 from experiments.config.export import ExportConfig
 from experiments.config.parameters import validated
-from experiments.deployment import formats
 from experiments.deployment.clusters import train_shared
-from experiments.deployment.formats import compact_network, logits_of
+from experiments.deployment.formats import Request, write_format
 from experiments.deployment.onnx_files import OnnxModel
 from experiments.export import export
-from experiments.rounds.network import data_of, evaluate
+from experiments.rounds.network import data_of, evaluate, logits_of
 from experiments.run import run_experiment
 from experiments.tracking.networks import best_round, load_network
 from models import WIDTHS
@@ -101,7 +100,6 @@ def test_the_compact_file_is_read_by_any_program_for_safetensors(digits_run, tmp
     }
     assert network.spec.compact
     assert all(network.masks[name].equal(tensors[name] != 0) for name in network.masks)
-    assert compact_network(network) is network  # it is as small as it can be
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -147,17 +145,14 @@ def test_training_shared_values_looks_at_no_test_image(digits_run):
     assert all(value.equal(with_test[name]) for name, value in without.items())
 
 
-def test_a_network_that_differs_is_not_exported(digits_run, tmp_path, monkeypatch):
-    run_id, _ = digits_run
-    write = formats.save_packed
-
-    def damaged(path, state, masks, *args):
-        state["fc3.bias"] += 0.01
-        return write(path, state, masks, *args)
-
-    monkeypatch.setattr(formats, "save_packed", damaged)
-    with pytest.raises(RuntimeError, match=r"differs from the network by 0\.01"):
-        export(asked(run_id, out=str(tmp_path), formats="packed"))
+@pytest.mark.parametrize("change", [0.01, float("nan")])
+def test_a_file_whose_outputs_differ_is_an_error(digits_run, tmp_path, change):
+    run_id, data = digits_run
+    request = Request(asked(run_id), load_network(run_id), data)
+    logits = logits_of(request.network.module, data.test)
+    assert write_format("packed", request, tmp_path, logits).changed == 0
+    with pytest.raises(RuntimeError, match=rf"differs from the network by {change}"):
+        write_format("packed", request, tmp_path, logits + change)
 
 
 def test_the_best_round_is_chosen_by_validation_accuracy(digits_run):
@@ -180,6 +175,7 @@ def test_the_best_round_is_chosen_by_validation_accuracy(digits_run):
     [
         ({"run": "0" * 32}, "has no run 0"),
         ({"run": "nowhere"}, "run must be the id of a run, a checkpoint or a folder"),
+        ({"run": "."}, ". has no complete rounds; run must be one experiment"),
         ({"round": "9"}, "round must be last or one of 0 to 2, got 9"),
         ({"round": "first"}, "round must be best, last or the number of a round, got first"),
         ({"formats": "compct"}, "(did you mean compact?)"),

@@ -7,18 +7,12 @@ from pydantic import AfterValidator, Field, model_validator
 from experiments.config import parameters
 from experiments.config.fields import NONE
 from experiments.config.parameters import AUTO, Parameters, Positive, Rate, Share, one_of, some_of
-from experiments.config.predict import LAST
+from experiments.config.predict import LAST, round_or
 
 MODEL = "model"
 FORMATS = ("compact", "packed", "onnx", "int8", MODEL)
 VALUES = ("float32", "float16", "shared")
 BEST = "best"
-
-
-def _round(text: str) -> str:
-    if text not in (BEST, LAST) and not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"must be {BEST}, {LAST} or the number of a round")
-    return text
 
 
 def _batches(text: str) -> str:
@@ -36,7 +30,7 @@ class Chosen(Parameters):
     run: parameters.Path = Field(
         description="id of a run, a checkpoint, or a folder of checkpoints"
     )
-    round: Annotated[str, AfterValidator(_round)] = Field(
+    round: Annotated[str, round_or(BEST, LAST)] = Field(
         BEST,
         description="round whose network is used: a number, last, or best, which has the highest "
         "validation accuracy; of equal ones the sparsest",

@@ -11,10 +11,15 @@ from experiments.config.parameters import AUTO, Parameters
 LAST: Literal["last"] = "last"
 
 
-def _round(text: str) -> str:
-    if text != LAST and not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"must be {LAST} or the number of a round")
-    return text
+def round_or(*names: str) -> AfterValidator:
+    """Rule: the value is the number of a round, or one of `names`."""
+
+    def check(text: str) -> str:
+        if text not in names and not (text.isascii() and text.isdecimal()):
+            raise ValueError(f"must be {', '.join(names)} or the number of a round")
+        return text
+
+    return AfterValidator(check)
 
 
 class PredictConfig(Parameters):
@@ -22,7 +27,7 @@ class PredictConfig(Parameters):
 
     run: parameters.Path = Field(description="id of a run, or a checkpoint file")
     images: parameters.Path = Field(description="picture, or folder of pictures")
-    round: Annotated[str, AfterValidator(_round)] = Field(
+    round: Annotated[str, round_or(LAST)] = Field(
         LAST, description="round whose network predicts: a number, or last"
     )
     invert: bool = Field(

@@ -6,19 +6,16 @@ Each is written, read back, and evaluated on all validation and test images. To 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from datasets import Split, Splits
 from experiments.config.export import Chosen
 from experiments.deployment.clusters import train_shared
 from experiments.deployment.onnx_files import OnnxModel, quantise, write_onnx
-from experiments.rounds.network import Network, open_network
-from experiments.training.engine import EVAL_PIXELS
+from experiments.rounds.network import Network, logits_of, open_network
 from models.compact import compact, remove_dead
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from pruning.packed import SHARED, load_packed, save_packed
@@ -75,8 +72,6 @@ def compact_network(network: Network) -> Network:
     Raises:
         ValueError: If its model does not state its units.
     """
-    if network.spec.compact:
-        return network
     small = compact(network.spec.architecture, network.module.network.state_dict(), network.masks)
     inputs = None if small.inputs is None else tuple(small.inputs.tolist())
     spec = replace(network.spec, compact=True, inputs=inputs)
@@ -87,18 +82,6 @@ def compact_network(network: Network) -> Network:
 def smallest(network: Network) -> Network:
     """Its compact network, or if its model does not state its units the network itself."""
     return compact_network(network) if network.spec.architecture.widths else network
-
-
-def logits_of(model: Model, split: Split) -> Tensor:
-    """Logits [N, classes] of all images of a split, on the CPU."""
-    size = max(1, EVAL_PIXELS // prod(split.images.shape[1:]))
-    with torch.no_grad():
-        return torch.cat(
-            [
-                model(split.stored(rows)[0].float() / split.view.white)
-                for rows in torch.split(torch.arange(len(split)), size)
-            ]
-        )
 
 
 def accuracy_of(logits: Tensor, split: Split) -> float:

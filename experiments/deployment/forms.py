@@ -16,11 +16,9 @@ from experiments.deployment.formats import (
     Model,
     Request,
     accuracy_of,
-    logits_of,
     smallest,
 )
-from experiments.rounds.network import Network
-from experiments.training.engine import Recipe
+from experiments.rounds.network import Network, logits_of
 from models import linear_layers
 from pruning.checkpoint import save_checkpoint
 
@@ -57,14 +55,12 @@ def write_plain(request: Request, path: Path) -> None:
 
 def write_sparse(request: Request, path: Path) -> Model:
     """The network as `run` keeps it; returns the sparse engine's network."""
-    from experiments.training.sparse import SparseEngine  # here: Numba takes long to import
+    from experiments.training.sparse import for_inference  # here: Numba takes long to import
 
     network, white = request.network, request.data.train.view.white
     network.save(path)
     spec = network.spec
-    engine = SparseEngine(spec.architecture)
-    recipe = Recipe("sgd", lambda progress: 0.0, 0.0, 0.0, 1, 1, 0)  # it is not trained
-    engine.start(network.module.network.state_dict(), network.masks, recipe)
+    engine = for_inference(spec.architecture, network.module.network.state_dict(), network.masks)
     view = View(white, spec.mean, spec.std, spec.crop)
     return lambda pixels: engine.logits((white * pixels).round().to(torch.uint8), view)
 

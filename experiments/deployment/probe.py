@@ -69,15 +69,13 @@ def load_sparse(path: Path, threads: int, white: int) -> Loaded:
 
     from datasets import View
     from experiments.rounds.network import open_network
-    from experiments.training.engine import Recipe
-    from experiments.training.sparse import SparseEngine
+    from experiments.training.sparse import for_inference
     from pruning.checkpoint import load_checkpoint
 
     torch.set_num_threads(threads)
     network = open_network(load_checkpoint(path), path.name)
     spec, state = network.spec, network.module.network.state_dict()
-    engine = SparseEngine(spec.architecture)
-    engine.start(state, network.masks, Recipe("sgd", lambda progress: 0.0, 0.0, 0.0, 1, 1, 0))
+    engine = for_inference(spec.architecture, state, network.masks)
     view = View(white, spec.mean, spec.std, spec.crop)
 
     def prepare(images: NDArray[np.uint8]) -> Query:

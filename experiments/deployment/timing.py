@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,11 @@ class Probe:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.loading = float(self._answer()["loading"])
+        try:
+            self.loading = float(self._answer()["loading"])
+        except BaseException:  # an interrupt, too, must not leave the process behind
+            self.close()
+            raise
 
     def begin(self, batch: int) -> dict[str, float]:
         """Prepare a query of `batch` images; returns the memory that it takes."""
@@ -87,8 +91,9 @@ class Probe:
 
     def _ask(self, request: Mapping[str, int]) -> dict[str, Any]:
         assert self.process.stdin
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer, which is missing then, says more
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -96,7 +101,6 @@ class Probe:
         line = self.process.stdout.readline()
         if not line:
             status = self.process.wait()
-            self.close()
             raise ValueError(f"the process that measures {self.path} ended with status {status}")
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -105,7 +109,8 @@ class Probe:
         """End the process."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.kill()
         self.process.wait()

@@ -4,7 +4,7 @@ A checkpoint's metadata says how to build its network without the data: `describ
 it, `open_network` reads it back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -167,6 +167,22 @@ class Score:
 
 
 @torch.no_grad()
+def logits_of(
+    model: Callable[[Tensor], Tensor], split: Split, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Logits [N, classes] of all images of a split, on the CPU.
+
+    Args:
+        model: From float pixels in [0, 1] on the device to logits.
+    """
+    size = max(1, EVAL_PIXELS // prod(split.images.shape[1:]))
+    logits = []
+    for rows in torch.split(torch.arange(len(split)), size):
+        images, _ = split.stored(rows)
+        logits.append(model(images.to(device).float() / split.view.white).cpu())
+    return torch.cat(logits)
+
+
 def evaluate(network: Network, split: Split) -> Score:
     """Evaluate a network on a split, in float32 and on the device of its module.
 
@@ -180,12 +196,7 @@ def evaluate(network: Network, split: Split) -> Score:
             f"got {tuple(split.images.shape[1:])}"
         )
     device = next(network.module.parameters()).device
-    logits, labels = [], []
-    for rows in torch.split(torch.arange(len(split)), max(1, EVAL_PIXELS // prod(shape))):
-        images, some = split.stored(rows)
-        logits.append(network.module(images.to(device).float() / split.view.white).cpu())
-        labels.append(some.cpu())
-    outputs, targets = torch.cat(logits), torch.cat(labels)
+    outputs, targets = logits_of(network.module, split, device), split.labels.cpu()
     predicted = outputs.argmax(1)
     correct = predicted == targets
     loss = float(F.cross_entropy(outputs, targets))

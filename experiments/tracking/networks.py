@@ -52,9 +52,11 @@ def best_round(run: str, sparsity: float) -> int:
         sparsity: The least that it may have.
 
     Raises:
-        ValueError: If no round is that sparse.
+        ValueError: If there is no round, or none that sparse.
     """
     rounds = _metrics_of_rounds(run)
+    if not rounds:
+        raise ValueError(f"{run} has no complete rounds; run must be one experiment")
     sparse = {n: row for n, row in rounds.items() if row["sparsity"] >= sparsity - ROUNDING}
     if not sparse:
         most = max((row["sparsity"] for row in rounds.values()), default=0.0)

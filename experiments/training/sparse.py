@@ -213,6 +213,13 @@ class SparseEngine:
             numba.set_num_threads(before)
 
 
+def for_inference(architecture: Architecture, state: State, masks: Masks) -> SparseEngine:
+    """An engine that is not trained; raises ValueError as `SparseEngine`."""
+    engine = SparseEngine(architecture)
+    engine.start(state, masks, Recipe("sgd", lambda progress: 0.0, 0.0, 0.0, 1, 1, 0))
+    return engine
+
+
 def _zeros(*shape: int) -> kernels.Floats:
     """Zeros that begin where a cache line does: kernels are 1.4 times slower across lines."""
     count = prod(shape)
