@@ -31,9 +31,11 @@ from experiments.rounds.network import data_of, evaluate
 from experiments.run import run_experiment
 from experiments.tracking.networks import load_network
 from tests.conftest import QUICK, TIMEOUT, wait_until, working_in
-from tests.portraits import flower, folder, scene
+from tests.portraits import bearded, flower, portrait, scene
 from tests.postgres import free_port
 
+PEOPLE = (("ada", bearded), ("grace", portrait))
+NEW = ((70, "ada", bearded), (71, "grace", portrait), (72, "ada", bearded), (73, "grace", portrait))
 DIGITS = QUICK | {"epochs": 15, "retrain_epochs": 15, "train_limit": 0}
 
 
@@ -47,11 +49,16 @@ def digits(tmp_path_factory, empty_store):
 
 @pytest.fixture(scope="module")
 def faces(digits):
-    """The id of a run on faces of which Ada's are scenes 0 to 4, and the folder of its export."""
-    source = str(folder(Path("photographs"), ada=5, grace=5))
-    prepare_photographs(FacesConfig(source=source, out="faces", device="cpu"))
-    config = {"dataset": "faces", "data_root": "faces", "epochs": 1, "retrain_epochs": 1}
+    """The id of a run on faces, of which Ada's have a beard, and the folder of its export."""
+    for seed in range(10):
+        name, person = PEOPLE[seed % 2]
+        path = Path("photographs", name, f"{seed}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene(seed, person=person).save(path)
+    prepare_photographs(FacesConfig(source="photographs", out="faces", device="cpu"))
+    config = {"dataset": "faces", "data_root": "faces", "epochs": 20, "retrain_epochs": 5}
     config |= {"rounds": 1, "device": "cpu", "batch_size": 4, "granularity": "unit"}
+    config |= {"reinit": "keep"}
     run_id = run_experiment(config_from(config))
     return run_id, exported(run_id, served="int8").resolve()
 
@@ -106,20 +113,20 @@ def test_the_model_says_what_it_takes_and_what_it_needs(digits, faces):
 
 def test_a_model_of_faces_names_photographs_and_says_where_there_is_none(faces):
     run_id, export_folder = faces
-    pictures = [in_base64(scene(0)), in_base64(scene(7), "JPEG"), in_base64(flower())]
-    pictures += [base64.b64encode(b"no picture").decode(), ""]
+    pictures = [in_base64(scene(seed, person=person), "JPEG") for seed, _, person in NEW]
+    pictures += [in_base64(flower()), base64.b64encode(b"no picture").decode(), ""]
     answers = model_of(export_folder).predict(None, pd.DataFrame({"photograph": pictures}))
-    assert [answer["photograph"] for answer in answers] == [0, 1, 2, 3, 4]
+    assert [answer["photograph"] for answer in answers] == list(range(7))
     outcomes = [answer["outcome"] for answer in answers]
-    assert outcomes == ["kept", "kept", "no_face", "unreadable", "unreadable"]
-    assert [answer["reason"] for answer in answers[3:]] == [
+    assert outcomes == ["kept"] * 4 + ["no_face", "unreadable", "unreadable"]
+    assert [answer["reason"] for answer in answers[5:]] == [
         "unknown image format",
         "the file is empty",
     ]
-    for answer in answers[:2]:
-        assert answer["name"] in {"ada", "grace"}
+    assert [answer["name"] for answer in answers[:4]] == [name for _, name, _ in NEW]
+    for answer in answers[:4]:
         assert sum(answer["probabilities"].values()) == pytest.approx(1)
-    for answer in answers[2:]:
+    for answer in answers[4:]:
         assert answer["name"] is None
     json.dumps(answers, allow_nan=False)
     assert load_network(run_id).class_names == ("ada", "grace")
@@ -269,9 +276,10 @@ def test_a_server_of_digits_answers_right_and_rejects_the_rest(digits, tmp_path)
 
 
 @pytest.mark.servers
-def test_a_server_of_faces_takes_photographs(faces, tmp_path):
+def test_a_server_of_faces_names_photographs_right(faces, tmp_path):
     _, export_folder = faces
-    texts = [in_base64(scene(1)), in_base64(flower())]
+    texts = [in_base64(scene(seed, person=person)) for seed, _, person in NEW]
+    texts.append(in_base64(flower()))
     with served_at(export_folder / "model", tmp_path) as address:
         for body in (
             {"dataframe_split": {"columns": ["photograph"], "data": [[text] for text in texts]}},
@@ -280,10 +288,10 @@ def test_a_server_of_faces_takes_photographs(faces, tmp_path):
         ):
             status, answer = post(address, body)
             assert status == 200, answer
-            first, second = answer["predictions"]
-            assert (first["outcome"], first["photograph"]) == ("kept", 0)
-            assert first["name"] in {"ada", "grace"}
-            assert (second["outcome"], second["name"], second["photograph"]) == ("no_face", None, 1)
+            *found, last = answer["predictions"]
+            assert [each["name"] for each in found] == [name for _, name, _ in NEW]
+            assert [each["photograph"] for each in found] == [0, 1, 2, 3]
+            assert (last["outcome"], last["name"], last["photograph"]) == ("no_face", None, 4)
         for data, message in {
             (): "must have 1 to 64 photographs, got 0",
             ("*",): "photograph 0 is not base64",

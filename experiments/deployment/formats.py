@@ -21,6 +21,7 @@ from pruning.checkpoint import load_checkpoint, save_checkpoint
 from pruning.packed import SHARED, load_packed, save_packed
 
 Model = Callable[[Tensor], Tensor]  # pixels in [0, 1], [N, channels, height, width], to logits
+ALIGNED = 8  # units of a layer are a multiple of it in int8 files: most convolutions need it
 SAME = 1e-5  # difference of logits that rounding may cause, of the largest logit
 
 
@@ -66,22 +67,26 @@ class Measured:
         return asdict(self)
 
 
-def compact_network(network: Network) -> Network:
+def compact_network(network: Network, multiple: int = 1) -> Network:
     """The smallest dense network with the same outputs (`models.compact`).
+
+    Args:
+        multiple: Of which each layer has units, as far as it can.
 
     Raises:
         ValueError: If its model does not state its units.
     """
-    small = compact(network.spec.architecture, network.module.network.state_dict(), network.masks)
+    state = network.module.network.state_dict()
+    small = compact(network.spec.architecture, state, network.masks, multiple)
     inputs = None if small.inputs is None else tuple(small.inputs.tolist())
     spec = replace(network.spec, compact=True, inputs=inputs)
     metadata = network.metadata | {"network": asdict(spec), "units": small.units}
     return Network(spec.build(small.state), small.masks, spec, metadata)
 
 
-def smallest(network: Network) -> Network:
+def smallest(network: Network, multiple: int = 1) -> Network:
     """Its compact network, or if its model does not state its units the network itself."""
-    return compact_network(network) if network.spec.architecture.widths else network
+    return compact_network(network, multiple) if network.spec.architecture.widths else network
 
 
 def accuracy_of(logits: Tensor, split: Split) -> float:
@@ -163,7 +168,7 @@ def write_float_onnx(request: Request, path: Path) -> Model:
 
 def write_int8_onnx(request: Request, path: Path) -> Model:
     """The same with 8-bit integers, calibrated on training images."""
-    quantise(smallest(request.network), request.data.train, path)
+    quantise(smallest(request.network, ALIGNED), request.data.train, path)
     return OnnxModel(path)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from datasets import View
 from experiments.deployment.formats import (
+    ALIGNED,
     FORMATS,
     Model,
     Request,
@@ -22,7 +23,8 @@ from experiments.rounds.network import Network, logits_of
 from models import linear_layers
 from pruning.checkpoint import save_checkpoint
 
-ALL, KEPT, LEFT = "all", "kept", "left"  # weights that are multiplied: LEFT are of units left
+ALL, KEPT = "all", "kept"  # weights that are multiplied
+LEFT, LEFT_ALIGNED = "left", "left_aligned"  # those of the units that are left
 SUFFIXES = {"torch": "safetensors", "sparse": "safetensors", "onnx": "onnx"}
 
 
@@ -34,7 +36,7 @@ class Form:
         title: What it is, for readers of a table.
         write: Writes its file; returns what computes, if that is not the network itself.
         loader: How it is run: a key of `probe.LOADERS`.
-        products: `ALL`, `KEPT` or `LEFT`.
+        products: Which weights it multiplies: `ALL`, `KEPT`, `LEFT` or `LEFT_ALIGNED`.
         dense: Whether it is of the dense network.
         against: The form that it is compared with.
     """
@@ -78,7 +80,7 @@ FORMS: dict[str, Form] = {
     "sparse": Form("its survivors, in the sparse engine", write_sparse, "sparse", KEPT),
     "compact": Form("its units that are left, in PyTorch", _form("compact"), "torch", LEFT),
     "onnx": Form("the same in ONNX Runtime", _form("onnx"), "onnx", LEFT, against="dense_onnx"),
-    "int8": Form("the same with int8", _form("int8"), "onnx", LEFT, against="dense_int8"),
+    "int8": Form("the same with int8", _form("int8"), "onnx", LEFT_ALIGNED, against="dense_int8"),
 }
 
 
@@ -93,7 +95,9 @@ def available(network: Network) -> list[str]:
 def multiply_adds(form: Form, network: Network) -> int:
     """Multiply-adds for an image."""
     uses = network.spec.architecture.uses
-    masks = smallest(network).masks if form.products == LEFT else network.masks
+    masks = network.masks
+    if form.products in (LEFT, LEFT_ALIGNED):
+        masks = smallest(network, ALIGNED if form.products == LEFT_ALIGNED else 1).masks
     kept = form.products == KEPT
     return sum(
         uses[name] * int(mask.sum() if kept else mask.numel()) for name, mask in masks.items()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from datasets import Split
+from experiments.deployment.maxima import pool_maxima
 from experiments.rounds.network import Network
 
 PIXELS, LOGITS = "pixels", "logits"  # names of the input and the output
@@ -50,6 +52,31 @@ class OnnxModel:
 
 def write_onnx(network: Network, path: Path) -> None:
     """Write a network as an ONNX file, for any number of images at a time."""
+    onnx.save(_graph(network), path)
+
+
+def quantise(network: Network, train: Split, path: Path) -> None:
+    """Write a network as an ONNX file with 8-bit integers.
+
+    Weights have a scale for each unit, activations one for each tensor, from the range that they
+    have on training images (Jacob et al. 2018, arXiv:1712.05877).
+    """
+    graph = pool_maxima(_graph(network))
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        ready = Path(folder, "ready.onnx")
+        quant_pre_process(graph, ready)
+        quantize_static(
+            ready,
+            path,
+            _Calibration(train),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def _graph(network: Network) -> onnx.ModelProto:
     example = torch.zeros(2, *network.spec.image_shape)
     with _quiet():
         program = torch.onnx.export(
@@ -61,29 +88,8 @@ def write_onnx(network: Network, path: Path) -> None:
             dynamic_shapes={PIXELS: {0: torch.export.Dim("images")}},
             verbose=False,
         )
-        assert program
-        program.save(path)
-
-
-def quantise(network: Network, train: Split, path: Path) -> None:
-    """Write a network as an ONNX file with 8-bit integers.
-
-    Weights have a scale for each unit, activations one for each tensor, from the range that they
-    have on training images (Jacob et al. 2018, arXiv:1712.05877).
-    """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        plain, ready = Path(folder, "plain.onnx"), Path(folder, "ready.onnx")
-        write_onnx(network, plain)
-        quant_pre_process(plain, ready)
-        quantize_static(
-            ready,
-            path,
-            _Calibration(train),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+    assert program
+    return program.model_proto
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

@@ -59,7 +59,7 @@ def best_round(run: str, sparsity: float) -> int:
         raise ValueError(f"{run} has no complete rounds; run must be one experiment")
     sparse = {n: row for n, row in rounds.items() if row["sparsity"] >= sparsity - ROUNDING}
     if not sparse:
-        most = max((row["sparsity"] for row in rounds.values()), default=0.0)
+        most = max(row["sparsity"] for row in rounds.values())
         raise ValueError(f"sparsity must be at most {most:.4f}, that of the sparsest round")
     return max(sparse, key=lambda n: (sparse[n]["valid_accuracy"], sparse[n]["sparsity"]))
 
