@@ -102,6 +102,10 @@ COMMANDS = {
         "Compare samplers of a search on formulas whose best settings are known.",
         "experiments.bench.sampling:main",
     ),
+    "bench_records": Command(
+        "Measure how few bytes a network takes at which test error, beside published figures.",
+        "experiments.bench.records:main",
+    ),
     "mlproject": Command(
         "Rewrite MLproject and docs/parameters.md from experiments/config/.",
         "experiments.mlproject:main",
