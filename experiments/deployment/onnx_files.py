@@ -22,7 +22,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from datasets import Split
-from experiments.deployment.maxima import pool_maxima
+from experiments.deployment.integers import for_integers
 from experiments.rounds.network import Network
 
 PIXELS, LOGITS = "pixels", "logits"  # names of the input and the output
@@ -61,7 +61,7 @@ def quantise(network: Network, train: Split, path: Path) -> None:
     Weights have a scale for each unit, activations one for each tensor, from the range that they
     have on training images (Jacob et al. 2018, arXiv:1712.05877).
     """
-    graph = pool_maxima(_graph(network))
+    graph = for_integers(_graph(network))
     with tempfile.TemporaryDirectory() as folder, _quiet():
         ready = Path(folder, "ready.onnx")
         quant_pre_process(graph, ready)
