@@ -111,7 +111,12 @@ COMMANDS = {
         "experiments.mlproject:main",
     ),
 }
-RESUMABLE = ("compare", "tune", "prepare_faces")  # the same command continues where it stopped
+RESUMABLE = (
+    "compare",
+    "tune",
+    "prepare_faces",
+    "bench_records",
+)  # the same command continues where it stopped
 
 
 def run_command(name: str, argv: Sequence[str]) -> None:

@@ -25,7 +25,8 @@ class Compact:
         state: Its values.
         masks: Of `state`: which weights survive, of those between units that are left.
         inputs: The values of a flattened image that it reads, int64; None: all of them.
-        units: Numbers of units before and after, by name of the layer that computes them.
+        units: Numbers of units before and after, by name of the layer that computes them; those
+            that only make a multiple count.
     """
 
     state: State
@@ -37,13 +38,14 @@ class Compact:
 def compact(architecture: Architecture, state: State, masks: Masks, multiple: int = 1) -> Compact:
     """The smallest dense network with the same outputs, up to the order of sums.
 
-    At least one unit of each layer stays.
+    At least one unit of each layer stays, or a multiple of some number.
 
     Args:
         state: On the CPU; pruned weights count as zero.
         masks: Of any kind, single weights or whole units.
-        multiple: Each layer keeps units without effect until their number is a multiple of this one
-            (or none is left): 8-bit convolutions are faster with multiples of 8.
+        multiple: A layer keeps units without effect until the number of its units is a multiple of
+            this, or it has all of them: convolutions of 8-bit integers need multiples of 8 to be
+            fast.
 
     Raises:
         ValueError: If the model does not state its units.

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from datasets import Split, View
 from experiments.deployment.formats import ALIGNED, smallest
@@ -91,6 +92,49 @@ def test_a_kernel_of_squares_does_what_the_kernel_does(side):
     outputs = F.conv2d(F.pixel_unshuffle(images, 2), large, padding=large.shape[-1] // 2)
     by_pixel = outputs.unflatten(1, (4, 3)).transpose(1, 2).flatten(1, 2)
     assert torch.allclose(F.pixel_shuffle(by_pixel, 2), expected, atol=1e-5)
+
+
+class Own(nn.Module):
+    """A convolution, a maximum of halves, a pooling; pixels are as they are."""
+
+    def __init__(self, convolution, pooling):
+        super().__init__()
+        self.convolution, self.pooling = convolution, pooling
+
+    def forward(self, pixels):
+        first, second = self.convolution(pixels).chunk(2, dim=1)
+        return self.pooling(torch.maximum(first, second)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "pooling", "channels", "squares"),
+    [
+        (nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2), 1, True),
+        (nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.MaxPool2d(2), 1, True),
+        (nn.Conv2d(1, 6, 1), nn.MaxPool2d(2), 1, True),
+        (nn.Conv2d(3, 6, 5, padding=2), nn.MaxPool2d(2), 3, False),
+        (nn.Conv2d(1, 6, 4, padding=2), nn.MaxPool2d(2), 1, False),
+        (nn.Conv2d(1, 6, (3, 5), padding=(1, 2)), nn.MaxPool2d(2), 1, False),
+        (nn.Conv2d(1, 6, 5, padding=2, stride=2), nn.MaxPool2d(2), 1, False),
+        (nn.Conv2d(1, 6, 5, padding=4, dilation=2), nn.MaxPool2d(2), 1, False),
+        (nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(3, 2, 1), 1, False),
+        (nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2, 2, 1, dilation=2), 1, False),
+        (nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2, dilation=2, ceil_mode=True), 1, False),
+    ],
+)
+def test_squares_are_read_where_they_give_the_same(convolution, pooling, channels, squares):
+    pixels = torch.rand(2, channels, 12, 16, generator=torch.Generator().manual_seed(0))
+    model = Own(convolution, pooling).eval()
+    program = torch.onnx.export(
+        model, (pixels,), dynamo=True, input_names=["pixels"], verbose=False
+    )
+    after = for_integers(program.model_proto)
+    kinds = Counter(node.op_type for node in after.graph.node)
+    assert kinds["SpaceToDepth"] == squares
+    assert kinds["Max"] == 0
+    with torch.no_grad():
+        expected = model(pixels).numpy()
+    assert np.allclose(logits(after, pixels.numpy()), expected, atol=1e-5)
 
 
 def test_a_graph_without_such_operations_stays_as_it_is(tmp_path):

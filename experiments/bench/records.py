@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,15 +24,20 @@ from experiments.processes.program import PROGRAM
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.network import logits_of
+from experiments.tracking.networks import best_round, load_network
+from pruning.checkpoint import write_whole
 from pruning.sizes import sparsity
 
-PUBLISHED = {  # of LeNet-300-100 on MNIST: bytes, test error in %
+LENET = "lenet_300_100 on mnist"
+PUBLISHED = {  # of LENET: bytes, test error in %
     "Han et al. 2016": (27_000, 1.58),
     "Ullrich et al. 2017": (16_700, 1.94),
-    "Louizos et al. 2017": (9_400, 1.8),
+    "sparse variational dropout,\nin Louizos et al. 2017": (9_400, 1.8),
     "Oktay et al. 2020": (8_560, 1.9),
 }
+KEY = ["run", "round", "shared_values"]
 SETTING = ["sparsity", "shared_values"]
+RESULTS = ["left", "bytes", "valid_error", "test_error"]
 ROWS, PICTURE = "records.csv", "records.png"
 
 
@@ -43,60 +47,94 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", required=True, help="ids of runs, or folders of checkpoints")
     parser.add_argument(
         "--sparsities",
-        default="0.92,0.94,0.96,0.97,0.98",
-        help="least sparsity of a network (default: 0.92,0.94,0.96,0.97,0.98)",
+        default="0.92,0.94,0.95,0.97,0.98",
+        help="least sparsity of a network (default: 0.92,0.94,0.95,0.97,0.98)",
     )
     parser.add_argument(
         "--shared_values", default="4,6,8,16", help="values of a tensor (default: 4,6,8,16)"
     )
     parser.add_argument("--out", default="records", help="output folder (default: records)")
     args = parser.parse_args(argv)
-    sparsities = _numbers("sparsities", args.sparsities)
-    counts = [int(count) for count in _numbers("shared_values", args.shared_values)]
+    columns = (args.sparsities, args.shared_values, args.runs)
+    configs = [
+        validated(
+            ExportConfig,
+            {"run": run, "sparsity": least, "shared_values": count}
+            | {"values": "shared", "formats": "packed"},
+        )
+        for least, count, run in product(*(text.split(",") for text in columns))
+    ]
+    title, asked = check_all(configs)
     folder = Path(args.out)
-    rows = _read(folder / ROWS)
-    for least, count, run in product(sparsities, counts, args.runs.split(",")):
-        asked = {"run": run, "sparsity": least, "shared_values": count}
-        if any(asked.items() <= row.items() for row in rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = read_rows(folder / ROWS)
+    for key, config in asked:
+        if key in packed:
             continue
         raise_if_interrupted()
-        rows.append(asked | pack(asked))
-        folder.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(folder / ROWS, index=False)
+        packed[key] = pack(config)
+        rows = [dict(zip(KEY, known, strict=True)) | row for known, row in packed.items()]
+        write_whole(folder / ROWS, pd.DataFrame(rows).to_csv(index=False).encode())
         print_line(" ".join(f"{name}={value}" for name, value in rows[-1].items()))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        dict(zip(KEY, key, strict=True)) | {"sparsity": config.sparsity} | packed[key]
+        for key, config in asked
+    )
     print_line(f"\n{table_text(summary(table))}")
-    draw_records(table).savefig(folder / PICTURE)
+    draw_records(table, title).savefig(folder / PICTURE)
     print_line(f"\nTable and picture: {folder}")
 
 
-def _numbers(name: str, text: str) -> list[float]:
+Key = tuple[str, int, int]  # run, round, shared values
+
+
+def check_all(configs: Sequence[ExportConfig]) -> tuple[str, list[tuple[Key, ExportConfig]]]:
+    """What all runs trained, as text, and the network that each config names.
+
+    Raises:
+        ValueError: If a network does not exist, or the runs have not the same model and data.
+    """
+    trained: dict[str, str] = {}
+    asked = []
+    for config in configs:
+        if config.run not in trained:
+            check_source(config.run)
+            network = load_network(config.run, 0)
+            trained[config.run] = f"{network.spec.model} on {network.metadata['config']['dataset']}"
+        try:
+            number = best_round(config.run, config.sparsity)
+        except ValueError as error:
+            raise ValueError(f"run {config.run}: {error}") from None
+        asked.append(((config.run, number, config.shared_values), config))
+    if len(set(trained.values())) > 1:
+        raise ValueError(f"all runs must have one model and data, got {trained}")
+    return next(iter(trained.values())), asked
+
+
+def read_rows(path: Path) -> dict[Key, dict[str, float]]:
+    """The results that a file has."""
+    if not path.exists():
+        return {}
     try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{name} must be numbers, separated by commas, got {text}") from None
+        table = pd.read_csv(path, dtype={"run": str}, keep_default_na=False)
+        table = table.astype({"round": int, "shared_values": int})
+        table = table.astype(dict.fromkeys(RESULTS, float) | {"bytes": int})
+        rows = table[KEY + RESULTS].itertuples(index=False, name=None)
+        return {row[:3]: dict(zip(RESULTS, row[3:], strict=True)) for row in rows}
+    except (ValueError, KeyError):
+        raise ValueError(f"{path} is damaged: delete it, or use another out") from None
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    return pd.read_csv(path).to_dict("records") if path.exists() else []  # type: ignore[return-value]
-
-
-def pack(asked: dict[str, Any]) -> dict[str, Any]:
-    """Pack one network with shared values; returns its results, errors in %."""
-    check_source(asked["run"])
-    settings = {"values": "shared", "formats": "packed"}
-    request = request_of(validated(ExportConfig, asked | settings))
+def pack(config: ExportConfig) -> dict[str, float]:
+    """Pack one network; returns its results, errors in %."""
+    request = request_of(config)
     network, test = request.network, request.data.test
     assert test
     with TemporaryDirectory() as place:
         made = write_format("packed", request, Path(place), logits_of(network.module, test))
-    return {
-        "round": network.round,
-        "left": round(100 * (1 - sparsity(network.masks)), 2),  # % of the weights
-        "bytes": made.bytes,
-        "valid_error": round(100 * (1 - made.valid_accuracy), 4),
-        "test_error": round(100 * (1 - made.test_accuracy), 4),
-    }
+    left = 100 * (1 - sparsity(network.masks))  # % of the weights
+    errors = [round(100 * (1 - each), 4) for each in (made.valid_accuracy, made.test_accuracy)]
+    return dict(zip(RESULTS, (round(left, 2), made.bytes, *errors), strict=True))
 
 
 def summary(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -125,12 +163,12 @@ def front_of(means: pd.DataFrame) -> pd.DataFrame:
 
 
 @report_style
-def draw_records(table: pd.DataFrame) -> Figure:
+def draw_records(table: pd.DataFrame, title: str) -> Figure:
     """Test error against bytes: means over the runs with their range, and published figures."""
     groups = table.groupby(SETTING)
     means = groups[["bytes", "valid_error", "test_error"]].mean()
     least, most = groups["test_error"].min(), groups["test_error"].max()
-    figure, (axis,) = new_figure("Bytes of LeNet-300-100 on MNIST", 1)
+    figure, (axis,) = new_figure(f"Bytes of {title}")
     spread = [means["test_error"] - least, most - means["test_error"]]
     axis.errorbar(
         means["bytes"] / 1000,
@@ -140,11 +178,11 @@ def draw_records(table: pd.DataFrame) -> Figure:
         ms=4,
         lw=0.8,
         color=COLOURS[0],
-        label=f"Weight Loss, mean and range of {groups.size().max()} runs",
+        label=f"Weight Loss, mean and range of {table['run'].nunique()} runs",
     )
     front = front_of(means)
     axis.plot(front["bytes"] / 1000, front["test_error"], color=COLOURS[0], lw=1)
-    for name, (size, error) in PUBLISHED.items():
+    for name, (size, error) in PUBLISHED.items() if title == LENET else ():
         axis.plot(size / 1000, error, "D", ms=5, color=INK)
         axis.annotate(name, (size / 1000, error), (6, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")

@@ -21,7 +21,7 @@ from pruning.checkpoint import load_checkpoint, save_checkpoint
 from pruning.packed import SHARED, load_packed, save_packed
 
 Model = Callable[[Tensor], Tensor]  # pixels in [0, 1], [N, channels, height, width], to logits
-ALIGNED = 8  # units of a layer are a multiple of it in int8 files: most convolutions need it
+ALIGNED = 8  # of which the layers of int8 files have a multiple: fast convolutions need it
 SAME = 1e-5  # difference of logits that rounding may cause, of the largest logit
 
 
@@ -71,7 +71,8 @@ def compact_network(network: Network, multiple: int = 1) -> Network:
     """The smallest dense network with the same outputs (`models.compact`).
 
     Args:
-        multiple: Of which each layer has units, as far as it can.
+        multiple: A layer keeps units without effect until the number of its units is a multiple of
+            this.
 
     Raises:
         ValueError: If its model does not state its units.
@@ -167,7 +168,7 @@ def write_float_onnx(request: Request, path: Path) -> Model:
 
 
 def write_int8_onnx(request: Request, path: Path) -> Model:
-    """The same with 8-bit integers, calibrated on training images."""
+    """The compact network with 8-bit integers, and a few more units (`ALIGNED`)."""
     quantise(smallest(request.network, ALIGNED), request.data.train, path)
     return OnnxModel(path)
 

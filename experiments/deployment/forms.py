@@ -36,7 +36,8 @@ class Form:
         title: What it is, for readers of a table.
         write: Writes its file; returns what computes, if that is not the network itself.
         loader: How it is run: a key of `probe.LOADERS`.
-        products: Which weights it multiplies: `ALL`, `KEPT`, `LEFT` or `LEFT_ALIGNED`.
+        products: Which weights it multiplies: `ALL`, `KEPT`, `LEFT` or `LEFT_ALIGNED`. Zeros that
+            fill the kernel of grey images do not count (deployment/integers.py).
         dense: Whether it is of the dense network.
         against: The form that it is compared with.
     """
@@ -80,7 +81,9 @@ FORMS: dict[str, Form] = {
     "sparse": Form("its survivors, in the sparse engine", write_sparse, "sparse", KEPT),
     "compact": Form("its units that are left, in PyTorch", _form("compact"), "torch", LEFT),
     "onnx": Form("the same in ONNX Runtime", _form("onnx"), "onnx", LEFT, against="dense_onnx"),
-    "int8": Form("the same with int8", _form("int8"), "onnx", LEFT_ALIGNED, against="dense_int8"),
+    "int8": Form(
+        "that with int8, units aligned", _form("int8"), "onnx", LEFT_ALIGNED, against="dense_int8"
+    ),
 }
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx_ir import DataType, Node, Value, tensor
+from onnxscript.ir import DataType, Node, Value, tensor
 from onnxscript.rewriter import MatchResult, RewriteRule, rewrite
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # channels of [N, channels, height, width], and back
-PHASES = tuple(product((0, 1), (0, 1)))  # of a square of 2x2: rows and columns
+PHASES = tuple(product((0, 1), (0, 1)))  # row and column of each pixel of a square of 2x2
 
 
 def for_integers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -65,16 +65,10 @@ def _is_grey(
     convolution, pooling = _made(values), _made(result)
     constants = [_constant(each) for each in convolution.inputs[1:]]
     side = constants[0].shape[-1] if all(each.size for each in constants) else 0
-    expected = {
-        "kernel_shape": [side, side],
-        "pads": [side // 2] * 4,
-        "strides": [1, 1],
-        "dilations": [1, 1],
-    }
-    same = all(_numbers(convolution, name) == each for name, each in expected.items())
+    same = _window(convolution) == ([side, side], [1, 1], [1, 1], [side // 2] * 4)
+    squares = _window(pooling) == ([2, 2], [2, 2], [1, 1], [0] * 4)
     even = [1, *(2 * size for size in _sizes(result)[1:])]
-    squares = all(_numbers(pooling, name) == [2, 2] for name in ("kernel_shape", "strides"))
-    if not (found and side and same and squares) or _sizes(pixels) != even:
+    if not (found and side % 2 and same and squares) or _sizes(pixels) != even:
         found.fail("this is not a convolution of a grey image whose squares of 2x2 are pooled")
     return found
 
@@ -91,9 +85,16 @@ def _constant(value: Value | None) -> NDArray[np.float32]:
     return constant.numpy() if constant else np.zeros(0, np.float32)
 
 
-def _numbers(node: Node, name: str) -> list[int]:
-    attribute = node.attributes.get(name)
-    return list(attribute.as_ints()) if attribute else []
+def _window(node: Node) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Of a convolution or pooling: the kernel's sides, strides, dilations, padding."""
+
+    def numbers(name: str, default: list[int]) -> list[int]:
+        attribute = node.attributes.get(name)
+        return list(attribute.as_ints()) if attribute else default
+
+    one = [1, 1]
+    kernel, strides = numbers("kernel_shape", []), numbers("strides", one)
+    return kernel, strides, numbers("dilations", one), numbers("pads", [0] * 4)
 
 
 def _sizes(value: Value) -> list[int]:
@@ -134,11 +135,11 @@ def squares_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     reach = side // 2
     around = range(-((reach + 1) // 2), (reach + 1) // 2 + 1)  # squares that a square reads
     large = np.zeros((4, outputs, 4, len(around), len(around)), kernel.dtype)
-    for (out, (bottom, right)), (source, (up, left)) in product(enumerate(PHASES), repeat=2):
+    for (made, (y_made, x_made)), (read, (y_read, x_read)) in product(enumerate(PHASES), repeat=2):
         for (row, y), (column, x) in product(enumerate(around), repeat=2):
-            down, across = 2 * y + up - bottom + reach, 2 * x + left - right + reach
-            if 0 <= down < side and 0 <= across < side:
-                large[out, :, source, row, column] = kernel[:, 0, down, across]
+            down, right = 2 * y + y_read - y_made + reach, 2 * x + x_read - x_made + reach
+            if 0 <= down < side and 0 <= right < side:
+                large[made, :, read, row, column] = kernel[:, 0, down, right]
     return large.reshape(4 * outputs, 4, len(around), len(around))
 
 
