@@ -70,7 +70,7 @@ def measure(config: MeasureConfig) -> Path:
     table.to_csv(folder / f"{MEASUREMENTS}.csv", index=False)
     lines = no_gain(table)
     (folder / f"{MEASUREMENTS}.md").write_text(markdown_table(table, text, lines))
-    draw_costs(table).savefig(folder / f"{MEASUREMENTS}.png")
+    draw_costs(table).savefig(folder / f"{MEASUREMENTS}.png", facecolor="white")
     if is_run_id(config.run):
         files = [folder / f"{MEASUREMENTS}.{kind}" for kind in ("csv", "md", "png")]
         log_files(config.run, files, f"{MEASUREMENTS}/round_{request.network.round:02d}")
