@@ -111,12 +111,7 @@ COMMANDS = {
         "experiments.mlproject:main",
     ),
 }
-RESUMABLE = (
-    "compare",
-    "tune",
-    "prepare_faces",
-    "bench_records",
-)  # the same command continues where it stopped
+RESUMABLE = ("compare", "tune", "prepare_faces", "bench_records")  # by the same command
 
 
 def run_command(name: str, argv: Sequence[str]) -> None:

@@ -25,8 +25,7 @@ class Compact:
         state: Its values.
         masks: Of `state`: which weights survive, of those between units that are left.
         inputs: The values of a flattened image that it reads, int64; None: all of them.
-        units: Numbers of units before and after, by name of the layer that computes them; those
-            that only make a multiple count.
+        units: Numbers of units before and after, by name of the layer that computes them.
     """
 
     state: State
@@ -38,7 +37,7 @@ class Compact:
 def compact(architecture: Architecture, state: State, masks: Masks, multiple: int = 1) -> Compact:
     """The smallest dense network with the same outputs, up to the order of sums.
 
-    At least one unit of each layer stays, or a multiple of some number.
+    At least one unit of each layer stays.
 
     Args:
         state: On the CPU; pruned weights count as zero.

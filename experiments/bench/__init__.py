@@ -1,1 +1,1 @@
-"""Benchmarks of training steps, face detection and searches."""
+"""Benchmarks of training steps, face detection, searches and file sizes."""

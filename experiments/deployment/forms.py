@@ -82,7 +82,11 @@ FORMS: dict[str, Form] = {
     "compact": Form("its units that are left, in PyTorch", _form("compact"), "torch", LEFT),
     "onnx": Form("the same in ONNX Runtime", _form("onnx"), "onnx", LEFT, against="dense_onnx"),
     "int8": Form(
-        "that with int8, units aligned", _form("int8"), "onnx", LEFT_ALIGNED, against="dense_int8"
+        "the same with int8, units aligned",
+        _form("int8"),
+        "onnx",
+        LEFT_ALIGNED,
+        against="dense_int8",
     ),
 }
 
