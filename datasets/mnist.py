@@ -7,7 +7,7 @@ LeCun et al. 1998; Xiao et al. 2017, arXiv:1708.07747. The raw IDX files are eno
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,10 +81,11 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
     """Download to a temporary folder, then rename: an interruption leaves nothing behind."""
     from filelock import FileLock
 
-    final = root / kind.__name__
+    final, lock = root / kind.__name__, root / f".{kind.__name__}.lock"
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{kind.__name__}.lock", timeout=LOCK_SECONDS), socket_timeout():
+        with FileLock(lock, timeout=LOCK_SECONDS), socket_timeout():
             if _complete(final / "raw"):  # another process has downloaded it
                 return
             with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
@@ -95,6 +96,10 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
                     )
                 (Path(partial) / kind.__name__).rename(final)
     except (RuntimeError, OSError) as error:
+        with suppress(OSError):
+            lock.unlink()
+            for folder in made:
+                folder.rmdir()  # another process may have written to it: only if it is empty
         reason = str(error).strip().split("\n")[-1].strip("<>")  # of torchvision's list of mirrors
         problem = f"{kind.__name__} is not in {root} and cannot be downloaded"
         raise DataUnavailableError(

@@ -263,6 +263,8 @@ def test_a_server_of_digits_answers_right_and_rejects_the_rest(digits, tmp_path)
             b'{"inputs": []}': "Failed to enforce schema",
             b'{"inputs": "abc"}': "Failed to convert data",
             b'{"inputs": [[1], [1, 2]]}': "inhomogeneous shape",
+            b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}": "Ensure that the input",
+            b'{"inputs": ' + b"[" * 100_000: "the JSON is nested too deeply",
             json.dumps({"inputs": pixels[:, 0].tolist()}).encode(): "does not match expected shape",
             json.dumps({"inputs": (pixels * np.nan).tolist()}).encode(): "got values from nan",
             json.dumps({"inputs": (pixels * 255).tolist()}).encode(): "pixels must be in [0, 1]",

@@ -1,5 +1,7 @@
 """The command export: every file is checked to be the network that it says it is."""
 
+import os
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -13,7 +15,8 @@ from experiments.config.experiment import config_from
 from experiments.config.export import ExportConfig
 from experiments.config.parameters import validated
 from experiments.deployment.clusters import train_shared
-from experiments.deployment.formats import Request, write_format
+from experiments.deployment.formats import FORMATS, Request, write_format
+from experiments.deployment.model import put_whole
 from experiments.deployment.onnx_files import OnnxModel
 from experiments.export import export
 from experiments.rounds.network import data_of, evaluate, logits_of
@@ -220,6 +223,36 @@ def test_only_what_an_export_made_is_replaced_or_logged(digits_run, tmp_path):
     assert sorted(Path(file.path).name for file in logged) == [
         *("checkpoint.safetensors", "export.csv", "packed.wlp")
     ]
+
+
+@pytest.mark.parametrize("name", ["compact", "packed", "onnx", "int8"])
+def test_a_full_disk_is_named_and_leaves_no_part_of_a_file(digits_run, tmp_path, capsys, name):
+    file = tmp_path / FORMATS[name].file
+    file.with_name(f".{file.name}.{os.getpid()}").symlink_to("/dev/full")
+    words = [f"--run={digits_run[0]}", f"--formats={name}", f"--out={tmp_path}"]
+    with pytest.raises(SystemExit) as stop:
+        run_command("export", words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: the disk is full, nothing can be written to {file}: "
+        "free some space, then try again"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_model_that_cannot_be_copied_replaces_none(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "MLmodel").write_text(name)
+    (tmp_path / "new/network").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(shutil.Error):
+        put_whole(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old/MLmodel").read_text() == "old"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "old"]
+    (tmp_path / "new/network").unlink()
+    put_whole(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old/MLmodel").read_text() == "new"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "old"]
 
 
 def test_a_model_that_does_not_state_its_units_is_exported_as_it_is(

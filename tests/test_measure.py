@@ -11,7 +11,7 @@ from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
 from experiments.config.export import MeasureConfig
 from experiments.config.parameters import validated
-from experiments.deployment.costs import draw_costs, metrics_of, no_gain
+from experiments.deployment.costs import cells_of, draw_costs, metrics_of, no_gain
 from experiments.deployment.formats import ALIGNED, smallest
 from experiments.deployment.forms import FORMS
 from experiments.deployment.timing import Probe, Source, Times, take_times
@@ -96,6 +96,7 @@ def test_the_tables_and_the_picture_are_in_mlflow(measured):
     for name in FORMS:
         assert f"| {name} |" in page
     assert "20 queries of each form, in turns, or 5 s" in page
+    assert page.count(" 20 queries ms (p90, p99) |") == len(cells_of(table))
     assert "* masked gains nothing over dense in: file (100%)" in page
 
 

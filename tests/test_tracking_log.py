@@ -242,8 +242,10 @@ def test_an_unreachable_server_is_one_line(store, monkeypatch, capsys):
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert "secret" not in errors
-    last = errors.splitlines()[-1]
-    assert last.startswith("error: the tracking server http://127.0.0.1:9 does not answer")
+    assert errors.splitlines()[-1] == (
+        "error: the tracking server http://127.0.0.1:9 does not answer (Connection refused): "
+        "start it, or set MLFLOW_TRACKING_URI to another"
+    )
     assert "Traceback" not in errors
 
 

@@ -79,7 +79,8 @@ def wide(table: pd.DataFrame) -> dict[str, list[str]]:
     }
     for threads, batch in cells:
         cell = _cell(table, threads, batch)
-        columns[f"{cell_text(threads, batch)}\nms (p90, p99)"] = [
+        queries = " to ".join(map(str, sorted({cell["queries"].min(), cell["queries"].max()})))
+        columns[f"{cell_text(threads, batch)}\n{queries} queries\nms (p90, p99)"] = [
             f"{row['p50_ms']:.3f} ({row['p90_ms']:.3f}, {row['p99_ms']:.3f})"
             for _, row in cell.iterrows()
         ]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import tempfile
 from io import BytesIO
@@ -46,9 +47,19 @@ def write_model(request: Request, network_file: Path, folder: Path) -> None:
         made = Path(place, "model")
         needed = REQUIREMENTS if preparation is None else REQUIREMENTS + FACE_REQUIREMENTS
         save_served(made, SCRIPT, files, example, answer, needed)
-        if (folder / "MLmodel").exists():  # an earlier export
+        put_whole(made, folder)
+
+
+def put_whole(made: Path, folder: Path) -> None:
+    """Copy a model, all or nothing, in place of an earlier one."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        shutil.copytree(made, beside)
+        if folder.exists():
             shutil.rmtree(folder)
-        shutil.copytree(made, folder)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def photographs_of(pixels: Any) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from torch import Tensor
 from datasets import Split
 from experiments.deployment.integers import for_integers
 from experiments.rounds.network import Network
+from pruning.checkpoint import write_whole
 
 PIXELS, LOGITS = "pixels", "logits"  # names of the input and the output
 CALIBRATION_IMAGES = 512  # the first ones of the training images, in their own order
@@ -52,7 +53,7 @@ class OnnxModel:
 
 def write_onnx(network: Network, path: Path) -> None:
     """Write a network as an ONNX file, for any number of images at a time."""
-    onnx.save(_graph(network), path)
+    write_whole(path, _graph(network).SerializeToString())
 
 
 def quantise(network: Network, train: Split, path: Path) -> None:
@@ -63,17 +64,18 @@ def quantise(network: Network, train: Split, path: Path) -> None:
     """
     graph = for_integers(_graph(network))
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        ready = Path(folder, "ready.onnx")
+        ready, made = Path(folder, "ready.onnx"), Path(folder, "made.onnx")
         quant_pre_process(graph, ready)
         quantize_static(
             ready,
-            path,
+            made,
             _Calibration(train),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+        write_whole(path, made.read_bytes())
 
 
 def _graph(network: Network) -> onnx.ModelProto:

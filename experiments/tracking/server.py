@@ -45,8 +45,18 @@ def check_tracking() -> None:
     except Exception as error:  # each kind of store raises its own errors
         raise ValueError(
             f"the tracking server {without_login(mlflow.get_tracking_uri())} does not answer "
-            f"({describe_error(error)}): start it, or set MLFLOW_TRACKING_URI to another"
+            f"({describe_error(_origin(error))}): start it, or set MLFLOW_TRACKING_URI to another"
         ) from None
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What the system said, if that is where an error began: requests wraps it five times."""
+    inner: BaseException | None = error
+    while inner:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return error
 
 
 def attached_run() -> str | None:
