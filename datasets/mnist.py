@@ -85,7 +85,7 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=LOCK_SECONDS), socket_timeout():
+        with FileLock(lock, timeout=LOCK_SECONDS), removed(lock), socket_timeout():
             if _complete(final / "raw"):  # another process has downloaded it
                 return
             with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
@@ -96,10 +96,9 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
                     )
                 (Path(partial) / kind.__name__).rename(final)
     except (RuntimeError, OSError) as error:
-        with suppress(OSError):
-            lock.unlink()
+        with suppress(OSError):  # another process may have written to them, or be waiting there
             for folder in made:
-                folder.rmdir()  # another process may have written to it: only if it is empty
+                folder.rmdir()
         reason = str(error).strip().split("\n")[-1].strip("<>")  # of torchvision's list of mirrors
         problem = f"{kind.__name__} is not in {root} and cannot be downloaded"
         raise DataUnavailableError(
@@ -107,6 +106,15 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
             "use another data_root, or dataset=digits",
             problem,
         ) from None
+
+
+@contextmanager
+def removed(lock: Path) -> Iterator[None]:
+    """Remove the file of a lock before it is released: who waits for it sees that, and retries."""
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
 
 from datasets import DataUnavailableError, load_splits
 from tests.conftest import mnist_root
@@ -143,6 +145,17 @@ def test_a_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
             with pytest.raises(DataUnavailableError, match="cannot be downloaded"):
                 load_splits("mnist", str(root), seed=0)
     assert list(tmp_path.iterdir()) == [web]
+
+
+def test_a_process_that_waits_in_vain_leaves_the_lock_to_the_one_that_downloads(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["datasets.mnist"], "LOCK_SECONDS", 0.1)
+    lock = tmp_path / ".MNIST.lock"
+    with FileLock(lock):
+        with pytest.raises(DataUnavailableError, match="cannot be downloaded"):
+            load_splits("mnist", str(tmp_path), seed=0)
+        assert lock.exists()
 
 
 @pytest.mark.real_data
