@@ -12,7 +12,7 @@ read_json: Any = scoring_server._decode_json_input
 
 
 def read_json_or_reject(content: Any) -> Any:
-    """MLflow 3.17 answers 500, "server error", to JSON that is nested too deeply to be read."""
+    """As MLflow 3.17 reads JSON, except that too deep nesting gets status 400 instead of 500."""
     try:
         return read_json(content)
     except RecursionError:
