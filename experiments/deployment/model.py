@@ -51,13 +51,22 @@ def write_model(request: Request, network_file: Path, folder: Path) -> None:
 
 
 def put_whole(made: Path, folder: Path) -> None:
-    """Copy a model, all or nothing, in place of an earlier one."""
+    """Copy a model, all or nothing, in place of an earlier one.
+
+    Raises:
+        OSError: If it cannot be written; the error names `folder`.
+    """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        shutil.copytree(made, beside)
+        beside.mkdir()
+        for path in sorted(made.rglob("*")):  # folders before their files
+            copied = beside / path.relative_to(made)
+            copied.mkdir() if path.is_dir() else shutil.copyfile(path, copied)
         if folder.exists():
             shutil.rmtree(folder)
         beside.rename(folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
