@@ -250,7 +250,11 @@ def test_a_model_that_cannot_be_copied_replaces_none(tmp_path):
     assert (tmp_path / "old/MLmodel").read_text() == "old"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "old"]
     (tmp_path / "new/network").unlink()
+    left = tmp_path / f".old.{os.getpid()}"  # by a killed process that had the same number
+    left.mkdir()
+    (left / "half").touch()
     put_whole(tmp_path / "new", tmp_path / "old")
+    assert [each.name for each in (tmp_path / "old").iterdir()] == ["MLmodel"]
     assert (tmp_path / "old/MLmodel").read_text() == "new"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "old"]
 

@@ -57,6 +57,7 @@ def put_whole(made: Path, folder: Path) -> None:
         OSError: If it cannot be written; the error names `folder`.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)  # left by a killed process that had this number
     try:
         beside.mkdir()
         for path in sorted(made.rglob("*")):  # folders before their files
