@@ -4,20 +4,27 @@ Samaria & Harter 1994: the ORL faces, in Sam Roweis' version of 64x64 pixels wit
 aligned. They are enlarged to the size of `faces` and used like them.
 """
 
+import hashlib
 import sys
 import warnings
 from contextlib import redirect_stdout
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from datasets.mnist import socket_timeout
 from datasets.photographs import CROP, SIDE
 from datasets.splits import DataUnavailableError, Images
+from pruning.files import read_whole
 
-FILE = "olivetti_py3.pkz"  # the name that scikit-learn uses
+FILE = "olivettifaces.mat"  # Roweis' file, as scikit-learn downloads it
+ADDRESS = "https://ndownloader.figshare.com/files/5976027"
+SHA256 = "b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794"
+MOST_BYTES = 100_000_000  # of a file that is read at all
 EACH = 10  # portraits per person
 VALID, TEST = 2, 1  # of these
 
@@ -25,26 +32,52 @@ VALID, TEST = 2, 1  # of these
 def olivetti(root: Path) -> Images:
     """The Olivetti faces: for each person 7 for training, 2 for validation, 1 for testing.
 
+    Only the original file is read, which its digest identifies: scikit-learn's own copy is a
+    pickle, which can contain code.
+
     Raises:
         DataUnavailableError: If they are damaged, or neither on disk nor downloadable.
     """
-    from sklearn.datasets import fetch_olivetti_faces  # here: slow to import
+    path = root / FILE
+    if not path.exists():
+        _download(root)
+    try:
+        content = read_whole(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise DataUnavailableError(f"the Olivetti faces cannot be read: {error}") from None
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise DataUnavailableError(
+            f"{path} is damaged, or another file: delete it to download it again"
+        )
+    return as_images(portraits_of(content), str(path))
+
+
+def _download(root: Path) -> None:
+    from sklearn.datasets import fetch_file  # here: slow to import
 
     try:
         with socket_timeout(), redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for each attempt; the last failure is reported below
-            bunch = fetch_olivetti_faces(data_home=root)
-    except Exception as error:  # networks and damaged files can raise anything
+            root.mkdir(parents=True, exist_ok=True)
+            fetch_file(ADDRESS, root, FILE, SHA256)
+    except OSError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if (root / FILE).exists():
-            raise DataUnavailableError(
-                f"{root / FILE} is damaged ({reason}): delete it to download it again"
-            ) from None
         raise DataUnavailableError(
             f"the Olivetti faces are not in {root} and cannot be downloaded ({reason}): put "
-            f"scikit-learn's {FILE} there, or use another data_root or dataset"
+            f"{FILE} from {ADDRESS} there, or use another data_root or dataset"
         ) from None
-    return as_images(bunch.images, str(root / FILE))
+
+
+def portraits_of(content: bytes) -> NDArray[np.float32]:
+    """The portraits in a MATLAB file, float32 [10 * people, 64, 64] in [0, 1]."""
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
+    columns: NDArray[np.float32] = loadmat(BytesIO(content), variable_names=["faces"])[
+        "faces"
+    ].T.astype(np.float32)
+    columns -= columns.min()
+    columns /= columns.max()
+    return columns.reshape(-1, 64, 64).transpose(0, 2, 1)  # MATLAB stores columns first
 
 
 def as_images(portraits: np.ndarray, source: str) -> Images:

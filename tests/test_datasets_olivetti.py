@@ -1,18 +1,29 @@
+import hashlib
+import os
+import pickle
+import sys
+from contextlib import suppress
+from io import BytesIO
+
 import joblib
 import numpy as np
 import pytest
-import sklearn.datasets._olivetti_faces
+import scipy
 import torch
+from sklearn.datasets import _olivetti_faces, fetch_olivetti_faces
 
 from datasets import load_splits
-from datasets.olivetti import FILE, as_images, olivetti
+from datasets.olivetti import ADDRESS, FILE, SHA256, as_images, olivetti, portraits_of
 from datasets.splits import DataUnavailableError
+from tests.test_models_published import Trap
+
+module = sys.modules[olivetti.__module__]  # the package has a function of this name
 
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
-    module = sklearn.datasets._olivetti_faces
-    monkeypatch.setattr(module, "FACES", module.FACES._replace(url="http://127.0.0.1:9/"))
+    monkeypatch.setattr(module, "ADDRESS", "http://127.0.0.1:9/olivettifaces.mat")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between scikit-learn's attempts
 
 
 def parts(images):
@@ -62,9 +73,18 @@ def test_enlarging_does_not_shift_the_picture():
     assert (enlarged[:, :32] == 0).all()
 
 
-def test_the_file_of_scikit_learn_is_read_offline(tmp_path):
-    numbers = np.random.default_rng(0).integers(256, size=(400, 64 * 64), dtype=np.uint8)
-    joblib.dump(numbers, tmp_path / FILE, compress=6)
+@pytest.fixture
+def original(monkeypatch):
+    """A file like the original: 400 portraits as columns, each with its columns first."""
+    columns = np.random.default_rng(0).integers(256, size=(64 * 64, 400), dtype=np.uint8)
+    file = BytesIO()
+    scipy.io.savemat(file, {"faces": columns})
+    monkeypatch.setattr(module, "SHA256", hashlib.sha256(file.getvalue()).hexdigest())
+    return file.getvalue()
+
+
+def test_the_original_file_is_read_offline(tmp_path, original):
+    (tmp_path / FILE).write_bytes(original)
     images = olivetti(tmp_path)
     sizes = {name: len(labels) for name, (_, labels) in parts(images).items()}
     assert sizes == {"train": 280, "valid": 80, "test": 40}
@@ -73,20 +93,51 @@ def test_the_file_of_scikit_learn_is_read_offline(tmp_path):
     assert splits.source == str(tmp_path / FILE)
 
 
-def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between scikit-learn's attempts
-    message = rf"not in {tmp_path} and cannot be downloaded \(.+\): put scikit-learn's {FILE} there"
+def test_the_portraits_are_those_of_scikit_learn(tmp_path, original):
+    """Which reads what it cached as a pickle, so its file is made here as it makes it."""
+    faces = scipy.io.loadmat(BytesIO(original))["faces"].T.copy()
+    joblib.dump(faces, tmp_path / "olivetti_py3.pkz", compress=6)
+    theirs = fetch_olivetti_faces(data_home=tmp_path, download_if_missing=False).images
+    assert np.array_equal(portraits_of(original), theirs)
+
+
+def test_the_file_is_the_one_that_scikit_learn_knows():
+    known = _olivetti_faces.FACES
+    assert (known.filename, known.url, known.checksum) == (FILE, ADDRESS, SHA256)
+
+
+def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path):
+    root = tmp_path / "data"
+    message = rf"not in {root} and cannot be downloaded \(.+\): put {FILE} from http\S+ there, or"
     with pytest.raises(DataUnavailableError, match=message) as error:
-        olivetti(tmp_path)
+        olivetti(root)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", b"shape"])
-def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path, content):
+@pytest.mark.parametrize("change", [b"", b"x", None])
+def test_another_file_is_an_error_that_says_what_to_do(tmp_path, original, change):
+    content = original[:-1] if change is None else change
     (tmp_path / FILE).write_bytes(content)
-    if content == b"shape":
-        joblib.dump(np.zeros((3, 64)), tmp_path / FILE)
-    with pytest.raises(
-        DataUnavailableError, match=rf"{FILE} is damaged \(.+\): delete it to download"
-    ):
+    with pytest.raises(DataUnavailableError, match=rf"{FILE} is damaged, or another file: delete"):
         olivetti(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_a_pipe_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(DataUnavailableError, match=rf"{FILE} is not a regular file"):
+        olivetti(tmp_path)
+
+
+def test_code_in_the_cache_of_scikit_learn_is_never_executed(tmp_path, original):
+    target = tmp_path / "created"
+    with (tmp_path / "olivetti_py3.pkz").open("wb") as file:
+        pickle.dump(Trap(target), file)
+    with pytest.raises(DataUnavailableError, match="cannot be downloaded"):
+        olivetti(tmp_path)
+    (tmp_path / FILE).write_bytes(original)
+    olivetti(tmp_path)
+    assert not target.exists()
+    with suppress(Exception):  # what the trap gives is no portrait
+        fetch_olivetti_faces(data_home=tmp_path)
+    assert target.exists()  # the trap was real
