@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Annotated
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
-from models import Architecture, resize
+from models import Architecture, linear_layers, resize
 
 
 class FromPixels(nn.Module):
@@ -43,16 +45,25 @@ class FromPixels(nn.Module):
         return logits
 
 
+MOST_SIDE = 1 << 16
+Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Everything about a network except its values."""
+    """Everything about a network except its values.
 
-    model: str  # a name of `build_model`
-    image_shape: tuple[int, ...]  # channels, height and width of an image, before the crop
-    class_names: tuple[str, ...]  # in the order of the logits
-    mean: float  # of the training pixels in [0, 1]
-    std: float
-    crop: int = 0  # side of the square that the network sees; 0 means the whole image
+    Pydantic checks the limits where a file says them.
+    """
+
+    model: Annotated[str, Field(max_length=1000)]  # a name of `build_model`
+    # Channels, height and width of an image, before the crop.
+    image_shape: Annotated[tuple[Side, ...], Field(min_length=3, max_length=3)]
+    class_names: Annotated[tuple[str, ...], Field(min_length=1)]  # in the order of the logits
+    mean: FiniteFloat  # of the training pixels in [0, 1]
+    std: Annotated[FiniteFloat, Field(gt=0)]
+    # Side of the square that the network sees; 0 means the whole image.
+    crop: Annotated[int, Field(ge=0, le=MOST_SIDE)] = 0
     compact: bool = False  # whether it has as many units as its values say, or all of the model's
     inputs: tuple[int, ...] | None = None  # values of a flattened image that it reads; None: all
 
@@ -68,18 +79,32 @@ class NetworkSpec:
         Raises:
             ValueError: If the values are not those of such a network.
         """
-        architecture, inputs = self.architecture, None
-        with torch.device("meta"):  # draws no random values
-            network = architecture.build()
+        if self.crop > min(self.image_shape[1:]):
+            raise ValueError(f"a crop of {self.crop} is larger than its images")
+        network = self._skeleton()
+        expected = {name: value.dtype for name, value in network.state_dict().items()}
+        inputs = None
         if self.inputs is not None:
-            pixels = prod(architecture.image_shape)
+            if not self.compact or not linear_layers(network):
+                raise ValueError("only a compact fully connected network reads some pixels")
+            pixels = prod(self.architecture.image_shape)
             if not self.inputs or not all(0 <= each < pixels for each in self.inputs):
                 raise ValueError("the network reads pixels that its images do not have")
             inputs = torch.tensor(self.inputs)
         if self.compact:
-            resize(network, architecture.widths, dict(state), len(self.inputs or ()))
+            resize(network, self.architecture.widths, dict(state), len(self.inputs or ()))
         try:
             network.load_state_dict(dict(state), assign=True)
         except RuntimeError as error:
             raise ValueError(" ".join(str(error).split())) from None
+        for name, kind in expected.items():
+            if state[name].dtype != kind:
+                raise ValueError(f"{name} is {state[name].dtype}, expected {kind}")
         return FromPixels(network, self.mean, self.std, self.crop, inputs).eval()
+
+    def _skeleton(self) -> nn.Module:
+        try:
+            with torch.device("meta"):  # draws no random values, takes no memory
+                return self.architecture.build()
+        except (RuntimeError, OverflowError, TypeError) as error:  # of sizes beyond all numbers
+            raise ValueError(f"it cannot be built: {error}") from None

@@ -8,7 +8,9 @@ values, `w` (1-D), and its mask, `w.mask`, in the smaller of two encodings:
   and no survivor yet"; smaller than bits when less than about an eighth of the weights survive.
 
 One metadata entry holds JSON with the shapes, the encodings, the caller's metadata and a digest of
-everything, so an altered file is detected. The bytes depend on the content only.
+everything, so a damaged file is detected. A digest is no signature: whoever alters a file can also
+compute its digest, so everything in it is checked before it is used.
+The bytes depend on the content only.
 """
 
 import hashlib
@@ -16,20 +18,51 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+from pruning.files import read_whole, write_whole
 from pruning.masks import Masks, State
 
 FORMAT = "weight-loss/1"
+MOST_WEIGHTS = 1 << 26  # in the masks of a file; more in one of more bytes than a ...
+WEIGHTS_PER_BYTE = 256  # ... of these: a pruned weight takes at least a 255th of one
 _HEADER = "weight_loss"
+_SIZE = 8  # bytes of the size of the header of a safetensors file
+
+
+class _Mask(BaseModel):
+    """What the header says of a mask."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=8)]
+    encoding: Literal["bits", "gaps"]
+
+    @property
+    def size(self) -> int:
+        """How many weights it covers."""
+        return prod(self.shape)
+
+    @property
+    def extent(self) -> int:
+        """The same, where no side counts as 0: no number of this size is too large to work with."""
+        return prod(max(1, side) for side in self.shape)
+
+
+class _Header(BaseModel):
+    format: str
+    masks: dict[str, _Mask]
+    metadata: dict[str, Any]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -52,13 +85,15 @@ def save_checkpoint(
         metadata: Any JSON value.
 
     Raises:
-        ValueError: If a pruned weight is not zero or `metadata` is not JSON.
+        ValueError: If a pruned weight is not zero, a name is used twice, or `metadata` is not JSON.
         OSError: If the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     layout: dict[str, Any] = {}
     for name, value in state.items():
         value = value.detach().cpu().contiguous()
+        if f"{name}.mask" in state and name in masks:
+            raise ValueError(f"{name}.mask is the name of the mask of {name}, and of a tensor")
         if name not in masks:
             tensors[name] = value
             continue
@@ -82,32 +117,55 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, altered, foreign, or of a newer format.
+        ValueError: If the file is truncated, altered, foreign, of a newer format, or needs much
+            more memory than it has bytes.
     """
+    content = read_whole(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
+        return _read(content)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+
+
+def _read(content: bytes) -> Checkpoint:
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that PyTorch does not have
+        raise ValueError(f"is truncated or not a safetensors file ({error})") from None
+    size = int.from_bytes(content[:_SIZE], "little")
+    text = json.loads(content[_SIZE : _SIZE + size]).get("__metadata__", {}).get(_HEADER)
     if text is None:
-        raise ValueError(f"{path} is a safetensors file, but not a Weight Loss checkpoint")
+        raise ValueError("is a safetensors file, but not a Weight Loss checkpoint")
+    header, stored = _read_header(text)
+    if header.format != FORMAT:
+        raise ValueError(f"has format {header.format[:40]}, this version reads {FORMAT}")
+    if stored.pop("digest") != _digest(tensors, stored):
+        raise ValueError("has been altered: its content does not match its digest")
+    most = max(MOST_WEIGHTS, WEIGHTS_PER_BYTE * len(content))
+    if sum(entry.extent for entry in header.masks.values()) > most:
+        raise ValueError(f"has masks of more than {most:,} weights")
+    masks = {name: _read_mask(name, entry, tensors) for name, entry in header.masks.items()}
+    if missing := masks.keys() - tensors.keys():
+        raise ValueError(f"is damaged: the values of {min(missing)} are missing")
+    state = {name: _fill(name, value, masks.get(name)) for name, value in tensors.items()}
+    return Checkpoint(state, masks, stored["metadata"])
+
+
+def _read_header(text: str) -> tuple[_Header, dict[str, Any]]:
+    """The header, checked, and as it is stored."""
     try:
-        header = json.loads(text)
-        digest = header.pop("digest")
-        if header["format"] != FORMAT:
-            raise ValueError(f"{path} has format {header['format']}, this version reads {FORMAT}")
-        intact = digest == _digest(tensors, header)
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
-        intact = False
-    if not intact:
-        raise ValueError(f"{path} has been altered: its content does not match its digest")
-    masks = {
-        name: torch.from_numpy(_decode(tensors.pop(f"{name}.mask").numpy(), **entry))
-        for name, entry in header["masks"].items()
-    }
-    state = {name: _fill(value, masks.get(name)) for name, value in tensors.items()}
-    return Checkpoint(state, masks, header["metadata"])
+        return _Header.model_validate_json(text), json.loads(text)
+    except ValueError:  # also of pydantic, which first rejects what is nested too deeply for Python
+        raise ValueError("has been altered: its header is invalid") from None
+
+
+def _read_mask(name: str, entry: _Mask, tensors: dict[str, Tensor]) -> Tensor:
+    code = tensors.pop(f"{name}.mask", None)
+    bytes_only = code is not None and code.dtype == torch.uint8 and code.ndim == 1
+    mask = _decode(code.numpy(), entry) if code is not None and bytes_only else None
+    if mask is None:
+        raise ValueError(f"is damaged: the mask of {name} does not fit its shape {entry.shape}")
+    return torch.from_numpy(mask.reshape(entry.shape))
 
 
 def _encode(mask: NDArray[np.bool_]) -> tuple[str, NDArray[np.uint8]]:
@@ -122,20 +180,28 @@ def _encode(mask: NDArray[np.bool_]) -> tuple[str, NDArray[np.uint8]]:
     return ("gaps", code) if len(code) < len(bits) else ("bits", bits)
 
 
-def _decode(code: NDArray[np.uint8], shape: list[int], encoding: str) -> NDArray[np.bool_]:
-    size = int(np.prod(shape))
-    if encoding == "bits":
-        return np.unpackbits(code, count=size).astype(bool).reshape(shape)
-    assert encoding == "gaps", encoding
+def _decode(code: NDArray[np.uint8], entry: _Mask) -> NDArray[np.bool_] | None:
+    """The mask, flat; None if there is none of this code and size."""
+    if entry.encoding == "bits":
+        if len(code) != ceil(entry.size / 8):
+            return None
+        return np.unpackbits(code, count=entry.size).astype(bool)
     ends = code != 255
-    mask = np.zeros(size, dtype=bool)
-    mask[np.cumsum(code.astype(np.int64) + ends)[ends] - 1] = True
-    return mask.reshape(shape)
+    if len(code) and not ends[-1]:
+        return None
+    places = np.cumsum(code.astype(np.int64) + ends)[ends] - 1
+    if len(places) and places[-1] >= entry.size:
+        return None
+    mask = np.zeros(entry.size, dtype=bool)
+    mask[places] = True
+    return mask
 
 
-def _fill(values: Tensor, mask: Tensor | None) -> Tensor:
+def _fill(name: str, values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values
+    if values.shape != (int(mask.sum()),):
+        raise ValueError(f"is damaged: {name} has not as many values as its mask has survivors")
     full = torch.zeros(mask.shape, dtype=values.dtype)
     full[mask] = values
     return full
@@ -147,18 +213,3 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either complete or missing, even after a power failure."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from pruning.checkpoint import Checkpoint, write_whole
+from pruning.checkpoint import Checkpoint
+from pruning.files import read_whole, write_whole
 from pruning.masks import Masks, State
 
 MAGIC = b"WLPACK1\n"
@@ -218,11 +219,9 @@ def load_packed(path: str | os.PathLike[str]) -> Checkpoint:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, altered, foreign, or needs too much memory.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file")
+    content = read_whole(path)
     try:
-        return _unpack(path.read_bytes())
+        return _unpack(content)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
 

@@ -4,9 +4,7 @@ import json
 import os
 import random
 import struct
-import tracemalloc
 import zlib
-from contextlib import contextmanager
 from math import log2
 
 import numpy as np
@@ -15,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning import packed
 from pruning.masks import apply_masks
 from pruning.packed import MAGIC, is_packed, load_packed, save_packed
+from tests.hostile import little_memory, mutate
 
 SIZES = struct.Struct("<3I")
 
@@ -234,18 +232,6 @@ def test_a_hostile_file_is_an_error_that_takes_little_memory(what, tmp_path):
         load_packed(path)
 
 
-@contextmanager
-def little_memory():
-    """Fails if what is inside takes more than 64 MB at a time."""
-    tracemalloc.start()
-    try:
-        yield
-    finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 64 * packed.MOST_HEADER
-
-
 @pytest.mark.parametrize("values", ["float32", "float16", "shared"])
 @pytest.mark.parametrize("checksum", ["wrong", "right"])
 def test_a_thousand_mutations_are_read_or_are_an_error(values, checksum, tmp_path):
@@ -278,20 +264,6 @@ def test_a_thousand_mutations_are_read_or_are_an_error(values, checksum, tmp_pat
     assert (read > 0) == (checksum == "right")
 
 
-def mutate(content, dice):
-    kind = dice.randrange(4)
-    place = dice.randrange(len(content))
-    if kind == 0:
-        content[place] ^= 1 << dice.randrange(8)
-    elif kind == 1:
-        del content[place:]
-    elif kind == 2:
-        del content[place : place + dice.randrange(1, 9)]
-    else:
-        content[place:place] = dice.randbytes(dice.randrange(1, 9))
-    return content
-
-
 def test_a_mutated_header_is_read_or_is_an_error(tmp_path):
     """The JSON itself is changed and compressed again."""
     state, masks = masked(SMALL, 0.4)
@@ -322,7 +294,7 @@ def test_what_is_not_a_file_is_an_error(what, tmp_path):
         os.mkfifo(path)
     else:
         path.symlink_to(what)
-    with pytest.raises(ValueError, match="x is not a file"):
+    with pytest.raises(ValueError, match="x is not a regular file"):
         load_packed(path)
     assert not is_packed(path)
     with pytest.raises(FileNotFoundError):

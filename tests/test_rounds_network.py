@@ -108,8 +108,41 @@ def test_a_saved_network_opens_as_the_same(tmp_path):
     ("metadata", "message"),
     [
         ({"round": 1}, r"^x does not say how to build .* lack 'network'.*older version"),
-        ({"network": {"model": "lenet_2"}}, "^x has unusable metadata: "),
-        ({"network": vars(SPEC) | {"model": "lenet_3"}}, "^x does not fit its model lenet_3: "),
+        ({"network": {"model": "lenet_2"}, "round": 1}, "^x has unusable metadata: network.image"),
+        *(
+            ({"round": 1, "network": vars(SPEC) | changes}, f"^x does not fit its model {message}")
+            for changes, message in [
+                ({"model": "lenet_3"}, "lenet_3: "),
+                ({"image_shape": (1, 60_000, 60_000), "model": f"lenet_{10**15}"}, "lenet_10*: "),
+                ({"inputs": (0, 1)}, "lenet_2: only a compact fully connected network reads some"),
+                ({"crop": 2}, "lenet_2: a crop of 2 is larger than its images"),
+                ({"model": "resnet"}, "resnet: model must be one of "),
+            ]
+        ),
+        *(
+            ({"round": 1, "network": vars(SPEC)} | changes, f"^x has unusable metadata: {message}")
+            for changes, message in [
+                ({"round": -1}, "round: "),
+                ({"round": [1]}, "round: "),
+                ({"metrics": 1}, "metrics: "),
+                ({"metrics": {"valid_accuracy": []}}, "metrics.valid_accuracy: "),
+                ({"data": {"images": {"test": "many"}}}, "data.images.test: "),
+                ({"config": []}, "config: "),
+                *(
+                    ({"network": vars(SPEC) | {name: value}}, f"network.{name}")
+                    for name, value in [
+                        ("image_shape", (1, 2)),
+                        ("image_shape", (1, 0, 2)),
+                        ("image_shape", (1, 10**9, 10**9)),
+                        ("class_names", ()),
+                        ("std", 0.0),
+                        ("mean", float("nan")),
+                        ("crop", -1),
+                        ("model", "lenet" + "_1" * 1000),
+                    ]
+                ),
+            ]
+        ),
     ],
 )
 def test_a_checkpoint_that_is_no_working_network_is_one_clear_line(metadata, message):
@@ -117,6 +150,30 @@ def test_a_checkpoint_that_is_no_working_network_is_one_clear_line(metadata, mes
     with pytest.raises(ValueError, match=message) as caught:
         open_network(Checkpoint(state, {}, metadata), "x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "masks", "message"),
+    [
+        ({"fc1.bias": torch.zeros(2).double()}, {}, "fc1.bias is torch.float64, expected torch.fl"),
+        ({"fc1.bias": torch.zeros(3)}, {}, "size mismatch for fc1.bias"),
+        ({"fc9.bias": torch.zeros(3)}, {}, "Unexpected key"),
+        (
+            {},
+            {"fc1.weight": torch.ones(2, 3).bool()},
+            r"it has no weights fc1.weight of",
+        ),
+        ({}, {"fc9.weight": torch.ones(2).bool()}, "it has no weights fc9.weight"),
+    ],
+)
+def test_values_and_masks_must_be_those_of_the_model(changes, masks, message):
+    state = network(SIDES).module.network.state_dict() | changes
+    metadata = {"round": 1, "network": vars(SPEC)}
+    with pytest.raises(
+        ValueError, match=f"^x does not fit its model lenet_2: .*{message}"
+    ) as error:
+        open_network(Checkpoint(state, masks, metadata), "x")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

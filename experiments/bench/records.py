@@ -25,7 +25,7 @@ from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.network import logits_of
 from experiments.tracking.networks import best_round, load_network
-from pruning.checkpoint import write_whole
+from pruning.files import write_whole
 from pruning.sizes import sparsity
 
 LENET = "lenet_300_100 on mnist"

@@ -24,7 +24,7 @@ from torch import Tensor
 from datasets import Split
 from experiments.deployment.integers import for_integers
 from experiments.rounds.network import Network
-from pruning.checkpoint import write_whole
+from pruning.files import write_whole
 
 PIXELS, LOGITS = "pixels", "logits"  # names of the input and the output
 CALIBRATION_IMAGES = 512  # the first ones of the training images, in their own order

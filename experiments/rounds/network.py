@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+from torch import Tensor, nn
 
 from datasets import Split, Splits
 from experiments.config.experiment import Config, Resolved, config_from
@@ -25,7 +25,24 @@ from pruning.checkpoint import Checkpoint, save_checkpoint
 from pruning.masks import Masks
 
 SPLITS = ("train", "valid", "test")
-_spec = TypeAdapter(NetworkSpec)
+
+
+class _Data(BaseModel):
+    """What a checkpoint says of its data."""
+
+    digest: str = ""
+    images: dict[Literal["train", "valid", "test"], NonNegativeInt] = {}
+    preparation: dict[str, Any] | None = None
+
+
+class _Metadata(BaseModel):
+    """What must be right in the metadata of a checkpoint; the rest may be anything."""
+
+    network: NetworkSpec
+    round: NonNegativeInt
+    metrics: dict[str, float | None] = {}
+    config: dict[str, Any] = {}
+    data: _Data = _Data()
 
 
 @dataclass(frozen=True)
@@ -122,7 +139,9 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
         if data is not None and not is_described(checkpoint):
             config = config_from(metadata["config"])
             metadata |= describe_network(config.resolved(data.name), data)
-        spec = _spec.validate_python(metadata["network"])
+        if "network" not in metadata:
+            raise KeyError("network")
+        spec = _Metadata.model_validate(metadata).network
     except KeyError as error:
         raise ValueError(
             f"{name} does not say how to build its network (its metadata lack {error}): it was "
@@ -130,15 +149,26 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
             "that it was trained on, data=load_data(...)"
         ) from None
     except ValidationError as error:
-        raise ValueError(f"{name} has unusable metadata: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{name} has unusable metadata: {where}: {first['msg']}") from None
     masks = checkpoint.masks
     if spec.compact and not masks:  # stored dense
         prunable = spec.architecture.prunable
         masks = {name: checkpoint.state[name] != 0 for name in prunable if name in checkpoint.state}
     try:
-        return Network(spec.build(checkpoint.state), masks, spec, metadata)
+        module = spec.build(checkpoint.state)
+        _check_masks(masks, module.network)
     except ValueError as error:
         raise ValueError(f"{name} does not fit its model {spec.model}: {error}") from None
+    return Network(module, masks, spec, metadata)
+
+
+def _check_masks(masks: Masks, model: nn.Module) -> None:
+    state = model.state_dict()
+    for name, mask in masks.items():
+        if name not in state or state[name].shape != mask.shape:
+            raise ValueError(f"it has no weights {name} of shape {list(mask.shape)}")
 
 
 def data_of(network: Network, data_root: str = Config.model_fields["data_root"].default) -> Splits:

@@ -1,0 +1,33 @@
+"""Hostile files: damaged at random, and read with little memory."""
+
+import tracemalloc
+from contextlib import contextmanager
+
+MEGABYTE = 1 << 20
+
+
+@contextmanager
+def little_memory():
+    """Fails if what is inside takes more than 64 MB at a time."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 64 * MEGABYTE
+
+
+def mutate(content, dice):
+    """Change, cut, remove or insert bytes of a bytearray."""
+    kind = dice.randrange(4)
+    place = dice.randrange(len(content))
+    if kind == 0:
+        content[place] ^= 1 << dice.randrange(8)
+    elif kind == 1:
+        del content[place:]
+    elif kind == 2:
+        del content[place : place + dice.randrange(1, 9)]
+    else:
+        content[place:place] = dice.randbytes(dice.randrange(1, 9))
+    return content
