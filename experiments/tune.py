@@ -46,8 +46,6 @@ from experiments.tuning.storage import (
     absolute_url,
     is_file,
     parse_url,
-    redacted,
-    without_password,
 )
 from experiments.tuning.study import Study
 from experiments.tuning.trial import Job, claim_and_run
@@ -99,7 +97,7 @@ def run_search(asked: TuneConfig) -> str:
         print_line(f"{method}: all trials are done; another command reports them")
     print_line(f"\n{ui.how_to_view('the search', run_id)}")
     dashboard = quote(program_path("optuna-dashboard"))
-    print_line(f"To see the studies: {dashboard} {quote(without_password(config.storage))}")
+    print_line(f"To see the studies: {dashboard} {quote(config.storage)}")
     return run_id
 
 
@@ -292,6 +290,6 @@ def connect(config: TuneConfig) -> None:
     if is_file(parse_url(config.storage)):
         raise ValueError(
             "executor=ray needs a storage that all machines can reach, such as "
-            f"postgresql+psycopg://user@host/optuna, got storage={config.storage}"
+            f"postgresql+psycopg://<user>@<host>/optuna, got storage={config.storage}"
         )
-    ray.connect(config.ray_address, server.tracking_uri(), redacted(config.storage))
+    ray.connect(config.ray_address, server.tracking_uri(), config.storage)

@@ -7,15 +7,17 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from datasets.splits import Images
 from experiments.config.experiment import config_from
 from experiments.rounds.data import load_data
-from experiments.rounds.network import _spec, data_of, describe_network, evaluate
+from experiments.rounds.network import data_of, describe_network, evaluate
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
 from experiments.tracking.networks import load_network
 from models import Architecture
+from models.serving import NetworkSpec
 from pruning.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import QUICK, working_in
 from tests.test_project import interrupt
@@ -163,6 +165,6 @@ def test_a_network_of_faces_says_how_to_cut_them(tmp_path):
     assert described["network"]["image_shape"] == (1, 144, 144)
     assert described["network"]["class_names"] == ("ada", "grace")
     assert described["network"]["crop"] == 128
-    spec = _spec.validate_python(described["network"])
+    spec = TypeAdapter(NetworkSpec).validate_python(described["network"])
     state = Architecture(spec.model, (1, 128, 128), 2).draw(0)
     assert spec.build(state)(torch.rand(1, 1, 144, 144)).shape == (1, 2)

@@ -20,6 +20,7 @@ from experiments.config.parameters import validated
 from experiments.config.tune import TuneConfig
 from experiments.processes.pool import open_pool
 from experiments.processes.program import PROGRAM
+from experiments.processes.secrets import hide
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.metrics import AVERAGED
 from experiments.rounds.plan import plan_rounds
@@ -28,7 +29,7 @@ from experiments.tracking import server
 from experiments.tracking.session import claim_run, tracked_run
 from experiments.tune import Progress, job_of, plan_searches
 from experiments.tuning import trial
-from experiments.tuning.storage import Storage, redacted
+from experiments.tuning.storage import Storage
 from experiments.tuning.study import Study
 
 WARM_UP = 2  # trials of each worker that are not counted
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     counts = [int(word) for word in args.workers.split(",")]
     tracking = server.without_login(server.tracking_uri())
-    print_line(f"storage {redacted(args.storage)}, tracking {tracking}")
+    print_line(f"storage {hide(args.storage)}, tracking {tracking}")
     measured: dict[int, list[Measured]] = {count: [] for count in counts}
     for _ in range(args.turns):
         for count in counts:

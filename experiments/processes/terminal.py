@@ -9,6 +9,8 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
+from experiments.processes.secrets import hide
+
 Echo = Callable[[str], None]  # takes a line for the user
 
 DISK_FULL = "the disk is full"  # how the line that says so begins
@@ -19,7 +21,7 @@ DISK_FULL_TEXTS = (  # in errors without a number: of copies of folders, servers
 )
 MOST_FREE = 1 << 20  # bytes of a disk that counts as full
 
-_LOGIN = re.compile(r"://[^/@\s]*@")  # in an address; nobody's password is to be printed or stored
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def print_line(text: str) -> None:
@@ -70,9 +72,18 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, on one line."""
+    """What went wrong, on one line, without passwords and control characters."""
+    return printable(hide(_described(error)))
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are escaped: in a terminal they could do anything."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def _described(error: BaseException) -> str:
     name = isinstance(error, OSError) and (error.filename2 or error.filename)
-    text = _LOGIN.sub("://", str(error))
+    text = str(error)
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of a copied folder
         _, name, why = error.args[0][0]  # the first file that could not be copied
         text = f"{name} cannot be written: {why}"

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import mlflow
 
 from experiments.processes.program import INSIDE, PROGRAM, program_path, python_path
-from experiments.tracking.server import has_login
+from experiments.processes.secrets import has_secret
 from experiments.tracking.ui import experiment_name
 
 DEFAULT_STORE = "mlflow.db"  # in the working folder
@@ -40,7 +40,7 @@ def _store() -> dict[str, str]:
     """The tracking store, where it is not the default; one with a login must be set already."""
     uri = str(mlflow.get_tracking_uri())
     is_default = unquote(uri) == f"sqlite:///{Path(DEFAULT_STORE).absolute()}"
-    return {} if is_default or has_login(uri) else {"MLFLOW_TRACKING_URI": uri}
+    return {} if is_default or has_secret(uri) else {"MLFLOW_TRACKING_URI": uri}
 
 
 def _program(portable: bool) -> list[str]:

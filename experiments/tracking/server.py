@@ -4,10 +4,10 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 
+from experiments.processes.secrets import hide
 from experiments.processes.terminal import describe_error
 
 
@@ -84,14 +84,6 @@ def tracking_uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
-def has_login(uri: str) -> bool:
-    """Whether an address contains a user name or a password."""
-    return "@" in urlsplit(uri).netloc
-
-
 def without_login(uri: str) -> str:
-    """An address without the user name and the password that it may contain."""
-    if has_login(uri):
-        parts = urlsplit(uri)
-        uri = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return uri.rstrip("/")
+    """An address without the user name, the password and the tokens that it may contain."""
+    return hide(uri).rstrip("/")

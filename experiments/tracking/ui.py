@@ -15,7 +15,8 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from experiments.processes.program import program_path
-from experiments.tracking.server import attached_run, has_login, without_login
+from experiments.processes.secrets import has_secret
+from experiments.tracking.server import attached_run, without_login
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
 TRAINING = "workflowType=machine_learning"
@@ -38,7 +39,7 @@ def command() -> str:
     uri = str(mlflow.get_tracking_uri())
     if uri.startswith("http"):
         return ""
-    shown = "$MLFLOW_TRACKING_URI" if has_login(uri) else quote(uri)
+    shown = "$MLFLOW_TRACKING_URI" if has_secret(uri) else quote(uri)
     return f"{quote(program_path('mlflow'))} ui --backend-store-uri {shown}"
 
 

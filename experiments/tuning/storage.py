@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from math import inf
 from pathlib import Path
+from urllib.parse import urlencode
 
 import optuna
 from filelock import FileLock
@@ -25,6 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from experiments.processes.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
 from experiments.processes.retry import Result, retry
+from experiments.processes.secrets import has_secret, hide
 from experiments.processes.terminal import Echo, describe_error
 
 UNREACHABLE = (DBAPIError, StorageInternalError)  # the server is down, or the file is locked
@@ -79,7 +81,7 @@ class Storage:
             ConnectionError: If it does not answer in time.
         """
         began = time.monotonic()
-        what = f"the storage {redacted(self.url)}"
+        what = f"the storage {hide(self.url)}"
         result = retry(what, do, UNREACHABLE, self.patience, self.echo)
         if time.monotonic() - began > HEARTBEAT_SECONDS:
             self.recovered = time.monotonic()
@@ -106,17 +108,17 @@ def _open(url: str) -> RDBStorage:
             )
     except ImportError:
         raise ValueError(
-            f"storage {redacted(url)} needs a driver that is not installed: "
+            f"storage {hide(url)} needs a driver that is not installed: "
             "pip install -r requirements-cluster.txt"
         ) from None
     except DBAPIError as error:
         why = describe_error(error.orig or error)
         if any(words in why for words in PERMANENT_ERRORS):
-            raise ValueError(f"storage {redacted(url)} cannot be used: {why}") from None
+            raise ValueError(f"storage {hide(url)} cannot be used: {why}") from None
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"storage {redacted(url)} was not created by this Optuna version "
+            f"storage {hide(url)} was not created by this Optuna version "
             f"({describe_error(error)}); Optuna needs a database of its own"
         ) from None
 
@@ -166,15 +168,20 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
         parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise ValueError(
             "storage must be a URL such as sqlite:///optuna.db or "
-            f"postgresql+psycopg://user@host/optuna, got {url}"
+            f"postgresql+psycopg://<user>@<host>/optuna, got {url}"
         ) from None
     except ImportError:
-        return parsed  # reported when it is opened
+        pass  # reported when it is opened
+    if parsed.password or has_secret(f"?{urlencode(parsed.query)}"):
+        raise ValueError(
+            f"storage must not contain a password, got {hide(url)}: parameters are logged and in "
+            "lists of processes; set PGPASSWORD or write ~/.pgpass, and change the password"
+        )
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError(f"storage must be SQLite or PostgreSQL, got {redacted(url)}")
+        raise ValueError(f"storage must be SQLite or PostgreSQL, got {hide(url)}")
     if is_file(parsed):
         if parsed.database in (None, "", ":memory:"):
             raise ValueError(f"storage must be a file or a server, not in memory, got {url}")
@@ -214,13 +221,3 @@ def exclusive_lock(url: URL) -> Iterator[None]:
 def is_file(url: URL) -> bool:
     """Whether a storage is an SQLite file."""
     return url.get_backend_name() == "sqlite"
-
-
-def without_password(url: str) -> str:
-    """A URL to paste, whose password PGPASSWORD provides."""
-    return make_url(url).set(password=None).render_as_string()
-
-
-def redacted(url: str) -> str:
-    """A URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
