@@ -5,7 +5,10 @@ Those on a cluster are tested in test_processes_ray.py.
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -16,7 +19,7 @@ from experiments.processes.executors import EXECUTORS, Needs, open_inline
 from experiments.processes.tasks import run_task
 from experiments.tracking import server
 from experiments.tracking.session import close_dead_runs, tracked_run
-from tests.conftest import TIMEOUT
+from tests.conftest import TIMEOUT, wait_until
 
 
 def count_threads(seconds, echo):
@@ -121,3 +124,45 @@ def worker_processes():
     pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in pids}
     return {pid for pid, line in lines.items() if "spawn_main" in line}
+
+
+PARENT = """
+import sys, time
+from experiments.processes.executors import EXECUTORS, Needs
+from tests.test_processes_executors import begin
+
+if __name__ == "__main__":
+    with EXECUTORS["processes"](Needs(workers=1, device="cpu", tracking_uri="")) as executor:
+        for number in range(3):
+            executor.submit(str(number), begin, number)
+        time.sleep(600)
+"""
+
+
+def begin(number, echo):
+    """A task that says that it has begun, and stops on SIGTERM as an experiment does."""
+    Path(f"begun-{number}").touch()
+    wait_until(lambda: False)
+    return ""
+
+
+def test_a_worker_whose_parent_was_killed_begins_no_other_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, "parent.py"], start_new_session=True)
+    wait_until(lambda: Path("begun-0").exists())
+    time.sleep(1)  # the next task is in the pipe by then
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not members(parent.pid))
+    assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0"]
+
+
+def members(group):
+    """The processes of a process group that still run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, number = entry.read_text().rpartition(") ")[2].split()[:3]
+            found += [entry.parent.name] if number == str(group) and state != "Z" else []
+    return found

@@ -1,14 +1,15 @@
 """Pool: tasks in processes of this machine, several at a time.
 
 Each process computes with one thread: two networks train faster side by side than one after the
-other. If a process dies, only its own task fails; if its parent dies, it stops, and its experiment
-can be resumed.
+other. If a process dies, only its own task fails; if its parent dies, it stops, begins no other
+task, and its experiment can be resumed.
 """
 
 import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -90,10 +91,21 @@ def _start_worker(queue: "SimpleQueue[Message]") -> None:
         assert parent
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)  # in which a task marks its run
+        os._exit(1)
 
     threading.Thread(target=stop_with_parent, daemon=True, name="parent watch").start()
 
 
 def _task(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
+    _exit_if_orphan()  # it may have died before this task was read from the pipe, or before any
     gc.enable()
-    return run_task(work, args, lambda line: _worker["queue"].put((name, line)))
+    outcome = run_task(work, args, lambda line: _worker["queue"].put((name, line)))
+    _exit_if_orphan()  # the next task may be in the pipe already
+    return outcome
+
+
+def _exit_if_orphan() -> None:
+    parent = parent_process()
+    if not parent or not parent.is_alive():
+        os._exit(1)
