@@ -281,6 +281,33 @@ def test_an_arm_that_another_process_is_running_is_waited_for(again, capfd):
     assert same(folder, new)
 
 
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
+    """On one machine, locks in the temporary folder keep them apart; on two, the store does."""
+    processes = []
+    for number in range(2):
+        folder = tmp_path / f"machine-{number % machines}"
+        folder.mkdir(exist_ok=True)
+        words = command(executor="processes", workers=2)
+        with (tmp_path / f"log-{number}").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "experiments", "compare", *words],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+                stdout=log,
+                stderr=log,
+            )
+        processes.append(process)
+    for number, process in enumerate(processes):
+        assert process.wait(timeout=TIMEOUT) == 0, (tmp_path / f"log-{number}").read_text()
+    finished = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {run.info.status for run in finished} == {"FINISHED"}
+    prints = [run.data.tags.get("weight_loss.fingerprint") for run in finished]
+    assert prints.count(None) == 2  # the comparisons
+    assert len(prints) == 2 + 6
+    assert len(set(prints)) == 1 + 6
+    assert not list(tmp_path.glob("machine-*/*.lock"))
+
+
 def test_a_report_of_another_run_is_rejected(again, capsys):
     _, run_id = again
     arm = next(iter(arms(mlflow.get_run(run_id)).values())).info.run_id

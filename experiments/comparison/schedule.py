@@ -3,10 +3,14 @@
 Each seed has a base arm, which runs first: the others branch off its run, so the dense network of a
 seed is trained once. With masks=shared the base arm is the trunk, whose masks the others retrain.
 An arm that has already run is found by its fingerprint, and one that was interrupted is resumed. If
-another process is running it, the schedule waits for that.
+another process is running it, the schedule waits for that. An arm is claimed before the tracking
+store is searched for it, so that of two processes on one machine only one starts it; of two
+machines, the one whose run is the younger deletes it (experiments/tracking/log.py).
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from experiments.comparison import record
@@ -14,13 +18,14 @@ from experiments.config.comparison import Arm, CompareConfig, arms_of, trunk_of
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
 from experiments.processes.executors import EXECUTORS, Needs
-from experiments.processes.locks import HEARTBEAT_SECONDS
+from experiments.processes.locks import HEARTBEAT_SECONDS, run_lock
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import Executor, Outcome
 from experiments.processes.terminal import Echo
 from experiments.run import run_nested
 from experiments.tracking import server
 from experiments.tracking.resume import (
+    claim_name,
     find_experiment,
     find_or_resume,
     is_finished,
@@ -56,6 +61,7 @@ class Schedule:
     waiting: list[Arm] = field(default_factory=list)
     outcomes: Outcomes = field(default_factory=dict)
     in_other_processes: set[Arm] = field(default_factory=set)
+    claims: dict[Arm, ExitStack] = field(default_factory=dict)  # of the arms that run
     death: str = ""  # why the last process died, if any did
     death_checked: float = 0.0
 
@@ -78,7 +84,12 @@ class Schedule:
                 self._start(arm)
 
     def finish(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
-        """Record how an arm ended, and report it."""
+        """Record how an arm ended, and report it; one that was taken waits again."""
+        self._release(arm)
+        if outcome.taken:
+            self.waiting.insert(0, arm)
+            self._wait_for_other(arm)
+            return
         if outcome.died:
             self.death, self.death_checked = outcome.reason, 0.0
             self.close_dead()
@@ -100,13 +111,18 @@ class Schedule:
             reason = self.outcomes[self.base_arms[arm.seed]].reason
             self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
-        earlier = find_or_resume(
-            config, self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
-        )
+        dataset, data_digest = self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
+        claim = ExitStack()
+        try:
+            claim.enter_context(run_lock(claim_name(config.resolved(dataset), data_digest)))
+        except ValueError:
+            self._wait_for_other(arm)
+            return
+        self.claims[arm] = claim
+        earlier = find_or_resume(config, dataset, data_digest)
         if earlier.run and is_running(earlier.run):
-            if arm not in self.in_other_processes:
-                self.echo(f"{arm.name}: waiting for another process that is running it")
-            self.in_other_processes.add(arm)
+            self._release(arm)
+            self._wait_for_other(arm)
             return
         self.waiting.remove(arm)
         if earlier.run:
@@ -118,6 +134,23 @@ class Schedule:
             self.echo(f"{arm.name}: rerun: the earlier run cannot be resumed ({earlier.problem})")
         digest = self.inputs.digests[arm.seed] if self.config.executor == "ray" else None
         self.executor.submit(arm.name, run_nested, earlier.config, self.parent, digest)
+
+    @contextmanager
+    def releasing_claims(self) -> Iterator[None]:
+        """Release the claims that are left when the block ends, also on an interruption."""
+        try:
+            yield
+        finally:
+            for arm in list(self.claims):
+                self._release(arm)
+
+    def _release(self, arm: Arm) -> None:
+        self.claims.pop(arm, ExitStack()).close()
+
+    def _wait_for_other(self, arm: Arm) -> None:
+        if arm not in self.in_other_processes:
+            self.echo(f"{arm.name}: waiting for another process that is running it")
+        self.in_other_processes.add(arm)
 
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an arm, which branches off its base arm; None if it lacks a trunk."""
@@ -148,15 +181,16 @@ def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> 
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
         echo(f"{schedule.total} experiments, {executor.count} at a time")
-        while schedule.waiting or executor.running:
-            schedule.start_ready()
-            if executor.running:
-                for name, outcome in executor.wait(echo, HEARTBEAT_SECONDS).items():
-                    schedule.finish(by_name[name], outcome)
-            elif schedule.waiting:  # the rest is in other processes
-                raise_if_interrupted()
-                time.sleep(POLL_SECONDS)
-            schedule.close_dead()
+        with schedule.releasing_claims():
+            while schedule.waiting or executor.running:
+                schedule.start_ready()
+                if executor.running:
+                    for name, outcome in executor.wait(echo, HEARTBEAT_SECONDS).items():
+                        schedule.finish(by_name[name], outcome)
+                elif schedule.waiting:  # the rest is in other processes
+                    raise_if_interrupted()
+                    time.sleep(POLL_SECONDS)
+                schedule.close_dead()
     return {arm: schedule.outcomes[arm] for arm in arms}
 
 

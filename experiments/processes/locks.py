@@ -20,6 +20,7 @@ from experiments.processes.signals import defer_signals
 
 HEARTBEAT_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+TRY_SECONDS = 0.05  # for a lock: the file of one that is being released may be removed meanwhile
 
 
 def lock_path(run_id: str) -> Path:
@@ -40,13 +41,17 @@ def run_lock(run_id: str) -> Iterator[None]:
         ValueError: If another process has locked it.
     """
     try:
-        held = FileLock(lock_path(run_id)).acquire(timeout=0)
+        held = FileLock(lock_path(run_id)).acquire(timeout=TRY_SECONDS, poll_interval=0.01)
     except Timeout:
         raise ValueError(
             f"another process on this machine is still working on run {run_id}"
         ) from None
     with held:
-        yield
+        try:
+            yield
+        finally:
+            # While it is held: one that has opened the file sees that it is gone, and retries.
+            lock_path(run_id).unlink(missing_ok=True)
 
 
 def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:

@@ -44,6 +44,11 @@ class Outcome:
     run_id: str | None
     reason: str = ""
     died: bool = False  # its process died, so its run may still be marked RUNNING
+    taken: bool = False  # another process is doing the same
+
+
+class TakenError(Exception):
+    """Another process, perhaps on another machine, has begun the same work earlier."""
 
 
 class Executor(ABC):
@@ -113,6 +118,8 @@ def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:
             return Outcome(work(*args, echo))
     except KeyboardInterrupt:
         return Outcome(None, "it was stopped")
+    except TakenError as taken:
+        return Outcome(None, str(taken), taken=True)
     except Exception as error:
         if is_user_error(error):
             return Outcome(None, describe_error(error))

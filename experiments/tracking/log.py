@@ -24,6 +24,7 @@ from datasets import Splits
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
+from experiments.processes.tasks import TakenError
 from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH
 from experiments.rounds.network import describe_network, to_network
 from experiments.rounds.rounds import RoundResult, Snapshot
@@ -35,7 +36,13 @@ from experiments.tracking.fingerprint import (
     fingerprint,
     pretrained_digest,
 )
-from experiments.tracking.resume import INITIAL, REWOUND, StoredRun, checkpoint_name
+from experiments.tracking.resume import (
+    INITIAL,
+    REWOUND,
+    StoredRun,
+    checkpoint_name,
+    earlier_twin,
+)
 from experiments.tracking.session import INTERNAL, describe, internal, tracked_run
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from pruning.checkpoint import save_checkpoint
@@ -205,19 +212,29 @@ def open_run(
         why: Why this data set was chosen, in words.
         last: Number of the last round.
         parent: Id of the run that a new one is nested under.
+
+    Raises:
+        TakenError: If another process has begun the same experiment earlier, as a nested run too.
+            This one is then deleted.
     """
     resume, tags = stored.run_id if stored else NONE, _tags(config, data, why, last)
-    with tracked_run(summary.run_name(config), resume, parent, tags) as run_id:
-        run = Run(run_id, config, data, why, last)
-        if stored:
-            run.history, run.network = stored.history, stored.network
-        else:
-            _describe(run, asked)
-        yield run
+    try:
+        with tracked_run(summary.run_name(config), resume, parent, tags) as run_id:
+            run = Run(run_id, config, data, why, last)
+            if stored:
+                run.history, run.network = stored.history, stored.network
+            else:
+                key = _describe(run, asked)
+                if parent and (twin := earlier_twin(run_id, key)):
+                    raise TakenError(f"run {twin.info.run_id} is the same and began earlier")
+            yield run
+    except TakenError:
+        mlflow.MlflowClient().delete_run(run_id)
+        raise
 
 
-def _describe(run: Run, asked: Config) -> None:
-    """Log what the run is: params, tags, data sets, config."""
+def _describe(run: Run, asked: Config) -> str:
+    """Log what the run is: params, tags, data sets, config; returns its fingerprint."""
     config, data = run.config, run.data
     params = params_of(asked, config)
     tags = {
@@ -244,6 +261,7 @@ def _describe(run: Run, asked: Config) -> None:
     # Last, because a run that is found by its fingerprint must have a config.
     key = fingerprint(config, data.digest, torch.get_num_threads())
     run.client.set_tag(run.run_id, f"{INTERNAL}{FINGERPRINT}", key)
+    return key
 
 
 def params_of(asked: Config, resolved: Resolved) -> dict[str, str]:

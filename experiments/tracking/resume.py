@@ -1,5 +1,6 @@
 """Stored runs: an experiment read back from MLflow, to resume it or to branch off it."""
 
+import hashlib
 import json
 import math
 import sys
@@ -263,6 +264,29 @@ def find_experiment(config: Resolved, data_digest: str) -> MlflowRun | None:
     """The run of the same experiment, if there is one; finished runs before others."""
     key = fingerprint(config, data_digest, THREADS_PER_WORKER)
     return max(_search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'"), key=is_finished, default=None)
+
+
+def claim_name(config: Resolved, data_digest: str) -> str:
+    """The name of the lock of an experiment, in the active run's MLflow experiment."""
+    active = mlflow.active_run()
+    assert active
+    where = f"{mlflow.get_tracking_uri()} {active.info.experiment_id}"
+    text = f"{where} {fingerprint(config, data_digest, THREADS_PER_WORKER)}"
+    return f"claim-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+
+def earlier_twin(run_id: str, key: str) -> MlflowRun | None:
+    """A run of the same experiment that a living process works on and that began earlier.
+
+    Args:
+        run_id: Of the active run, which has the fingerprint `key`.
+    """
+    own = mlflow.get_run(run_id)
+    for run in _search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'"):
+        first = (run.info.start_time, run.info.run_id) < (own.info.start_time, run_id)
+        if first and is_running(run):
+            return run
+    return None
 
 
 def is_finished(run: MlflowRun) -> bool:
