@@ -22,8 +22,9 @@ from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
 from experiments.tracking import server, ui
 from experiments.tracking.paste import command_to_paste
-from experiments.tracking.session import describe, tracked_run
+from experiments.tracking.session import close_killed, describe, tracked_run
 
+KIND = "prepare_faces"  # the tag `kind` of its run
 MAX_CLASSES = 100  # for metrics and the printed table; counts.csv always has all classes
 
 
@@ -39,7 +40,8 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
     check_folders(source, out, config.options())  # an error leaves no run
-    with tracked_run(f"prepare_faces {source.name}") as run_id:
+    with tracked_run(f"prepare_faces {source.name}", tags={"kind": KIND}) as run_id:
+        close_killed(run_id, KIND)
         describe(run_id, config.model_dump() | {"resolved_device": device})
         table = prepare(source, out, config.options(), device)
         raise_if_interrupted()

@@ -34,7 +34,7 @@ from experiments.processes.tasks import (
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.data import load_data
 from experiments.tracking import server, ui
-from experiments.tracking.session import claim_run, tracked_run
+from experiments.tracking.session import claim_run, close_killed, tracked_run
 from experiments.training.engine import usable
 from experiments.tuning import runs
 from experiments.tuning.choose import RUN, baseline_of, latest_failures, recommend
@@ -79,9 +79,9 @@ def run_search(asked: TuneConfig) -> str:
     for study in studies.values():
         study.check_settings()
     name = f"tune {config.reinit} {searches[0].dataset} {searches[0].model}"
-    with tracked_run(name) as run_id, ExitStack() as claims:
+    with tracked_run(name, tags={"kind": runs.SEARCH}) as run_id, ExitStack() as claims:
         runs.describe_search(run_id, config, searches[0])
-        runs.close_dead_searches(run_id)
+        close_killed(run_id, runs.SEARCH)
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
         ours = {m for m in jobs if claim_study(studies[m], jobs[m], claims)}
         needs = Needs(config.workers, searches[0].resolved({}).device, server.tracking_uri())

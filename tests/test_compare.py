@@ -20,6 +20,7 @@ from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
 from experiments.run import run_experiment
 from experiments.tracking.networks import load_network
+from experiments.tracking.session import close_killed, tracked_run
 from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
@@ -208,6 +209,42 @@ def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, ca
     assert mlflow.get_run(killed.info.run_id).info.status == "KILLED"
     assert len(arms(run)) == 6  # all of them, also those of the killed one
     assert {arm.info.status for arm in arms(run).values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("name", ["comparison", "prepare_faces", "search"])
+def test_the_run_of_a_command_that_was_killed_at_its_start_is_marked_by_the_next(store, name):
+    with tracked_run("killed", tags={"kind": name}) as killed:
+        pass
+    client = mlflow.MlflowClient()
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    client.set_terminated(killed, "RUNNING")
+    for tag in ("lock", "heartbeat"):
+        client.delete_tag(killed, f"weight_loss.{tag}")
+    client.set_tag(killed, "weight_loss.pid", gone.stdout.decode().strip())
+    with tracked_run("next", tags={"kind": name}) as run_id:
+        close_killed(run_id, name)
+        assert mlflow.get_run(run_id).info.status == "RUNNING"
+    assert mlflow.get_run(killed).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
+def test_a_comparison_killed_at_its_start_leaves_nothing_running(store, delay):
+    words = command(executor="processes", workers=1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "compare", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(statuses)
+    time.sleep(delay)
+    process.kill()
+    process.wait(timeout=TIMEOUT)
+    wait_until(lambda: not other_processes())
+    assert "RUNNING" in statuses()
+    compare()
+    assert "RUNNING" not in statuses()
 
 
 def other_processes():

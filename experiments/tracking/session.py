@@ -231,6 +231,18 @@ def close_run(run_id: str, status: str, **tags: str) -> None:
     client.set_terminated(run_id, status)
 
 
+def close_killed(run_id: str, kind: str) -> None:
+    """Mark the runs of a kind KILLED whose process has died, in the experiment of `run_id`.
+
+    A process that is killed cannot do so itself. The run of a command that has just begun counts if
+    it has the tag `kind` from its first moment.
+    """
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    for run in dead_runs(experiment, f"tags.kind = '{kind}'"):
+        if run.info.run_id != run_id:
+            close_run(run.info.run_id, "KILLED", error="its process died")
+
+
 def close_dead_runs(parent: str, reason: str) -> None:
     """Mark the runs nested under `parent` FAILED whose process has died."""
     experiment = mlflow.get_run(parent).info.experiment_id

@@ -140,14 +140,6 @@ def close_dead_experiments(study_run: str, reason: str) -> None:
             close_run(run.info.run_id, "FAILED", error=reason)
 
 
-def close_dead_searches(run_id: str) -> None:
-    """Mark the runs of searches KILLED whose process has died; `run_id` is this search's."""
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    for run in dead_runs(experiment, f"tags.kind = '{SEARCH}'"):
-        if run.info.run_id != run_id:
-            close_run(run.info.run_id, "KILLED", error="its process died")
-
-
 def results_of(run_id: str) -> dict[str, float]:
     """The accuracies of a finished experiment's last network and of its dense one: `REACHED`."""
     metrics = mlflow.get_run(run_id).data.metrics
@@ -158,7 +150,7 @@ def results_of(run_id: str) -> dict[str, float]:
 def describe_search(run_id: str, config: TuneConfig, search: Search) -> None:
     """Log the params, some of which `mlflow run` has logged, and the tags of a search."""
     params = config.model_dump() | {"storage": without_login(config.storage)}
-    tags = {"dataset": search.dataset, "model": search.model, "kind": SEARCH}
+    tags = {"dataset": search.dataset, "model": search.model}
     describe(run_id, params, tags | internal(environment("cpu")))
 
 
