@@ -85,16 +85,20 @@ def _download(kind: "type[torchvision.datasets.MNIST]", root: Path) -> None:
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=LOCK_SECONDS), removed(lock), socket_timeout():
+        with (
+            tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial,  # fails at once
+            FileLock(lock, timeout=LOCK_SECONDS),  # where no file can be made, and this one waits
+            removed(lock),
+            socket_timeout(),
+        ):
             if _complete(final / "raw"):  # another process has downloaded it
                 return
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
-                kind(partial, download=True)
-                if final.exists():
-                    raise DataUnavailableError(
-                        f"{final} exists but is incomplete: delete it to download it again"
-                    )
-                (Path(partial) / kind.__name__).rename(final)
+            kind(partial, download=True)
+            if final.exists():
+                raise DataUnavailableError(
+                    f"{final} exists but is incomplete: delete it to download it again"
+                )
+            (Path(partial) / kind.__name__).rename(final)
     except (RuntimeError, OSError) as error:
         with suppress(OSError):  # another process may have written to them, or be waiting there
             for folder in made:

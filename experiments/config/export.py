@@ -6,7 +6,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
 from experiments.config.fields import NONE
-from experiments.config.parameters import AUTO, Parameters, Positive, Rate, Share, one_of, some_of
+from experiments.config.parameters import (
+    AUTO,
+    MOST,
+    Parameters,
+    Positive,
+    Rate,
+    Share,
+    one_of,
+    some_of,
+)
 from experiments.config.predict import LAST, round_or
 
 MODEL = "model"
@@ -43,7 +52,7 @@ class Chosen(Parameters):
     shared_values: Annotated[int, Field(ge=1, le=4096)] = Field(
         16, description="how many values a tensor may have with values=shared"
     )
-    shared_epochs: Annotated[int, Field(ge=0)] = Field(
+    shared_epochs: Annotated[int, Field(ge=0, le=MOST)] = Field(
         5, description="epochs in which shared values are trained; the best on validation data stay"
     )
     data_root: parameters.Path = Field(

@@ -6,6 +6,8 @@ represents "auto".
 """
 
 import argparse
+import errno
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os.path import expanduser
@@ -29,11 +31,26 @@ class Parameters(BaseModel):
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 
 or_auto = BeforeValidator(lambda value: None if value == AUTO else value)
-Positive = Annotated[int, Field(gt=0)]
+MOST = 10**9  # of anything that is counted: beyond it, sums and floats go wrong
+Positive = Annotated[int, Field(gt=0, le=MOST)]
 Rate = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Path = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]  # not all shells expand ~
+
+
+def _path(text: str) -> str:
+    path = expanduser(text)  # noqa: PTH111  # not all shells do; this keeps the spelling
+    try:
+        pathlib.Path(path).stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("must not be a loop of symbolic links") from None
+    except ValueError:
+        raise ValueError("must not contain a null character") from None
+    return path
+
+
+Path = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 
 
 class UnknownNameError(ValueError):

@@ -9,6 +9,7 @@ in a YAML file as:
 """
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -21,6 +22,7 @@ from experiments.config.experiment import Config, Resolved
 from experiments.config.parameters import AUTO, validated
 from experiments.config.recipes import defaults_for
 from experiments.processes.terminal import did_you_mean
+from pruning.files import read_whole
 from pruning.reinit import REINITS
 
 Value = float | int | str
@@ -63,6 +65,7 @@ DEFAULT: Space = {
     "prune_rate": Range(0.05, 0.6, log=True),
     "retrain_epochs": Range(1, 20, log=True),
 }
+MOST_BYTES = 1 << 20  # of a file with ranges
 EDGE = 0.02  # share of a range that counts as its edge
 RETRAIN_LR = (1 / 30, 10 / 3)  # times its default; searched for methods that continue to train
 
@@ -112,10 +115,12 @@ def _from_text(name: str, rule: str) -> Range | Choices:
 
 def _from_file(path: Path) -> Space:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(read_whole(path, MOST_BYTES).decode())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"search: {path} is not valid YAML: {why}") from None
+    except ValueError as error:
+        raise ValueError(f"search: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"search: {path} must map parameters to their ranges")
     space: dict[str, Range | Choices] = {}
@@ -125,12 +130,14 @@ def _from_file(path: Path) -> Space:
         elif isinstance(rule, dict) and {"low", "high"} <= rule.keys() <= {"low", "high", "log"}:
             log = rule.get("log", False)
             if not isinstance(log, bool):
-                raise ValueError(f"search: log of {name} must be true or false, got {log}")
+                raise ValueError(
+                    f"search: log of {name} must be true or false, got {reprlib.repr(log)}"
+                )
             space[str(name)] = _range(str(name), rule["low"], rule["high"], log)
         else:
             raise ValueError(
                 f"search: {name} in {path} must be a list of values, or a mapping with low, high "
-                f"and optionally log, got {rule}"
+                f"and optionally log, got {reprlib.repr(rule)}"
             )
     return space
 

@@ -19,6 +19,7 @@ DISK_FULL_TEXTS = (  # in errors without a number: of copies of folders, servers
     "Disk quota exceeded",
     "database or disk is full",
 )
+MOST_CHARS = 1500  # of an error
 MOST_FREE = 1 << 20  # bytes of a disk that counts as full
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -73,7 +74,8 @@ def is_user_error(error: BaseException) -> bool:
 
 def describe_error(error: BaseException) -> str:
     """What went wrong, on one line, without passwords and control characters."""
-    return printable(hide(_described(error)))
+    text = printable(hide(_described(error)))
+    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}..."
 
 
 def printable(text: str) -> str:

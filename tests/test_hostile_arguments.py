@@ -1,0 +1,85 @@
+"""One argument that is wrong in an unusual way is one line, soon, with status 2."""
+
+import os
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import run_command
+
+SOON = 60  # seconds, on a busy machine; a pipe or a lock that is waited for takes forever, or 300
+BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
+FILES = {
+    "deep.yaml": "[" * 5000 + "]" * 5000,
+    "bomb.yaml": f"a: &a [x]\n{BOMB}prune_rate: *i\n",
+    "log.yaml": f"a: &a [x]\n{BOMB}prune_rate: {{low: 0.1, high: 0.2, log: *i}}\n",
+    "bytes.yaml": "\0",
+    "large.yaml": "#" * (1 << 21),
+}
+
+
+@pytest.fixture
+def folder(store):
+    """A folder with a loop of links, a pipe, and files that are hard to read."""
+    Path("loop").symlink_to("loop")
+    Path("zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe", "pipe.yaml"):
+        os.mkfifo(name)
+    for name, content in FILES.items():
+        Path(name).write_text(content)
+    Path("photographs/ada").mkdir(parents=True)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("run --data_root=loop --dataset=faces", "data_root must not be a loop of symbolic links"),
+        (
+            "run --data_root=loop/x --dataset=mnist",
+            "data_root must not be a loop of symbolic links",
+        ),
+        ("prepare_faces --source=loop --out=x", "source must not be a loop of symbolic links"),
+        (
+            "prepare_faces --source=photographs --out=loop",
+            "out must not be a loop of symbolic links",
+        ),
+        ("tune --storage=sqlite:///loop/x.db", "storage: the folder "),
+        (f"run --epochs={'9' * 400}", "epochs must be less than or equal to 1000000000"),
+        (f"run --epochs={'9' * 5000}", "epochs "),
+        (f"run --lr={'9' * 400}", "lr must be a finite number"),
+        (f"run --seed={'9' * 400}", "seed must be less than "),
+        ("run --data_root=a\0b", "data_root must not contain a null character"),
+        (
+            "tune --dataset=digits --search=deep.yaml",
+            "search: deep.yaml is not valid YAML: maximum",
+        ),
+        ("tune --dataset=digits --search=bytes.yaml", "search: bytes.yaml is not valid YAML: "),
+        ("tune --dataset=digits --search=bomb.yaml", "search: a cannot be searched"),
+        ("tune --dataset=digits --search=log.yaml", "search: a cannot be searched"),
+        ("tune --dataset=digits --search=large.yaml", "search: large.yaml has more than "),
+        ("tune --dataset=digits --search=pipe.yaml", "search: pipe.yaml is not a regular file"),
+        ("tune --dataset=digits --search=zero.yaml", "search: zero.yaml is not a regular file"),
+        (f"tune --dataset=digits --search={'[' * 5000}", "search must be name=low..high"),
+        ("run --pretrained=pipe", "pretrained must be a file, not a folder, a pipe or a device"),
+        ("run --pretrained=/dev/zero", "pretrained must be a file, not a folder, a pipe or a dev"),
+        ("run --dataset=mnist --data_root=/proc", "MNIST is not in /proc and cannot be downloaded"),
+        ("run --dataset=olivetti --data_root=/proc", "the Olivetti faces are not in /proc and"),
+        ("export --run=pipe", "run must be the id of a run, a checkpoint or a folder"),
+        ("predict --run=/dev/zero --images=photographs", "run must be the id of a run"),
+    ],
+)
+def test_it_is_one_line_and_soon(folder, capsys, monkeypatch, command, message):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts of a download
+    name, *words = command.split(" ")
+    begin = time.monotonic()
+    with pytest.raises(SystemExit) as stop:
+        run_command(name, words)
+    assert stop.value.code == 2
+    assert time.monotonic() - begin < SOON
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: {message}")
+    assert len(line) < 1600
+    assert line.isprintable()
