@@ -83,3 +83,15 @@ def test_it_is_one_line_and_soon(folder, capsys, monkeypatch, command, message):
     assert line.startswith(f"error: {message}")
     assert len(line) < 1600
     assert line.isprintable()
+
+
+def test_a_folder_where_nothing_can_be_written_is_one_line_and_soon(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/mlflow.db")
+    begin = time.monotonic()
+    with pytest.raises(SystemExit):
+        run_command("run", ["--dataset=digits"])
+    assert time.monotonic() - begin < SOON / 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: /proc/mlflow.db cannot be opened (unable to open database file): work in a folder "
+        "that you can write to, or set MLFLOW_TRACKING_URI"
+    )

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import mlflow
 
@@ -40,12 +41,28 @@ def check_tracking() -> None:
     Raises:
         ValueError: If it does not.
     """
+    _check_file(str(mlflow.get_tracking_uri()))
     try:
         ping()
     except Exception as error:  # each kind of store raises its own errors
         raise ValueError(
             f"the tracking server {without_login(mlflow.get_tracking_uri())} does not answer "
             f"({describe_error(_origin(error))}): start it, or set MLFLOW_TRACKING_URI to another"
+        ) from None
+
+
+def _check_file(uri: str) -> None:
+    """Open SQLite's file, if that is the store: MLflow tries for two minutes to open one."""
+    kind, _, path = uri.partition(":///")
+    if kind != "sqlite" or not path:
+        return
+    try:
+        with closing(sqlite3.connect(path)):
+            pass
+    except sqlite3.OperationalError as error:
+        raise ValueError(
+            f"{path} cannot be opened ({error}): work in a folder that you can write to, or set "
+            "MLFLOW_TRACKING_URI"
         ) from None
 
 
