@@ -54,7 +54,7 @@ def check_tracking() -> None:
 def _check_file(uri: str) -> None:
     """Open SQLite's file, if that is the store: MLflow tries for two minutes to open one."""
     kind, _, path = uri.partition(":///")
-    if kind != "sqlite" or not path:
+    if kind != "sqlite" or not path or "?" in path:
         return
     try:
         with closing(sqlite3.connect(path)):
