@@ -125,7 +125,7 @@ def test_another_file_is_an_error_that_says_what_to_do(tmp_path, original, chang
 
 def test_a_pipe_is_an_error(tmp_path):
     os.mkfifo(tmp_path / FILE)
-    with pytest.raises(DataUnavailableError, match=rf"{FILE} is not a regular file"):
+    with pytest.raises(DataUnavailableError, match=rf"{FILE} is damaged, or another file"):
         olivetti(tmp_path)
 
 

@@ -4,8 +4,8 @@ Each seed has a base arm, which runs first: the others branch off its run, so th
 seed is trained once. With masks=shared the base arm is the trunk, whose masks the others retrain.
 An arm that has already run is found by its fingerprint, and one that was interrupted is resumed. If
 another process is running it, the schedule waits for that. An arm is claimed before the tracking
-store is searched for it, so that of two processes on one machine only one starts it; of two
-machines, the one whose run is the younger deletes it (experiments/tracking/log.py).
+store is searched for it, so that of two processes on one machine only one starts it. If two
+machines start it at the same time, one finds the other's run and deletes its own (`twin_of`).
 """
 
 import time

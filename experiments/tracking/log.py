@@ -41,7 +41,8 @@ from experiments.tracking.resume import (
     REWOUND,
     StoredRun,
     checkpoint_name,
-    earlier_twin,
+    mark_begun,
+    twin_of,
 )
 from experiments.tracking.session import INTERNAL, describe, internal, tracked_run
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
@@ -214,8 +215,8 @@ def open_run(
         parent: Id of the run that a new one is nested under.
 
     Raises:
-        TakenError: If another process has begun the same experiment earlier, as a nested run too.
-            This one is then deleted.
+        TakenError: If another run of the same experiment is finished or in progress, and this one
+            is new and nested. It is then deleted.
     """
     resume, tags = stored.run_id if stored else NONE, _tags(config, data, why, last)
     try:
@@ -225,8 +226,9 @@ def open_run(
                 run.history, run.network = stored.history, stored.network
             else:
                 key = _describe(run, asked)
-                if parent and (twin := earlier_twin(run_id, key)):
-                    raise TakenError(f"run {twin.info.run_id} is the same and began earlier")
+                if parent and (twin := twin_of(run_id, key)):
+                    raise TakenError(f"run {twin.info.run_id} is the same")
+            mark_begun(run_id)
             yield run
     except TakenError:
         mlflow.MlflowClient().delete_run(run_id)
