@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.photographs import pictures
 from datasets.photographs.pictures import (
     MAX_PIXELS,
     UnreadableError,
@@ -84,6 +85,31 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
     dark = portrait().point(lambda value: value // 3)
     portrait().save(tmp_path / "a.webp", save_all=True, append_images=[dark], lossless=True)
     assert difference(tmp_path / "a.webp", portrait()) < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *(("a.png", mode) for mode in ("RGB", "RGBA", "LA", "L", "P", "1", "I;16")),
+        *(("a.jpg", mode) for mode in ("RGB", "L", "CMYK")),
+    ],
+)
+def test_very_large_pictures_are_reduced_when_they_are_read(tmp_path, monkeypatch, name, mode):
+    path, picture = tmp_path / name, portrait().resize((800, 800))
+    if mode == "I;16":
+        deep = np.asarray(picture.convert("L")).astype(np.uint16) * 257
+        picture = Image.fromarray(deep)
+    else:
+        picture = picture.quantize() if mode == "P" else picture.convert(mode)
+    picture.save(path)
+    whole = read_picture(path)
+    assert whole.grey.size == (800, 800)
+    monkeypatch.setattr(pictures, "LARGE", 50_000)
+    reduced = read_picture(path)
+    assert reduced.grey.size == (200, 200)
+    expected = np.asarray(whole.grey.resize(reduced.grey.size, Image.Resampling.BOX), dtype=float)
+    assert np.abs(np.asarray(reduced.grey, dtype=float) - expected).mean() < 2
+    assert (reduced.digest, reduced.resized.size) == (whole.digest, reduced.grey.size)
 
 
 def test_small_pictures_are_enlarged_and_large_ones_reduced_for_detection(tmp_path):

@@ -40,6 +40,7 @@ def test_runs_whose_process_has_died_are_found_and_marked(parent):
     alive = begin(parent, lock="elsewhere", heartbeat=later)
     starting = begin(parent, host=here, pid=str(os.getpid()))
     silent = begin(parent, lock="elsewhere", heartbeat=long_ago)
+    impossible = begin(parent, lock="elsewhere", heartbeat=str(time.time() + 100_000))
     never_started = begin(parent, host=here, pid=dead_pid)
     held, released = begin(parent), begin(parent)
     for run_id in (held, released):
@@ -49,7 +50,7 @@ def test_runs_whose_process_has_died_are_found_and_marked(parent):
     experiment = mlflow.get_run(parent).info.experiment_id
     with run_lock(held):
         found = {run.info.run_id for run in dead_runs(experiment, f"tags.`{PARENT}` = '{parent}'")}
-        assert found == {silent, never_started, released}
+        assert found == {silent, impossible, never_started, released}
         close_dead_runs(parent, "its process died")
     status = {run_id: mlflow.get_run(run_id).info.status for run_id in (*found, alive, starting)}
     assert {status.pop(run_id) for run_id in found} == {"FAILED"}

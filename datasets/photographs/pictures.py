@@ -4,10 +4,11 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import imagehash
 import numpy as np
@@ -18,6 +19,8 @@ SHORT_SIDE = 160  # small pictures are enlarged by an integer to at least this b
 MAX_ENLARGEMENT = 4  # ... but by no more than this
 MAX_BYTES = 1 << 29  # of a file
 MAX_PIXELS = 1_500_000  # larger pictures are reduced to this, which bounds time and memory
+LARGE = 50_000_000  # pixels; larger pictures are decoded one at a time, and reduced
+_large = Lock()
 
 
 class UnreadableError(ValueError):
@@ -28,7 +31,7 @@ class UnreadableError(ValueError):
 class Picture:
     """A decoded photograph, upright."""
 
-    grey: Image.Image  # 8 bits, full resolution, to cut crops from
+    grey: Image.Image  # 8 bits, to cut crops from; full resolution up to `LARGE` pixels
     resized: Image.Image  # RGB, enlarged or reduced, to detect faces in
     digest: str  # of the file's bytes
     hashes: tuple[str, ...]  # perceptual hashes of the picture and of its mirror image
@@ -43,9 +46,11 @@ def read_picture(path: Path) -> Picture:
     try:
         content = _read_bytes(path)
         with Image.open(BytesIO(content)) as image:
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-        hashes = _hash(rgb), _hash(ImageOps.mirror(rgb))
-        return Picture(rgb.convert("L"), _resize(rgb), content_digest(content), hashes)
+            with _large if image.width * image.height > LARGE else nullcontext():
+                rgb = _to_rgb(ImageOps.exif_transpose(_reduced(image)))
+        grey = rgb.convert("L")
+        hashes = _hash(grey), _hash(ImageOps.mirror(grey))
+        return Picture(grey, _resize(rgb), content_digest(content), hashes)
     except UnreadableError:
         raise
     except Exception as error:  # each decoder raises its own exceptions
@@ -76,9 +81,23 @@ def ignore_decoder_warnings() -> Iterator[None]:
         yield
 
 
+def _reduced(image: Image.Image) -> Image.Image:
+    """The picture, reduced by an integer if it has more than `LARGE` pixels."""
+    wanted = math.ceil(math.sqrt(image.width * image.height / LARGE))
+    if wanted == 1:
+        return image
+    image.draft(None, (image.width // wanted, image.height // wanted))  # JPEG: never decoded whole
+    factor = math.ceil(math.sqrt(image.width * image.height / LARGE))
+    if image.mode.startswith("I;"):
+        image = image.convert("I")
+    elif image.mode in ("1", "P"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.reduce(factor) if factor > 1 else image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_8_bits(np.asarray(image, dtype=np.float64))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -88,10 +107,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """Deeper grey; white is the largest number with as many bits as the largest value needs."""
-    values = np.nan_to_num(values, posinf=0).clip(min=0)
-    largest = float(values.max())
+    largest = float(values.max(initial=0, where=np.isfinite(values)))
     white = 1.0 if largest <= 1 else float((1 << max(8, int(largest).bit_length())) - 1)
-    return np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8)
+    levels = np.empty(values.shape, dtype=np.uint8)
+    for row, line in enumerate(values):  # by lines: they are eight times as large in float64
+        finite = np.nan_to_num(line.astype(np.float64), posinf=0).clip(min=0)
+        levels[row] = np.rint(finite * (255 / white)).clip(0, 255)
+    return levels
 
 
 def _resize(rgb: Image.Image) -> Image.Image:
@@ -102,8 +124,8 @@ def _resize(rgb: Image.Image) -> Image.Image:
     return rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def _hash(rgb: Image.Image) -> str:
-    return str(imagehash.phash(rgb, hash_size=HASH_SIDE))
+def _hash(grey: Image.Image) -> str:
+    return str(imagehash.phash(grey, hash_size=HASH_SIDE))
 
 
 def _reason(error: Exception) -> str:

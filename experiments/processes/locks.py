@@ -20,6 +20,7 @@ from experiments.processes.signals import defer_signals
 
 HEARTBEAT_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+AHEAD_SECONDS = 3600.0  # by which another machine's clock may be ahead of ours
 TRY_SECONDS = 0.05  # for a lock: the file of one that is being released may be removed meanwhile
 
 
@@ -57,7 +58,7 @@ def run_lock(run_id: str) -> Iterator[None]:
 def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
     """Whether the process whose `tags` a RUNNING run has is alive."""
     if tags.get("lock") != lock_name(run_id):
-        return time.time() - float(tags.get("heartbeat", 0)) < DEAD_AFTER_SECONDS
+        return _is_recent(float(tags.get("heartbeat", 0)))
     try:
         with run_lock(run_id):
             return False
@@ -74,7 +75,7 @@ def may_be_starting(tags: Mapping[str, str], started: float) -> bool:
         tags: Of the run; `host` and `pid` name its process.
         started: When the run was created, in seconds since the epoch.
     """
-    if "lock" in tags or time.time() - started > DEAD_AFTER_SECONDS:
+    if "lock" in tags or not _is_recent(started):
         return False
     if tags.get("host") != socket.gethostname() or "pid" not in tags:
         return True
@@ -83,6 +84,11 @@ def may_be_starting(tags: Mapping[str, str], started: float) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _is_recent(stamp: float) -> bool:
+    """Whether a time is less than `DEAD_AFTER_SECONDS` ago; one too far in the future is wrong."""
+    return -AHEAD_SECONDS < time.time() - stamp < DEAD_AFTER_SECONDS
 
 
 @contextmanager
