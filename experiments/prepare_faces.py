@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from datasets.photographs import CONTACT_SHEETS, EXCLUDED, MANIFEST
+from datasets.photographs.files import NO_CLASS, as_cell
 from datasets.photographs.manifest import KEPT, OUTCOMES, exclusion_reason
 from datasets.photographs.prepare import check_folders, prepare, read_excluded
 from experiments.config.faces import FacesConfig
@@ -41,11 +42,11 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
     device = device if config.device == AUTO else config.device
     check_folders(source, out, config.options())  # an error leaves no run
     with tracked_run(f"prepare_faces {source.name}", tags={"kind": KIND}) as run_id:
-        close_killed(run_id, KIND)
+        close_killed(run_id, f"tags.kind = '{KIND}'")
         describe(run_id, config.model_dump() | {"resolved_device": device})
         table = prepare(source, out, config.options(), device)
         raise_if_interrupted()
-        counts = pd.crosstab(table["label"].replace("", "(no class)"), table["outcome"])
+        counts = pd.crosstab(table["label"].replace("", NO_CLASS), table["outcome"])
         counts = counts.reindex(columns=[name for name in OUTCOMES if name in counts])
         _log(counts, out)
     print(report(table, counts, out))
@@ -59,7 +60,7 @@ def _log(counts: pd.DataFrame, out: Path) -> None:
         name = f"class/{metric_name(label)}"
         totals |= {f"{name}/{outcome}": count for outcome, count in counts.loc[label].items()}
     mlflow.log_metrics(totals)
-    mlflow.log_text(counts.to_csv(), "counts.csv")
+    mlflow.log_text(counts.rename(index=as_cell).to_csv(), "counts.csv")
     mlflow.log_artifact(str(out / MANIFEST))
     mlflow.log_artifacts(str(out / CONTACT_SHEETS), CONTACT_SHEETS)
 

@@ -37,8 +37,8 @@ def theoretical_speedup(masks: Masks, uses: Mapping[str, int]) -> float:
             number of output positions in a convolution).
 
     Returns:
-        The ratio; infinity when no weight survives.
+        The ratio; NaN when no weight survives, since there is nothing left to compute.
     """
     dense = sum(uses[name] * mask.numel() for name, mask in masks.items())
     surviving = sum(uses[name] * int(mask.sum()) for name, mask in masks.items())
-    return dense / surviving if surviving else float("inf")
+    return dense / surviving if surviving else float("nan")

@@ -224,7 +224,7 @@ def test_the_run_of_a_command_that_was_killed_at_its_start_is_marked_by_the_next
         client.delete_tag(killed, f"weight_loss.{tag}")
     client.set_tag(killed, "weight_loss.pid", gone.stdout.decode().strip())
     with tracked_run("next", tags={"kind": name}) as run_id:
-        close_killed(run_id, name)
+        close_killed(run_id, f"tags.kind = '{name}'")
         assert mlflow.get_run(run_id).info.status == "RUNNING"
     assert mlflow.get_run(killed).info.status == "KILLED"
 

@@ -1,8 +1,16 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.photographs.detection import Detector
+from datasets.photographs.detection import (
+    Detection,
+    Detector,
+    Face,
+    detection_lines,
+    read_detections,
+)
 from datasets.photographs.pictures import read_picture
 from tests.portraits import flower, orl_root, portrait, scene
 
@@ -36,6 +44,31 @@ def test_batches_of_mixed_sizes_give_the_same_faces_as_single_pictures(detector)
         for face, other in zip(batched, single, strict=True):
             assert np.allclose(face.landmarks, other.landmarks, atol=0.1)
             assert abs(face.confidence - other.confidence) < 1e-4
+
+
+def test_a_line_of_the_cache_that_has_changed_is_not_believed(tmp_path):
+    faces = (Face((1.0, 2.0, 30.0, 40.0), ((1.0, 2.0),) * 5, 0.99),)
+    hashes = ("a" * 144,)
+    known = [Detection(f"a/{n}.png", "a", (1, n), "0f", hashes, 64, 48, faces) for n in range(3)]
+    content, path = detection_lines(known), tmp_path / "found.jsonl"
+    path.write_bytes(content)
+    assert list(read_detections(path).values()) == known
+    lost = 0
+    for place in range(0, 8 * len(content), 5):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        found = read_detections(path)
+        assert all(detection in known for detection in found.values())
+        lost += len(found) < len(known)
+    assert lost > 1000
+
+
+def test_a_cache_without_checksums_is_read(tmp_path):
+    known = Detection("a/1.png", "a", (1, 2))
+    path = tmp_path / "found.jsonl"
+    path.write_bytes(re.sub(rb"\t[0-9a-f]{8}", b"", detection_lines([known])))
+    assert list(read_detections(path).values()) == [known]
 
 
 def test_the_largest_of_several_faces_comes_first(detector):

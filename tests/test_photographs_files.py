@@ -1,6 +1,12 @@
 import pytest
 
-from datasets.photographs.files import LONGEST_NAME, find_photographs, path_text, short_name
+from datasets.photographs.files import (
+    LONGEST_NAME,
+    NO_CLASS,
+    find_photographs,
+    path_text,
+    short_name,
+)
 from datasets.splits import DataUnavailableError
 
 
@@ -37,6 +43,13 @@ def test_folders_without_photographs_are_an_error(tmp_path):
         find_photographs(tmp_path)
     (tmp_path / "1.jpg").touch()
     with pytest.raises(DataUnavailableError, match="photographs but no class folders"):
+        find_photographs(tmp_path)
+
+
+def test_a_class_cannot_have_the_name_of_no_class(tmp_path):
+    (tmp_path / NO_CLASS).mkdir()
+    (tmp_path / NO_CLASS / "1.jpg").touch()
+    with pytest.raises(DataUnavailableError, match=r"/\(no class\) cannot be a class folder"):
         find_photographs(tmp_path)
 
 

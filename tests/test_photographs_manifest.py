@@ -1,6 +1,8 @@
 """The manifest: outcomes, duplicates and splits."""
 
+import csv
 from collections import Counter
+from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,8 @@ from datasets.photographs.manifest import (
     build_manifest,
     classify,
     find_duplicates,
+    manifest_content,
+    parse_manifest,
     read_manifest,
 )
 from datasets.photographs.options import FaceOptions
@@ -203,10 +207,34 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
         "é/ß.png",
     ]
     table = manifest(*(detection(name, face(50)) for name in names), detection("None/1.png"))
-    table.to_csv(tmp_path / "manifest.csv", index=False)
-    again = read_manifest(tmp_path / "manifest.csv")
-    pd.testing.assert_frame_equal(again, table, check_dtype=False)
-    assert list(again["source"]) == [*names, "None/1.png"]
+    path = tmp_path / "manifest.csv"
+    for content in (manifest_content(table), table.to_csv(index=False).encode()):  # as before 1.1
+        path.write_bytes(content)
+        pd.testing.assert_frame_equal(read_manifest(path), table, check_dtype=False)
+        assert list(read_manifest(path)["source"]) == [*names, "None/1.png"]
+
+
+def test_no_name_is_a_formula_to_a_spreadsheet(tmp_path):
+    names = ["=cmd|'x'!A1", "+1", "-1", "@sum", "'=quoted", "''-twice", "'plain", "\t=1"]
+    table = manifest(*(detection(f"{name}/1.png", face(50)) for name in names))
+    content = manifest_content(table)
+    cells = csv.reader(StringIO(content.decode()))
+    assert not [cell for row in cells for cell in row if cell[:1] in ("=", "+", "-", "@", "\t")]
+    assert list(parse_manifest(content)["label"]) == names
+
+
+def test_any_change_of_a_bit_is_noticed(tmp_path):
+    table = manifest(*(detection(f"a/{number}.png", face(50)) for number in range(3)))
+    content, path = manifest_content(table), tmp_path / "manifest.csv"
+    for place in range(0, 8 * len(content), 7):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            found = read_manifest(path)
+        except DataUnavailableError:
+            continue
+        pd.testing.assert_frame_equal(found, table, check_dtype=False)  # a bit that means nothing
 
 
 def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):
@@ -217,11 +245,11 @@ def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     "damage", ["empty", "binary", "half a row", "columns", "outcome", "number"]
 )
-def test_a_damaged_manifest_is_an_error_that_says_what_to_do(tmp_path, damage):
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_damaged_manifest_is_an_error_that_says_what_to_do(tmp_path, damage, checked):
     path = tmp_path / "manifest.csv"
-    text = manifest(detection("a/1.png", face(50)), detection("a/2.png", face(50))).to_csv(
-        index=False
-    )
+    table = manifest(detection("a/1.png", face(50)), detection("a/2.png", face(50)))
+    text = manifest_content(table).decode() if checked else table.to_csv(index=False)
     damaged = {
         "empty": "",
         "binary": "\x00\xff",

@@ -16,7 +16,7 @@ from experiments.processes.terminal import (
     is_user_error,
     table_text,
 )
-from experiments.tracking.summary import table
+from experiments.tracking.summary import emptied_layers, table
 
 
 def test_a_table_aligns_words_on_the_left_and_values_on_the_right():
@@ -136,3 +136,10 @@ def test_a_database_on_a_full_disk_is_named_by_the_working_folder(monkeypatch, t
     assert describe_error(error) == (
         f"the disk is full, nothing can be written to {tmp_path}: free some space, then try again"
     )
+
+
+def test_a_layer_is_named_once_when_it_has_lost_its_last_weight():
+    rows = [{"layer_sparsity/fc1": share, "layer_sparsity/fc2": 0.5} for share in (0.9, 1.0, 1.0)]
+    assert emptied_layers(rows[:1]) == []
+    assert emptied_layers(rows[:2]) == ["fc1"]
+    assert emptied_layers(rows) == []

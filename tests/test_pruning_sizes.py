@@ -1,3 +1,5 @@
+from math import isnan
+
 import pytest
 import torch
 
@@ -23,8 +25,8 @@ def test_counts_by_hand(network):
     assert sizes.theoretical_speedup(masks, {"conv": 9, "fc": 1}) == (8 * 9 + 4) / (4 * 9 + 4)
 
 
-def test_a_network_without_weights_is_infinitely_fast(network):
+def test_a_network_without_weights_has_no_speed(network):
     _, masks = network
     nothing = {name: torch.zeros_like(mask) for name, mask in masks.items()}
-    assert sizes.theoretical_speedup(nothing, {"conv": 9, "fc": 1}) == float("inf")
+    assert isnan(sizes.theoretical_speedup(nothing, {"conv": 9, "fc": 1}))
     assert sizes.sparsity(nothing) == 1.0

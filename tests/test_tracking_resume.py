@@ -4,8 +4,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -95,6 +98,41 @@ def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(anywhere, engine)
     assert histories(run_id) == histories(straight)
     assert resumed.data.params == mlflow.get_run(straight).data.params
     assert len(mlflow.search_logged_models(output_format="list", experiment_ids=["1"])) == 2
+
+
+def test_a_killed_run_is_marked_by_the_next_run_and_can_still_be_resumed(anywhere):
+    killed, _ = stop_after_round(start(*command(**LONG)), 1, signal.SIGKILL)
+    other = run_experiment(config_from(QUICK))
+    assert mlflow.get_run(killed.info.run_id).info.status == "KILLED"
+    assert mlflow.get_run(other).info.status == "FINISHED"
+    run_command("run", [f"--resume={killed.info.run_id}"])
+    assert mlflow.get_run(killed.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_run_waits_while_another_process_locks_the_database(anywhere, capsys):
+    """For longer than MLflow does, which is 20 seconds."""
+    path = mlflow.get_tracking_uri().removeprefix("sqlite:///")
+    running = start(*command())
+    for line in running.stdout:
+        if line.startswith("round 0/"):
+            break
+    with closing(sqlite3.connect(path, timeout=60)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        time.sleep(30)
+        database.rollback()
+    rest, _ = running.communicate(timeout=TIMEOUT)
+    assert running.returncode == 0, rest
+    assert "MLflow's database does not answer (" in rest
+    straight = run_experiment(config_from(QUICK))
+    (run,) = (run for run in all_runs() if run.info.run_id != straight)
+    assert run.info.status == "FINISHED"
+    assert histories(run.info.run_id) == histories(straight)
+    assert files(run.info.run_id) == files(straight)
+
+
+def all_runs():
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
 
 
 def test_a_terminated_run_is_marked_killed_and_shows_how_to_resume(anywhere, capsys):

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.photographs import CONTACT_SHEETS, SIDE
 from datasets.photographs.crops import write_image
-from datasets.photographs.files import short_name
+from datasets.photographs.files import NO_CLASS, short_name
 from datasets.photographs.manifest import BOX, KEPT
 from datasets.photographs.pictures import UnreadableError, read_picture
 
@@ -68,7 +68,7 @@ def draw_contact_sheets(table: pd.DataFrame, before: pd.DataFrame, paths: Paths,
 
 def page_name(label: str, number: int) -> str:
     """The file of a page of a class; photographs outside class folders share separate pages."""
-    return f"{short_name(label or '(no class)')}.{number}.jpg"
+    return f"{short_name(label or NO_CLASS)}.{number}.jpg"
 
 
 def draw_class(label: str, rows: pd.DataFrame, paths: Paths, out: Path) -> None:

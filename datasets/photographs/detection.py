@@ -2,10 +2,12 @@
 
 The detector is MTCNN (Zhang et al. 2016, arXiv:1604.02878) from facenet-pytorch, with its weights.
 Results are cached in a file, so that every photograph is processed once: one line of JSON for each,
-appended as soon as it is known. If a photograph has several lines, the last one counts.
+a tab and a checksum, appended as soon as it is known. If a photograph has several lines, the last
+one counts.
 """
 
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -170,13 +172,16 @@ _detection = TypeAdapter(Detection)
 
 
 def read_detections(path: Path) -> dict[str, Detection]:
-    """The cached detections by source; lines that an interruption has truncated are skipped."""
+    """The cached detections by source; lines that are truncated or damaged are skipped."""
     if not path.exists():
         return {}
     detections = {}
     for line in path.read_bytes().splitlines():
+        content, tab, check = line.partition(b"\t")
+        if tab and check != _checksum(content):  # older versions wrote none
+            continue
         try:
-            detection = _detection.validate_json(line)
+            detection = _detection.validate_json(content)
         except ValidationError:
             continue  # this photograph is processed again
         detections[detection.source] = detection
@@ -185,4 +190,9 @@ def read_detections(path: Path) -> dict[str, Detection]:
 
 def detection_lines(detections: Iterable[Detection]) -> bytes:
     """Lines for the cache; the first is empty, in case the file ends with half a line."""
-    return b"\n" + b"".join(_detection.dump_json(detection) + b"\n" for detection in detections)
+    lines = [_detection.dump_json(detection) for detection in detections]  # without a tab
+    return b"\n" + b"".join(line + b"\t" + _checksum(line) + b"\n" for line in lines)
+
+
+def _checksum(content: bytes) -> bytes:
+    return f"{zlib.crc32(content):08x}".encode()

@@ -15,6 +15,8 @@ SUFFIXES = (
     *(".gif", ".avif", ".heic", ".heif"),
 )
 LONGEST_NAME = 100  # bytes
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet computes, or quotes
+NO_CLASS = "(no class)"  # what photographs outside class folders are called where they are counted
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ def find_photographs(source: Path) -> list[Photograph]:
     if not source.is_dir():
         raise DataUnavailableError(f"{source} is not a folder of class folders of photographs")
     photographs = [_photograph(path, source) for path in _picture_files(source)]
+    if any(photograph.label == NO_CLASS for photograph in photographs):
+        raise DataUnavailableError(f"{source}/{NO_CLASS} cannot be a class folder: rename it")
     if not photographs:
         raise DataUnavailableError(f"{source} has no photographs ({', '.join(SUFFIXES)})")
     if not any(photograph.label for photograph in photographs):
@@ -107,6 +111,16 @@ def short_name(text: str) -> str:
         return text
     digest = hashlib.blake2b(content, digest_size=4).hexdigest()
     return f"{content[:LONGEST_NAME].decode(errors='ignore')}~{digest}"
+
+
+def as_cell(text: str) -> str:
+    """A text for a CSV file that a spreadsheet does not take for a formula; see `from_cell`."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_cell(text: str) -> str:
+    """The text that `as_cell` wrote."""
+    return text[1:] if text[:1] == "'" and _FORMULA.match(text[1:]) else text
 
 
 def write_atomically(path: Path, content: bytes) -> None:

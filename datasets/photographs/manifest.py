@@ -6,6 +6,7 @@ excluded and the splits of the previous manifest. It has one row for each photog
 """
 
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pandas as pd
 
 from datasets.photographs import CROPS, EXCLUDED, SPLIT_NAMES
 from datasets.photographs.detection import Detection, Face
-from datasets.photographs.files import short_name
+from datasets.photographs.files import as_cell, from_cell, short_name
 from datasets.photographs.options import FaceOptions
 from datasets.photographs.pictures import HASH_SIDE
 from datasets.splits import DataUnavailableError
@@ -45,6 +46,7 @@ COLUMNS = (
     *("source", "label", "outcome", "crop", "split", "confidence"),
     *("reason", "duplicate_of", *BOX, *LANDMARKS, *SIZES),
 )
+CHECK = "checksum"  # column
 TEXTS = ("source", "label", "outcome", "crop", "split", "reason", "duplicate_of")
 TYPES = {name: str if name in TEXTS else int if name in SIZES else float for name in COLUMNS}
 NOT_A_NUMBER = {name: [""] for name in COLUMNS if name not in TEXTS}
@@ -253,16 +255,35 @@ def read_manifest(path: Path) -> pd.DataFrame:
         ) from None
 
 
+def manifest_content(table: pd.DataFrame) -> bytes:
+    """The content of a manifest's file; each row ends with a checksum of its other cells."""
+    texts = {name: table[name].map(as_cell) for name in TEXTS}
+    written = table.assign(**texts).to_csv(index=False).encode()
+    cells = pd.read_csv(BytesIO(written), dtype=str, keep_default_na=False)
+    return cells.assign(**{CHECK: _checksums(cells)}).to_csv(index=False).encode()
+
+
+def _checksums(cells: pd.DataFrame) -> list[str]:
+    rows = cells.itertuples(index=False, name=None)
+    return [f"{zlib.crc32(repr(row).encode()):08x}" for row in rows]
+
+
 def parse_manifest(content: bytes) -> pd.DataFrame:
     """A manifest from a file's content.
 
     Raises:
         ValueError, KeyError: If the content is damaged.
     """
+    cells = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
+    if tuple(cells.columns) not in (COLUMNS, (*COLUMNS, CHECK)):  # older versions had no checksums
+        raise ValueError("its columns are not those of a manifest")
+    if CHECK in cells and list(cells.pop(CHECK)) != _checksums(cells):
+        raise ValueError("a row does not have its checksum")
     table = pd.read_csv(
         BytesIO(content), dtype=TYPES, keep_default_na=False, na_values=NOT_A_NUMBER
-    )
-    table[list(COLUMNS)]
+    )[list(COLUMNS)]
+    for name in TEXTS:
+        table[name] = table[name].map(from_cell)
     if unknown := set(table["outcome"]) - set(OUTCOMES):
         raise ValueError(f"unknown outcome: {', '.join(sorted(map(str, unknown)))}")
     return table

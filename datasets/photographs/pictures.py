@@ -4,7 +4,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -45,9 +45,8 @@ def read_picture(path: Path) -> Picture:
     """
     try:
         content = _read_bytes(path)
-        with Image.open(BytesIO(content)) as image:
-            with _large if image.width * image.height > LARGE else nullcontext():
-                rgb = _to_rgb(ImageOps.exif_transpose(_reduced(image)))
+        with Image.open(BytesIO(content)) as image, _one_if_large(image):
+            rgb = _to_rgb(ImageOps.exif_transpose(_reduced(image)))
         grey = rgb.convert("L")
         hashes = _hash(grey), _hash(ImageOps.mirror(grey))
         return Picture(grey, _resize(rgb), content_digest(content), hashes)
@@ -79,6 +78,10 @@ def ignore_decoder_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+def _one_if_large(image: Image.Image) -> AbstractContextManager[object]:
+    return _large if image.width * image.height > LARGE else nullcontext()
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -20,12 +20,19 @@ from datasets.photographs import CROPS, DETECTIONS, EXCLUDED, MANIFEST, OPTIONS,
 from datasets.photographs.contact_sheets import draw_contact_sheets
 from datasets.photographs.crops import cut_face, read_crop, write_image
 from datasets.photographs.detection import Detection, detect_faces, detection_lines, read_detections
-from datasets.photographs.files import Photograph, find_photographs, path_text, write_atomically
+from datasets.photographs.files import (
+    Photograph,
+    find_photographs,
+    from_cell,
+    path_text,
+    write_atomically,
+)
 from datasets.photographs.manifest import (
     COLUMNS,
     KEPT,
     build_manifest,
     classify,
+    manifest_content,
     parse_manifest,
     read_manifest,
 )
@@ -67,7 +74,7 @@ def prepare(source: Path, out: Path, options: FaceOptions, device: str) -> pd.Da
         table = build_manifest(detections, options, read_excluded(out), split_of)
         paths = {photograph.source: photograph.path for photograph in photographs}
         _write_missing_crops(table, detections, paths, out, options)
-        content = table.to_csv(index=False).encode()
+        content = manifest_content(table)
         table = parse_manifest(content)
         draw_contact_sheets(table, before, paths, out)  # before the manifest: redrawn if it fails
         write_atomically(out / MANIFEST, content)
@@ -110,7 +117,8 @@ def read_excluded(out: Path) -> set[str]:
         lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text: save it with that encoding") from None
-    return {line.strip() for line in lines if line.strip() and line.strip()[0] != "#"}
+    names = (line.strip() for line in lines)
+    return {from_cell(name) for name in names if name and name[0] != "#"}
 
 
 def _claim(source: Path, out: Path, options: FaceOptions) -> None:

@@ -44,10 +44,12 @@ from experiments.tracking.resume import (
     mark_begun,
     twin_of,
 )
+from experiments.tracking.server import patiently
 from experiments.tracking.session import INTERNAL, describe, internal, tracked_run
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from pruning.checkpoint import save_checkpoint
 
+ANY_EXPERIMENT = "tags.rounds_planned LIKE '%'"  # filter of the runs that `open_run` makes
 MODEL_EXTRA_BYTES = 4 << 20  # in a logged model beside the weights: graph and example input
 
 
@@ -62,19 +64,26 @@ class Run:
 
     def log_round(self, result: RoundResult) -> None:
         """Log a finished round: first its checkpoint, then its metrics."""
-        number = result.network.round
-        size = self._log_checkpoints(result)
-        row = {"round": number} | result.metrics
-        row |= {"checkpoint_bytes": size} | result.seconds
+        number, now = result.network.round, int(1000 * time.time())
+        row: Row = {"round": number} | result.metrics
+
+        def log_checkpoints() -> None:
+            row["checkpoint_bytes"] = self._log_checkpoints(result)
+
+        patiently(log_checkpoints)
+        row |= result.seconds
         epochs = epoch_rows(self.config, number, result.evaluations)
-        self._log_metrics(row, epochs)
+        patiently(lambda: self._log_metrics(row, epochs, now))
         self.history.rounds.append(row)
         self.history.epochs.extend(epochs)
         self.network = result.network
-        self._log_tables()
+        patiently(self._log_tables)
 
     def finish(self) -> None:
         """Log the figures, and the last network as a model; a resumed run may do so again."""
+        patiently(self._finish)
+
+    def _finish(self) -> None:
         from experiments.figures import experiment  # matplotlib is slow to import
 
         assert self.network is not None
@@ -113,8 +122,7 @@ class Run:
             mlflow.log_artifacts(folder, "checkpoints")
         return sizes[name]
 
-    def _log_metrics(self, row: Row, epochs: list[Row]) -> None:
-        now = int(1000 * time.time())
+    def _log_metrics(self, row: Row, epochs: list[Row], now: int) -> None:
         curves = [
             Metric(f"{EPOCH_PREFIX}{name}", epoch[name], now, int(epoch["step"]))
             for epoch in epochs

@@ -3,13 +3,17 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
+from experiments.processes.retry import retry
 from experiments.processes.secrets import hide
-from experiments.processes.terminal import describe_error
+from experiments.processes.terminal import describe_error, print_line
+
+PATIENCE = 600.0  # seconds
 
 
 @contextmanager
@@ -64,6 +68,30 @@ def _check_file(uri: str) -> None:
             f"{path} cannot be opened ({error}): work in a folder that you can write to, or set "
             "MLFLOW_TRACKING_URI"
         ) from None
+
+
+def patiently(call: Callable[[], None]) -> None:
+    """Call something that can be repeated, until another process no longer locks MLflow's database.
+
+    MLflow itself waits for 20 seconds. For a server that does not answer, its client waits.
+
+    Raises:
+        ConnectionError: If the database is locked for longer than `PATIENCE`.
+    """
+
+    def attempt() -> None:
+        try:
+            call()
+        except MlflowException as error:
+            if "database is locked" in str(error):
+                raise _LockedError(str(error)) from None
+            raise
+
+    retry("MLflow's database", attempt, (_LockedError,), PATIENCE, print_line)
+
+
+class _LockedError(Exception):
+    """Another process keeps the database locked."""
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -231,15 +231,19 @@ def close_run(run_id: str, status: str, **tags: str) -> None:
     client.set_terminated(run_id, status)
 
 
-def close_killed(run_id: str, kind: str) -> None:
-    """Mark the runs of a kind KILLED whose process has died, in the experiment of `run_id`.
+def close_killed(run_id: str, where: str) -> None:
+    """Mark runs KILLED whose process has died; those nested under another are left to that one.
 
-    A process that is killed cannot do so itself. The run of a command that has just begun counts if
-    it has the tag `kind` from its first moment.
+    A process that is killed cannot do so itself. A run that has just begun counts if it has the
+    tags of `where` from its first moment.
+
+    Args:
+        run_id: Of this process; the others are in the same experiment of MLflow.
+        where: Which of them, as a filter of MLflow.
     """
     experiment = mlflow.get_run(run_id).info.experiment_id
-    for run in dead_runs(experiment, f"tags.kind = '{kind}'"):
-        if run.info.run_id != run_id:
+    for run in dead_runs(experiment, where):
+        if run.info.run_id != run_id and PARENT not in run.data.tags:
             close_run(run.info.run_id, "KILLED", error="its process died")
 
 

@@ -1,13 +1,13 @@
 """Summary: an experiment in words, for the terminal and for MLflow's list of runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from experiments.config.experiment import Config, Resolved
 from experiments.processes.terminal import table_text
-from experiments.rounds.metrics import HEADLINES
+from experiments.rounds.metrics import HEADLINES, LAYER_PREFIX
 
 UNNAMED = ("device", "data_root", "resume", "branch_of")  # they do not change a result
 
@@ -48,6 +48,16 @@ def round_line(row: Mapping[str, float], last: int) -> str:
         f"valid {row['valid_accuracy']:.4f}  test {row['test_accuracy']:.4f}  "
         f"loss {row['train_loss']:.4f}  {row['round_seconds']:.1f} s"
     )
+
+
+def emptied_layers(rounds: Sequence[Mapping[str, float]]) -> list[str]:
+    """The layers that lost their last weight in the last of these rounds."""
+    before, last = rounds[-2] if len(rounds) > 1 else {}, rounds[-1]
+    return [
+        name.removeprefix(LAYER_PREFIX)
+        for name, share in last.items()
+        if name.startswith(LAYER_PREFIX) and share == 1 and before.get(name) != 1
+    ]
 
 
 def table(rounds: pd.DataFrame) -> str:

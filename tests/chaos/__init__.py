@@ -1,0 +1,11 @@
+"""Chaos: attacks on whole commands, at random and in bulk, with what they must leave in the end.
+
+`make chaos` runs them; docs/reliability.md has the figures.
+
+* `jobs`: the commands that are attacked, and what an undisturbed one leaves;
+* `kills`: signals at random instants, and two or three of the same command at once;
+* `faults`: a kill, a full disk or a broken disk at each write to a file or to the database;
+* `hostile`: damaged and forged files, in every reader;
+* `words`: random parameters;
+* `servers`: a tracking server and PostgreSQL that die, hang, or answer garbage.
+"""

@@ -1,0 +1,163 @@
+"""Campaign: attack for some minutes, and report what was survived and what was not.
+
+Every attack follows from the seed and its number, except for how fast the machine is.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.chaos import faults, hostile, kills, servers, words
+from tests.chaos.jobs import JOBS, Lab, LostError
+
+# Shares of the time. An attack in bulk counts files or command lines.
+SHARES = {
+    "kills": 6,
+    "together": 3,
+    "faults": 6,
+    "tracking": 3,
+    "storage": 2,
+    "commands": 2,
+    "hostile": 3,
+    "words": 1,
+}
+BULK: dict[str, Callable[[Path, int], Iterator[tuple[int, str]]]] = {
+    "hostile": hostile.read_hostile,
+    "words": lambda made, seed: words.sets(seed),
+}
+MOST_LOST = 10  # attacks of a part, then it ends
+WORKERS = max(2, os.cpu_count() or 2)
+
+
+class Record:
+    """What was tried and what did not survive: a file with one line of JSON for each report."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self.seed, self.lock = path, seed, threading.Lock()
+        self.tried: dict[str, int] = {}
+        self.lost: list[str] = []
+
+    def lost_by(self, part: str) -> int:
+        """How many attacks of a part were not survived."""
+        return sum(each.startswith(f"{part}: ") for each in self.lost)
+
+    def add(self, part: str, count: int, what: str, problem: str = "") -> None:
+        """Count attacks; `problem` is why the last one was not survived."""
+        line = {"part": part, "seed": self.seed, "tried": count, "what": what, "problem": problem}
+        with self.lock:
+            self.tried[part] = self.tried.get(part, 0) + count
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if problem:
+                self.lost.append(f"{part}: {problem}")
+                print(f"LOST {part}: {problem}", flush=True)
+
+
+def summary(path: Path) -> str:
+    """A table of all reports in a file; the bound is 3/n if nothing was lost (rule of three)."""
+    tried: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    for line in path.read_text().splitlines():
+        report = json.loads(line)
+        tried[report["part"]] = tried.get(report["part"], 0) + report["tried"]
+        lost[report["part"]] = lost.get(report["part"], 0) + bool(report["problem"])
+    lines = [f"{'attack':<12}{'tried':>10}{'not survived':>14}{'at most (95%)':>16}"]
+    for part in SHARES:
+        if part in tried:
+            bound = f"{3 / tried[part]:.2g}" if not lost[part] else "-"
+            lines.append(f"{part:<12}{tried[part]:>10,}{lost[part]:>14}{bound:>16}")
+    return "\n".join(lines)
+
+
+def _bulk(part: str, made: Path, seed: int, seconds: float, reports: Any) -> None:
+    """In a process of its own: attacks of which thousands take seconds."""
+    deadline = time.monotonic() + seconds
+    for report in BULK[part](made, seed):
+        reports.send(report)
+        if time.monotonic() > deadline:
+            break
+    reports.send(None)
+
+
+def in_bulk(part: str, lab: Lab, dice: Random, seconds: float, record: Record) -> None:
+    """Attack in a process of its own, and record what it reports."""
+    ours, theirs = get_context("spawn").Pipe(duplex=False)
+    args = (part, lab.root / "undisturbed", dice.getrandbits(32), seconds, theirs)
+    process = get_context("spawn").Process(target=_bulk, args=args)
+    process.start()
+    theirs.close()
+    try:
+        while report := ours.recv():
+            record.add(part, report[0], "", report[1])
+    except EOFError:
+        record.add(part, 1, "", f"the process died with status {process.exitcode}")
+    process.join()
+
+
+def one_by_one(attacks: Iterator[str], part: str, seconds: float, record: Record) -> None:
+    """Attack until the time is over; an attack that is not survived does not end that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            what = next(attacks)
+        except LostError as error:
+            record.add(part, 1, "", str(error))
+            return
+        record.add(part, 1, what)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Attack; the exit status is 1 if anything was not survived."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=None, help="default: the time")
+    parser.add_argument("--parts", default=",".join(SHARES))
+    parser.add_argument("--record", default="chaos.jsonl", help="file to add reports to")
+    args = parser.parse_args(argv)
+    seed = int(time.time()) if args.seed is None else args.seed
+    parts, record = args.parts.split(","), Record(Path(args.record).resolve(), seed)
+    root = Path(tempfile.mkdtemp(prefix="chaos-"))
+    print(f"seed {seed}, folders in {root}", flush=True)
+    lab = Lab(root)
+    lab.measure(list(JOBS))
+    print("undisturbed: " + ", ".join(f"{n} {s:.1f} s" for n, s in lab.seconds.items()), flush=True)
+    whole, makers = sum(SHARES[part] for part in parts), sources(lab)
+    waiting = sorted(parts, key=lambda part: -SHARES[part])
+
+    def attack(part: str) -> None:
+        dice, end = Random(f"{seed} {part}"), time.monotonic()
+        end += 60 * args.minutes * WORKERS * SHARES[part] / whole
+        print(f"{part}: {end - time.monotonic():.0f} s", flush=True)
+        while (left := end - time.monotonic()) > 0 and record.lost_by(part) < MOST_LOST:
+            if part in BULK:
+                in_bulk(part, lab, dice, left, record)
+            else:
+                one_by_one(makers[part](dice), part, left, record)
+                if part == "storage" and not servers.binaries():
+                    return
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(attack, waiting))
+    print(f"\n{summary(record.path)}")
+    return 1 if record.lost else 0
+
+
+def sources(lab: Lab) -> dict[str, Callable[[Random], Iterator[str]]]:
+    """For each attack on whole commands, what makes one after the other."""
+    return {
+        "kills": lambda dice: kills.attacks(lab, dice),
+        "together": lambda dice: kills.together(lab, dice),
+        "faults": lambda dice: faults.Faults(lab, dice).attacks(),
+        "tracking": lambda dice: servers.tracking(lab, dice),
+        "storage": lambda dice: servers.storage(lab, dice),
+        "commands": lambda dice: words.commands(lab, dice),
+    }

@@ -1,0 +1,186 @@
+"""Faults: each write to a file or to the database is where the process dies or the disk fails.
+
+An audit hook sees each write before it happens, in our code and in MLflow's, so no list of them
+has to be kept: a first run counts them, and the attacks choose among them.
+"""
+
+import errno
+import os
+import signal
+import sqlite3
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.chaos.jobs import JOBS, PATIENCE, Job, Lab, LostError, log_of
+from tests.conftest import ROOT
+
+PRELOADED = ["experiments.run", "experiments.export", "experiments.prepare_faces", "mlflow"]
+NEEDS = ("run", "compare", "prepare_faces", "export")
+KINDS = ("dies", "is full", "breaks once")  # the process, and the disk
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Hook:
+    """Counts the writes of this process, and lets one of them fail.
+
+    Args:
+        folder: Only writes below it count.
+        at: Number of the write that fails, from 1; 0 is none.
+        kind: Of `KINDS`.
+        seen: Where the writes are listed, if anywhere.
+    """
+
+    def __init__(self, folder: Path, at: int, kind: str, seen: list[str] | None) -> None:
+        self.folder, self.at, self.kind, self.seen = f"{folder}/", at, kind, seen
+        self.count, self.owner = 0, os.getpid()
+
+    def install(self) -> None:
+        """See all writes from now on."""
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        sys.addaudithook(self._audit)
+        event.listen(Engine, "before_cursor_execute", self._statement)
+        event.listen(Engine, "commit", lambda connection: self._commit())
+
+    def _audit(self, name: str, args: tuple[Any, ...]) -> None:
+        if name == "open":
+            if not isinstance(args[0], (str, bytes)) or not args[2] & WRITES:
+                return
+        elif name not in CHANGES:
+            return
+        path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100  # a hook must be fast
+        if path.startswith(self.folder) and not path.endswith("/log"):
+            self._write(name, path, OSError)
+
+    def _statement(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.split(" ", 1)[0] in ("INSERT", "UPDATE", "DELETE"):
+            self._write(" ".join(statement.split()[:3]), statement, sqlite3.Error)
+
+    def _commit(self) -> None:
+        self._write("COMMIT", "COMMIT", sqlite3.Error)
+
+    def _write(self, what: str, path: str, error: type[Exception]) -> None:
+        if os.getpid() != self.owner:
+            return
+        self.count += 1
+        if self.seen is not None:
+            self.seen.append(f"{what} in {site()}")
+        full = self.kind == "is full"
+        if not self.at or self.count < self.at or (self.count > self.at and not full):
+            return
+        if self.kind == "dies":
+            os.kill(self.owner, signal.SIGKILL)
+        if error is OSError:
+            number = errno.ENOSPC if full else errno.EIO
+            raise OSError(number, os.strerror(number), path)
+        from sqlalchemy.exc import OperationalError
+
+        text = "database or disk is full" if full else "disk I/O error"
+        raise OperationalError(path, None, sqlite3.OperationalError(text))
+
+
+def site() -> str:
+    """The function of ours that a write comes from."""
+    frame = sys._getframe(1)
+    while frame:
+        path = frame.f_code.co_filename
+        if path.startswith(f"{ROOT}/") and "/tests/" not in path and "/.venv/" not in path:
+            return f"{path.removeprefix(f'{ROOT}/')}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+def _child(
+    words: tuple[str, ...], folder: Path, variables: dict[str, str], at: int, kind: str, record: Any
+) -> None:
+    """In a process of its own: a command with one fault."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(variables)
+    with (folder / "log").open("ab") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    import tempfile
+
+    tempfile.tempdir = None  # it was chosen before
+    seen: list[str] | None = [] if record else None
+    Hook(folder, at, kind, seen).install()
+    from experiments.__main__ import run_command
+
+    try:
+        run_command(words[0], words[1:])
+    finally:
+        if record:
+            record.send(seen)
+
+
+class Faults:
+    """Attacks on the writes of commands, each in a process that has imported everything."""
+
+    def __init__(self, lab: Lab, dice: Random) -> None:
+        self.lab, self.dice = lab, dice
+        self.context = get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.writes: dict[str, list[str]] = {}
+        self.tried: dict[tuple[str, str, str], int] = defaultdict(int)
+
+    def start(self, job: Job, folder: Path, at: int, kind: str, record: Any = None) -> int:
+        """Run a command with one fault; its exit status."""
+        args = (job.words, folder, self.lab.environment(folder), at, kind, record)
+        process = self.context.Process(target=_child, args=args)
+        process.start()
+        if record:
+            record.close()
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            raise LostError(f"it has not ended after {PATIENCE:g} s")
+        return process.exitcode
+
+    def count(self, name: str) -> list[str]:
+        """The writes of a job, in order."""
+        if name not in self.writes:
+            with self.lab.folder(JOBS[name], self.dice) as folder:
+                ours, theirs = self.context.Pipe(duplex=False)
+                status = self.start(JOBS[name], folder, 0, "", theirs)
+                if status:
+                    raise LostError(f"{name} fails undisturbed:\n{log_of(folder)}")
+                self.writes[name] = ours.recv()
+        return self.writes[name]
+
+    def attacks(self) -> Iterator[str]:
+        """One write after the other fails: those of functions that were tried least come first."""
+        while True:
+            name, kind = self.dice.choice(NEEDS), self.dice.choice(KINDS)
+            writes = self.count(name)
+
+            def order(number: int, name=name, kind=kind, writes=writes) -> tuple[int, float]:
+                return self.tried[name, kind, writes[number]], self.dice.random()
+
+            number = min(range(len(writes)), key=order)
+            self.tried[name, kind, writes[number]] += 1
+            what = f"{name} {kind} at write {number + 1} of {len(writes)}, {writes[number]}"
+            with self.lab.folder(JOBS[name], self.dice) as folder:
+                try:
+                    self.attack(JOBS[name], folder, number + 1, kind)
+                except LostError as error:
+                    raise LostError(f"{what}: {error}") from None
+            yield what
+
+    def attack(self, job: Job, folder: Path, at: int, kind: str) -> None:
+        """Let one write fail, then let the command finish."""
+        status = self.start(job, folder, at, kind)
+        allowed = {-signal.SIGKILL, 0} if kind == "dies" else {0, 2}
+        if status not in allowed:
+            raise LostError(f"it ended with status {status}")
+        if "Traceback" in log_of(folder):
+            raise LostError("a traceback is in the log")
+        self.lab.check_gone(folder)
+        self.lab.finish(job, folder)

@@ -1,0 +1,194 @@
+"""Hostile files: damaged and forged ones in every reader, with little memory and little time."""
+
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load
+
+from tests.hostile import mutate
+from tests.portraits import portrait
+from tests.test_pruning_hostile import altered
+
+MEMORY = 1 << 30  # bytes that a reader may take more than the process had
+SECONDS = 20  # for one file
+EACH = 200  # files between two reports
+READ_ERRORS = (ValueError, OSError)
+STARTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "pickle.find_class")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A function that reads files, and files that it can read.
+
+    `read` may raise `errors` in one line; what it returns must be sound, or it fails an assertion.
+    """
+
+    name: str
+    read: Callable[[Path], object]
+    intact: list[bytes]
+    change: Callable[[bytes, Random], bytes]
+    errors: tuple[type[Exception], ...] = READ_ERRORS
+
+
+def _mutated(content: bytes, dice: Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(dice.choice((1, 1, 1, 2, 5))):
+        changed = mutate(changed, dice) or bytearray(b"\0")
+    return bytes(changed)
+
+
+def _forged(content: bytes, dice: Random) -> bytes:
+    """A checkpoint that is damaged, half of the time with the digest that fits."""
+    if dice.random() < 0.5:
+        return _mutated(content, dice)
+    size = int.from_bytes(content[:8], "little")
+    text = json.loads(content[8 : 8 + size])["__metadata__"]["weight_loss"]
+    return altered(load(content), text, dice, in_header=dice.random() < 0.5)
+
+
+def _checkpoint(path: Path) -> object:
+    from experiments.rounds.network import open_network
+    from pruning.checkpoint import load_checkpoint
+
+    found = load_checkpoint(path)
+    for name, mask in found.masks.items():
+        assert mask.shape == found.state[name].shape
+        assert not found.state[name][~mask].any()
+    return open_network(found, str(path))
+
+
+def _packed(path: Path) -> object:
+    from experiments.rounds.network import open_network
+    from pruning.packed import load_packed
+
+    found = load_packed(path)
+    for name, mask in found.masks.items():
+        assert mask.shape == found.state[name].shape
+        assert not found.state[name][~mask].any()
+    return open_network(found, str(path))
+
+
+def _manifest(path: Path) -> object:
+    from datasets.photographs.manifest import read_manifest
+
+    return read_manifest(path)
+
+
+def _detections(path: Path) -> object:
+    from datasets.photographs.detection import read_detections
+
+    return read_detections(path)
+
+
+def _picture(path: Path) -> object:
+    from datasets.photographs.pictures import ignore_decoder_warnings, read_picture
+
+    with ignore_decoder_warnings():
+        return read_picture(path)
+
+
+def _space(path: Path) -> object:
+    from experiments.config.space import parse_space
+
+    return parse_space(str(path))
+
+
+def _published(path: Path) -> object:
+    from models.published import load_published
+
+    return load_published(
+        path, {"fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3)}, "fc.weight"
+    )
+
+
+def readers(made: Path) -> list[Reader]:
+    """All readers of files that somebody else may have made.
+
+    Args:
+        made: The folder of the undisturbed jobs, whose files are the intact ones.
+    """
+    published = BytesIO()
+    torch.save({"fc.weight": torch.ones(3, 4), "fc.bias": torch.ones(3)}, published)
+    pictures = []
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
+        pictures.append(BytesIO())
+        portrait(96).save(pictures[-1], kind)
+    pictures.append(BytesIO())
+    Image.fromarray(np.full((40, 40), 999, dtype=np.uint16)).save(pictures[-1], "PNG")
+    space = b"prune_rate: {low: 0.1, high: 0.6, log: true}\nretrain_epochs: [1, 2, 4]\n"
+
+    def found(pattern: str) -> list[bytes]:
+        contents = [path.read_bytes() for path in sorted(made.glob(pattern))]
+        assert contents, f"no {pattern} in {made}"
+        return contents
+
+    return [
+        Reader("checkpoint", _checkpoint, found("run/**/round_*.safetensors"), _forged),
+        Reader("packed", _packed, found("export/made/*.wlp"), _mutated),
+        Reader("compact", _checkpoint, found("export/made/compact.safetensors"), _forged),
+        Reader("manifest", _manifest, found("prepare_faces/out/manifest.csv"), _mutated),
+        Reader("detections", _detections, found("prepare_faces/out/found.jsonl"), _mutated),
+        Reader("picture", _picture, [file.getvalue() for file in pictures], _mutated),
+        Reader("search file", _space, [space], _mutated),
+        Reader("published network", _published, [published.getvalue()], _mutated),
+    ]
+
+
+def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
+    """Read one damaged file after the other, in this process; yields how many were, and a problem.
+
+    Nothing that they contain may start a process, or get as far as an unpickler of Python.
+    """
+    dice, known, executed = Random(seed), readers(made), False
+
+    def hook(name: str, args: tuple[object, ...]) -> None:
+        nonlocal executed
+        executed |= name in STARTS
+
+    sys.addaudithook(hook)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGALRM, _too_long)
+    with tempfile.TemporaryDirectory() as place:
+        while True:
+            reader, problem = dice.choice(known), ""
+            path = Path(place, "file.yaml")
+            for number in range(EACH):
+                path.write_bytes(reader.change(dice.choice(reader.intact), dice))
+                signal.alarm(SECONDS)
+                try:
+                    reader.read(path)
+                except reader.errors as error:
+                    if "\n" in str(error).strip() and not isinstance(error, OSError):
+                        problem = f"an error of several lines: {error}"
+                except MemoryError:
+                    problem = "more memory than it may take"
+                except BaseException as error:  # a problem whatever it is
+                    problem = f"{type(error).__name__}: {error}"
+                finally:
+                    signal.alarm(0)
+                if executed:
+                    problem = "it started a process, or an unpickler"
+                if problem:
+                    kept = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-{seed}-{number}")
+                    kept.write_bytes(path.read_bytes())
+                    yield number + 1, f"{reader.name}: {problem[:500]} (the file is {kept})"
+                    break
+            else:
+                yield EACH, ""
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"more than {SECONDS} s")

@@ -1,0 +1,76 @@
+"""Kills: signals at random instants, and several of the same command at once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from random import Random
+
+from tests.chaos.jobs import JOBS, Job, Lab, LostError, log_of, processes_of
+
+SIGNALS = (*(signal.SIGKILL,) * 3, signal.SIGTERM, signal.SIGINT)
+MOST_KILLS = 3
+NEEDS = tuple(JOBS)
+Attack = tuple[str, "Job"]
+
+
+def attacks(lab: Lab, dice: Random) -> Iterator[str]:
+    """Kill a command up to three times, each time somewhere in its life; then let it finish."""
+    while True:
+        job = JOBS[dice.choice(NEEDS)]
+        with lab.folder(job, dice) as folder:
+            done = []
+            for _ in range(dice.randint(1, MOST_KILLS)):
+                instant = dice.random() * 1.1 * lab.seconds[job.name]
+                number, whom = dice.choice(SIGNALS), dice.choice(("it", "all", "one"))
+                done.append(f"{number.name} to {whom} after {instant:.2f} s")
+                try:
+                    _kill(lab, job, folder, instant, number, whom, dice)
+                except LostError as error:
+                    raise LostError(f"{job.name}, {', '.join(done)}: {error}") from None
+            try:
+                lab.finish(job, folder)
+            except LostError as error:
+                raise LostError(f"{job.name}, {', '.join(done)}: {error}") from None
+        yield f"{job.name}, {', '.join(done)}"
+
+
+def _kill(
+    lab: Lab, job: Job, folder, instant: float, number: signal.Signals, whom: str, dice: Random
+) -> None:
+    process = lab.start(job.next_words(folder), folder)
+    time.sleep(instant)
+    with suppress(ProcessLookupError):
+        if whom == "all":
+            os.killpg(process.pid, number)
+        elif whom == "it" or not (others := sorted({*processes_of(folder)} - {process.pid})):
+            os.kill(process.pid, number)
+        else:
+            os.kill(dice.choice(others), number)
+    lab.wait(process)
+    lab.check_gone(folder)
+    text = log_of(folder)
+    if "Traceback" in text and "/experiments/" in text:  # not while Python itself starts
+        raise LostError("a traceback is in the log")
+    (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")
+
+
+def together(lab: Lab, dice: Random) -> Iterator[str]:
+    """Two or three of the same command at once: nothing is done twice."""
+    while True:
+        job = JOBS[dice.choice([name for name in NEEDS if name != "run"])]
+        count = dice.randint(2, 3)
+        with lab.folder(job, dice) as folder:
+            try:
+                started = []
+                for _ in range(count):
+                    started.append(lab.start(job.words, folder))
+                    time.sleep(dice.choice((0, 0, 0.3, 2)) * dice.random())
+                statuses = [lab.wait(process) for process in started]
+                if not {*statuses} <= {0, 2}:
+                    raise LostError(f"they ended with {statuses}")
+                lab.finish(job, folder)
+            except LostError as error:
+                raise LostError(f"{count} times {job.name}: {error}") from None
+        yield f"{count} times {job.name}: {statuses}"
