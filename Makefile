@@ -4,12 +4,14 @@ PYTHON ?= python3
 REINIT ?= lottery
 ARGS ?=
 TEST_WORKERS ?= 2
+MINUTES ?= 20
+SEED ?=
 REQUIREMENTS = requirements.txt requirements-cluster.txt requirements-dev.txt
 PYTEST = pytest -n $(TEST_WORKERS) --dist worksteal
 export REINIT
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup lottery compare test test-all check bench clean
+.PHONY: setup lottery compare test test-all chaos check bench clean
 
 setup: .venv/.installed
 
@@ -33,6 +35,9 @@ test: setup
 
 test-all: setup
 	$(PYTEST)
+
+chaos: setup
+	python -m tests.chaos --minutes $(MINUTES) $(SEED:%=--seed %)
 
 check: setup
 	ruff check . && ruff format --check . && mypy
