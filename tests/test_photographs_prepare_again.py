@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import ImageOps
 
-from datasets.photographs.detection import Detector
-from datasets.photographs.manifest import KEPT, read_manifest
+from datasets.photographs.detection import Detector, detection_lines, read_detections
+from datasets.photographs.manifest import KEPT, manifest_content, read_manifest
 from datasets.photographs.options import FaceOptions
 from datasets.photographs.prepare import prepare
+from datasets.splits import DataUnavailableError
 from tests.messy import copied, messy_folder, outcomes, rows, run, splits, tree
 from tests.portraits import flower, folder, scene
 
@@ -126,6 +128,32 @@ def test_an_interrupted_preparation_continues_to_the_same_result(own, keep):
         crop.unlink()
     run(own)
     assert same(tree(own / "out"), before)
+
+
+def test_a_forged_cache_writes_nothing_outside_the_folder(own):
+    """Somebody may have sent the prepared folder together with the photographs."""
+    before, path = tree(own / "out"), own / "out/found.jsonl"
+    forged = [replace(each, label="../../away") for each in read_detections(path).values()]
+    path.write_bytes(detection_lines(forged))
+    shutil.rmtree(own / "out/crops")
+    run(own)
+    assert tree(own / "out") == before
+    assert sorted(each.name for each in own.iterdir()) == ["out", "source"]
+
+
+@pytest.mark.parametrize(
+    ("column", "forged"),
+    [("label", "../away"), ("label", ".."), ("crop", "crops/../../away.png"), ("crop", "/x.png")],
+)
+def test_a_forged_manifest_names_nothing_outside_the_folder(own, column, forged):
+    path, away = own / "out/manifest.csv", own / "out/away.1.jpg"  # a page of the class ../away
+    away.write_bytes(b"mine")
+    table = read_manifest(path)
+    table.loc[0, column] = forged
+    path.write_bytes(manifest_content(table))
+    with pytest.raises(DataUnavailableError, match="a class or a crop is outside its folder"):
+        run(own)
+    assert away.read_bytes() == b"mine"
 
 
 def same(one, other):

@@ -255,6 +255,15 @@ def read_manifest(path: Path) -> pd.DataFrame:
         ) from None
 
 
+def _is_inside(crop: str) -> bool:
+    parts = crop.split("/")
+    return not crop or (len(parts) == 3 and parts[0] == CROPS and all(map(_is_folder_name, parts)))
+
+
+def _is_folder_name(label: str) -> bool:
+    return "/" not in label and label[:1] != "."
+
+
 def manifest_content(table: pd.DataFrame) -> bytes:
     """The content of a manifest's file; each row ends with a checksum of its other cells."""
     texts = {name: table[name].map(as_cell) for name in TEXTS}
@@ -284,6 +293,8 @@ def parse_manifest(content: bytes) -> pd.DataFrame:
     )[list(COLUMNS)]
     for name in TEXTS:
         table[name] = table[name].map(from_cell)
+    if not all(map(_is_inside, table["crop"])) or not all(map(_is_folder_name, table["label"])):
+        raise ValueError("a class or a crop is outside its folder")
     if unknown := set(table["outcome"]) - set(OUTCOMES):
         raise ValueError(f"unknown outcome: {', '.join(sorted(map(str, unknown)))}")
     return table

@@ -178,10 +178,11 @@ def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | 
     """The cached detection if the file is the same; unreadable files are always read again."""
     if cached is None or cached.problem:
         return None
+    known = replace(cached, label=photograph.label, stamp=photograph.stamp)
     if photograph.stamp == cached.stamp:
-        return cached
+        return known
     if photograph.path.is_file() and content_digest(photograph.path.read_bytes()) == cached.digest:
-        return replace(cached, stamp=photograph.stamp)
+        return known
     return None
 
 

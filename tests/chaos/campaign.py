@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(SHARES))
     parser.add_argument("--record", default="chaos.jsonl", help="file to add reports to")
     args = parser.parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for processes that are forked with torch in them
     seed = int(time.time()) if args.seed is None else args.seed
     parts, record = args.parts.split(","), Record(Path(args.record).resolve(), seed)
     root = Path(tempfile.mkdtemp(prefix="chaos-"))

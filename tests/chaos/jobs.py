@@ -43,9 +43,11 @@ class Job:
     needs: Callable[[Path, "Lab"], None] = lambda folder, lab: None
 
     def next_words(self, folder: Path) -> tuple[str, ...]:
-        """The command that starts or continues it."""
+        """The command that starts or continues it; empty if it is done and would begin again."""
         if self.name == "run" and (unfinished := _resumable(folder)):
             return ("run", f"--resume={unfinished}")
+        if self.name == "run" and _query(folder, "mlflow.db", f"{FINISHED} LIMIT 1"):
+            return ()
         return self.words
 
 
@@ -58,6 +60,7 @@ def _query(folder: Path, file: str, text: str) -> list[tuple[str, ...]]:
 
 
 RUNS = "FROM runs WHERE lifecycle_stage = 'active'"
+FINISHED = f"SELECT run_uuid {RUNS} AND status = 'FINISHED'"
 
 
 def _resumable(folder: Path) -> str:
@@ -107,11 +110,7 @@ def results_of_search(folder: Path) -> Results:
     if unfinished := [each for each in states if each[1] in ("RUNNING", "WAITING")]:
         raise LostError(f"trials without an end: {unfinished}")
     done = Counter(name for name, state in states if state == "COMPLETE")
-    finished = _query(
-        folder,
-        "mlflow.db",
-        f"SELECT run_uuid {RUNS} AND status = 'FINISHED' AND name LIKE 'trial %'",
-    )
+    finished = _query(folder, "mlflow.db", f"{FINISHED} AND name LIKE '% trial %'")
     return {name: str(count) for name, count in done.items()} | {"runs": str(len(finished))}
 
 
@@ -280,7 +279,8 @@ class Lab:
     def finish(self, job: Job, folder: Path, **more: str) -> None:
         """Repeat the command until it succeeds, and check that it leaves what it should."""
         for _ in range(ATTEMPTS):
-            status = self.wait(self.start(job.next_words(folder), folder, **more))
+            words = job.next_words(folder)
+            status = self.wait(self.start(words, folder, **more)) if words else 0
             if not status:
                 break
         else:

@@ -39,7 +39,9 @@ def attacks(lab: Lab, dice: Random) -> Iterator[str]:
 def _kill(
     lab: Lab, job: Job, folder, instant: float, number: signal.Signals, whom: str, dice: Random
 ) -> None:
-    process = lab.start(job.next_words(folder), folder)
+    if not (words := job.next_words(folder)):
+        return
+    process = lab.start(words, folder)
     time.sleep(instant)
     with suppress(ProcessLookupError):
         if whom == "all":
