@@ -64,11 +64,12 @@ def copied(messy: Path, root: Path) -> Path:
 
 
 def tree(out):
-    """The content of all visible files, without modification times."""
+    """The content of all visible files, without modification times and checksums of these."""
     files = (path for path in out.rglob("*") if path.is_file() and path.name[0] != ".")
     contents = {str(path.relative_to(out)): path.read_bytes() for path in files}
     found = contents.get("found.jsonl", b"")
-    return contents | {"found.jsonl": re.sub(rb'"stamp":\[[^]]*\]', b'"stamp":[]', found)}
+    found = re.sub(rb'"stamp":\[[^]]*\]', b'"stamp":[]', found)
+    return contents | {"found.jsonl": re.sub(rb"\t[0-9a-f]{8}\n", b"\n", found)}
 
 
 def rows(table):

@@ -123,7 +123,7 @@ def results_of_files(*names: str) -> Callable[[Path], Results]:
             parts = path.relative_to(folder).parts
             if path.is_file() and not any(part[0] == "." for part in parts):
                 content = path.read_bytes().replace(str(folder).encode(), b"")
-                content = re.sub(rb'"stamp":\[[^]]*\]', b"", content)
+                content = re.sub(rb'"stamp":\[[^]]*\]|\t[0-9a-f]{8}$', b"", content, flags=re.M)
                 results["/".join(parts)] = hashlib.sha256(content).hexdigest()
         return results
 
