@@ -1,5 +1,8 @@
 """Secrets: nobody's password is printed or stored."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from experiments.__main__ import run_command
@@ -78,6 +81,32 @@ def test_a_tracking_server_that_does_not_answer_is_named_without_its_login(
     printed = "".join(capsys.readouterr())
     assert "does not answer" in printed
     assert SECRET not in printed
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_tracking_server_that_wants_a_login_says_how_to_give_one(
+    store, monkeypatch, capsys, status
+):
+    class Guard(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(status)
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", f"//me:{SECRET}@"))
+        with pytest.raises(SystemExit):
+            run_command("run", ["--dataset=digits", "--epochs=1", "--rounds=1"])
+        server.shutdown()
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: the tracking server {address} requires a login: set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    )
 
 
 def test_the_command_that_opens_the_ui_shows_no_login(monkeypatch):

@@ -14,6 +14,7 @@ from experiments.processes.secrets import hide
 from experiments.processes.terminal import describe_error, print_line
 
 PATIENCE = 600.0  # seconds
+NO_LOGIN = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")  # 401, 401, 403
 
 
 @contextmanager
@@ -49,8 +50,14 @@ def check_tracking() -> None:
     try:
         ping()
     except Exception as error:  # each kind of store raises its own errors
+        name = f"the tracking server {without_login(mlflow.get_tracking_uri())}"
+        if isinstance(error, MlflowException) and error.error_code in NO_LOGIN:
+            raise ValueError(
+                f"{name} requires a login: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            ) from None
         raise ValueError(
-            f"the tracking server {without_login(mlflow.get_tracking_uri())} does not answer "
+            f"{name} does not answer "
             f"({describe_error(_origin(error))}): start it, or set MLFLOW_TRACKING_URI to another"
         ) from None
 
