@@ -8,6 +8,7 @@ import hashlib
 import sys
 import warnings
 from contextlib import redirect_stdout
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _download(root: Path) -> None:
             warnings.simplefilter("ignore")  # for each attempt; the last failure is reported below
             root.mkdir(parents=True, exist_ok=True)
             fetch_file(ADDRESS, root, FILE, SHA256)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataUnavailableError(
             f"the Olivetti faces are not in {root} and cannot be downloaded ({reason}): put "

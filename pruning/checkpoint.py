@@ -34,8 +34,9 @@ from pruning.files import read_whole, write_whole
 from pruning.masks import Masks, State
 
 FORMAT = "weight-loss/1"
-MOST_WEIGHTS = 1 << 26  # in the masks of a file; more in one of more bytes than a ...
-WEIGHTS_PER_BYTE = 256  # ... of these: a pruned weight takes at least a 255th of one
+# The masks of a file have at most MOST_WEIGHTS weights, or WEIGHTS_PER_BYTE for each of its bytes.
+MOST_WEIGHTS = 1 << 26
+WEIGHTS_PER_BYTE = 256
 _HEADER = "weight_loss"
 _SIZE = 8  # bytes of the size of the header of a safetensors file
 
@@ -54,7 +55,7 @@ class _Mask(BaseModel):
 
     @property
     def extent(self) -> int:
-        """The same, where no side counts as 0: no number of this size is too large to work with."""
+        """The product of the sides, where 0 counts as 1: limits each of them as well."""
         return prod(max(1, side) for side in self.shape)
 
 
@@ -130,10 +131,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _read(content: bytes) -> Checkpoint:
     try:
         tensors = load(content)
-    except (SafetensorError, KeyError) as error:  # KeyError: a type that PyTorch does not have
-        raise ValueError(f"is truncated or not a safetensors file ({error})") from None
+    except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
+        # Also a type that PyTorch does not have, and sizes that it cannot represent.
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"is truncated or not a safetensors file ({why})") from None
     size = int.from_bytes(content[:_SIZE], "little")
-    text = json.loads(content[_SIZE : _SIZE + size]).get("__metadata__", {}).get(_HEADER)
+    metadata = json.loads(content[_SIZE : _SIZE + size]).get("__metadata__") or {}
+    text = metadata.get(_HEADER)
     if text is None:
         raise ValueError("is a safetensors file, but not a Weight Loss checkpoint")
     header, stored = _read_header(text)
@@ -141,7 +145,7 @@ def _read(content: bytes) -> Checkpoint:
         raise ValueError(f"has format {header.format[:40]}, this version reads {FORMAT}")
     if stored.pop("digest") != _digest(tensors, stored):
         raise ValueError("has been altered: its content does not match its digest")
-    most = max(MOST_WEIGHTS, WEIGHTS_PER_BYTE * len(content))
+    most = _most_weights(len(content))
     if sum(entry.extent for entry in header.masks.values()) > most:
         raise ValueError(f"has masks of more than {most:,} weights")
     masks = {name: _read_mask(name, entry, tensors) for name, entry in header.masks.items()}
@@ -149,6 +153,10 @@ def _read(content: bytes) -> Checkpoint:
         raise ValueError(f"is damaged: the values of {min(missing)} are missing")
     state = {name: _fill(name, value, masks.get(name)) for name, value in tensors.items()}
     return Checkpoint(state, masks, stored["metadata"])
+
+
+def _most_weights(size: int) -> int:
+    return max(MOST_WEIGHTS, WEIGHTS_PER_BYTE * size)
 
 
 def _read_header(text: str) -> tuple[_Header, dict[str, Any]]:

@@ -6,6 +6,15 @@ from contextlib import contextmanager
 MEGABYTE = 1 << 20
 
 
+class TooLongError(BaseException):
+    """Something takes too long; no reader can take it for an error of its own."""
+
+
+def too_long(*_):
+    """A handler of SIGALRM."""
+    raise TooLongError
+
+
 @contextmanager
 def little_memory():
     """Fails if what is inside takes more than 64 MB at a time."""

@@ -29,8 +29,9 @@ def test_attacks_are_survived(tmp_path):
         assert f'"part": "{part}"' in record.read_text()
 
 
-def test_an_attack_that_is_not_survived_is_reported(tmp_path):
-    """So that the campaign can fail: it looks for a file that no command makes."""
+@pytest.mark.slow
+def test_a_result_that_differs_is_noticed(tmp_path):
+    """So that the attacks can fail."""
     from random import Random
 
     from tests.chaos.jobs import JOBS, Lab, LostError

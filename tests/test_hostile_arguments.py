@@ -16,6 +16,10 @@ FILES = {
     "bomb.yaml": f"a: &a [x]\n{BOMB}prune_rate: *i\n",
     "log.yaml": f"a: &a [x]\n{BOMB}prune_rate: {{low: 0.1, high: 0.2, log: *i}}\n",
     "bytes.yaml": "\0",
+    "bool.yaml": "prune_rate: !!bool maybe",
+    "int.yaml": "prune_rate: !!int ''",
+    "time.yaml": "prune_rate: !!timestamp x",
+    "date.yaml": "prune_rate: 2001-99-99",
     "large.yaml": "#" * (1 << 21),
 }
 
@@ -57,6 +61,13 @@ def folder(store):
             "search: deep.yaml is not valid YAML: maximum",
         ),
         ("tune --dataset=digits --search=bytes.yaml", "search: bytes.yaml is not valid YAML: "),
+        *(
+            (
+                f"tune --dataset=digits --search={kind}.yaml",
+                f"search: {kind}.yaml is not valid YAML: ",
+            )
+            for kind in ("bool", "int", "time", "date")
+        ),
         ("tune --dataset=digits --search=bomb.yaml", "search: a cannot be searched"),
         ("tune --dataset=digits --search=log.yaml", "search: a cannot be searched"),
         ("tune --dataset=digits --search=large.yaml", "search: large.yaml has more than "),

@@ -56,6 +56,16 @@ def codes(*numbers):
     return np.array(numbers, dtype=np.uint8)
 
 
+def raw(header):
+    """A safetensors file without data."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def empty(shape):
+    return {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+
+
 VALUES = np.ones(16, dtype=np.float32)
 BITS = codes(255, 255)
 WHOLE = {"w": VALUES, "w.mask": BITS}
@@ -107,6 +117,9 @@ HOSTILE = {
     "deep metadata": save({"w": torch.ones(1)}, {"weight_loss": holding(DEEP)}),
     "a number of 5,000 digits": save({"w": torch.ones(1)}, {"weight_loss": holding("9" * 5000)}),
     "a huge header": (1 << 60).to_bytes(8, "little") + b"{}",
+    "no metadata at all": raw({"__metadata__": None}),
+    "a size beyond 64 bits": raw({"w": empty([0, 1 << 62, 1 << 62])}),
+    "a side beyond 63 bits": raw({"w": empty([0, 1 << 63])}),
     "nothing": b"",
     "a pickle": b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix",
 }

@@ -18,7 +18,7 @@ from experiments.__main__ import run_command
 from experiments.config.experiment import Config, config_from
 from experiments.rounds.metrics import METRICS, Metric
 from experiments.run import run_experiment
-from experiments.tracking import log
+from experiments.tracking import log, server
 from experiments.training.engine import ENGINES
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
@@ -324,3 +324,16 @@ def test_a_disk_too_full_for_the_model_is_one_line_and_the_run_can_be_resumed(st
     assert run.info.status == "FAILED"
     run_command("run", [f"--resume={run.info.run_id}"])
     assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_the_default_store_works_in_any_folder(tmp_path, monkeypatch):
+    """MLflow's address of it is percent-encoded."""
+    folder = tmp_path / "für 50% off"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    server.check_tracking()
+    assert (folder / "mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///below/it/mlflow.db")  # made by MLflow
+    server.check_tracking()
+    assert (folder / "below/it/mlflow.db").exists()

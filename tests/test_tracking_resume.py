@@ -119,7 +119,7 @@ def test_a_run_waits_while_another_process_locks_the_database(anywhere, capsys):
             break
     with closing(sqlite3.connect(path, timeout=60)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        time.sleep(30)
+        time.sleep(45)
         database.rollback()
     rest, _ = running.communicate(timeout=TIMEOUT)
     assert running.returncode == 0, rest

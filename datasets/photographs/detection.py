@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from datasets.photographs.files import Photograph
+from datasets.photographs.files import Photograph, read_file
 from datasets.photographs.pictures import HASH_SIDE, Picture, UnreadableError, read_picture
 
 MIN_FACE = 20  # pixels along a side of the smallest face that MTCNN detects
@@ -176,7 +176,7 @@ def read_detections(path: Path) -> dict[str, Detection]:
     if not path.exists():
         return {}
     detections = {}
-    for line in path.read_bytes().splitlines():
+    for line in read_file(path).splitlines():
         content, tab, check = line.partition(b"\t")
         if tab and check != _checksum(content):  # older versions wrote none
             continue

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ SUFFIXES = (
     *(".gif", ".avif", ".heic", ".heif"),
 )
 LONGEST_NAME = 100  # bytes
+MOST_BYTES = 1 << 30  # of a file that is read at once
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet computes, or quotes
 NO_CLASS = "(no class)"  # what photographs outside class folders are called where they are counted
 
@@ -123,6 +125,19 @@ def from_cell(text: str) -> str:
     return text[1:] if text[:1] == "'" and _FORMULA.match(text[1:]) else text
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file of a prepared folder, which somebody else may have made.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        DataUnavailableError: If it is no regular file, or has more than `MOST_BYTES`.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+        raise DataUnavailableError(f"{path} is not a file, or has more than {MOST_BYTES:,} bytes")
+    return path.read_bytes()
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write all of a file or nothing, even if the process is killed.
 
@@ -132,7 +147,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        partial.unlink(missing_ok=True)  # never written through, if it is a link
+        with partial.open("xb") as file:
+            file.write(content)
         partial.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -20,7 +20,7 @@ import pandas as pd
 
 from datasets.photographs import CROPS, EXCLUDED, SPLIT_NAMES
 from datasets.photographs.detection import Detection, Face
-from datasets.photographs.files import as_cell, from_cell, short_name
+from datasets.photographs.files import as_cell, from_cell, read_file, short_name
 from datasets.photographs.options import FaceOptions
 from datasets.photographs.pictures import HASH_SIDE
 from datasets.splits import DataUnavailableError
@@ -245,7 +245,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
         DataUnavailableError: If it does not exist or is damaged.
     """
     try:
-        return parse_manifest(path.read_bytes())
+        return parse_manifest(read_file(path))
+    except DataUnavailableError:
+        raise
     except FileNotFoundError:
         raise DataUnavailableError(f"{path} does not exist: run prepare_faces first") from None
     except (ValueError, KeyError) as error:  # pandas raises subclasses of these
@@ -265,7 +267,10 @@ def _is_folder_name(label: str) -> bool:
 
 
 def manifest_content(table: pd.DataFrame) -> bytes:
-    """The content of a manifest's file; each row ends with a checksum of its other cells."""
+    """The content of a manifest's file; each row ends with a checksum.
+
+    It is of the other cells and of the number of rows, so a file that is cut off is noticed too.
+    """
     texts = {name: table[name].map(as_cell) for name in TEXTS}
     written = table.assign(**texts).to_csv(index=False).encode()
     cells = pd.read_csv(BytesIO(written), dtype=str, keep_default_na=False)
@@ -274,7 +279,8 @@ def manifest_content(table: pd.DataFrame) -> bytes:
 
 def _checksums(cells: pd.DataFrame) -> list[str]:
     rows = cells.itertuples(index=False, name=None)
-    return [f"{zlib.crc32(repr(row).encode()):08x}" for row in rows]
+    sums = [zlib.crc32(f"{len(cells)} {row!r}".encode()) for row in rows]
+    return [f"x{each:08x}" for each in sums]  # a text, whatever its digits, to any spreadsheet
 
 
 def parse_manifest(content: bytes) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from datasets.photographs.files import (
     find_photographs,
     from_cell,
     path_text,
+    read_file,
     write_atomically,
 )
 from datasets.photographs.manifest import (
@@ -38,6 +39,7 @@ from datasets.photographs.manifest import (
 )
 from datasets.photographs.options import FaceOptions
 from datasets.photographs.pictures import (
+    LARGE,
     Picture,
     content_digest,
     ignore_decoder_warnings,
@@ -114,7 +116,7 @@ def read_excluded(out: Path) -> set[str]:
     """The sources or crops that the user has excluded; lines that start with # are comments."""
     path = out / EXCLUDED
     try:
-        lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
+        lines = read_file(path).decode("utf-8-sig").splitlines() if path.exists() else []
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text: save it with that encoding") from None
     names = (line.strip() for line in lines)
@@ -131,6 +133,8 @@ def _claim(source: Path, out: Path, options: FaceOptions) -> None:
 
 def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
     """Each folder belongs to one source and one set of options."""
+    if links := sorted(path for path in out.rglob("*") if path.is_symlink()):
+        raise ValueError(f"out must not contain symbolic links, got {links[0]}")
     path = out / OPTIONS
     expected = _described(source, options)
     if not path.exists():
@@ -139,7 +143,7 @@ def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
             raise ValueError(f"{out} has files that prepare_faces has not written: use another out")
         return
     try:
-        found = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        found = TypeAdapter(dict[str, Any]).validate_json(read_file(path))
     except ValidationError:
         raise ValueError(f"{path} is damaged: use another out, or delete {out}") from None
     other = [f"{name}={found.get(name)}" for name in expected if found.get(name) != expected[name]]
@@ -177,6 +181,8 @@ def _detect(
 def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | None:
     """The cached detection if the file is the same; unreadable files are always read again."""
     if cached is None or cached.problem:
+        return None
+    if cached.width * cached.height > 1.1 * LARGE:  # of a version that did not reduce pictures
         return None
     known = replace(cached, label=photograph.label, stamp=photograph.stamp)
     if photograph.stamp == cached.stamp:

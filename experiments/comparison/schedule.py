@@ -112,9 +112,9 @@ class Schedule:
             self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
         dataset, data_digest = self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
-        claim = ExitStack()
+        claim, name = ExitStack(), claim_name(config.resolved(dataset), data_digest)
         try:
-            claim.enter_context(run_lock(claim_name(config.resolved(dataset), data_digest)))
+            claim.enter_context(run_lock(name))
         except ValueError:
             self._wait_for_other(arm)
             return

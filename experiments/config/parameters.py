@@ -46,7 +46,7 @@ def _path(text: str) -> str:
         if error.errno == errno.ELOOP:
             raise ValueError("must not be a loop of symbolic links") from None
     except ValueError:
-        raise ValueError("must not contain a null character") from None
+        raise ValueError("must not contain a null character or half of a character") from None
     return path
 
 

@@ -115,12 +115,14 @@ def _from_text(name: str, rule: str) -> Range | Choices:
 
 def _from_file(path: Path) -> Space:
     try:
-        found = yaml.safe_load(read_whole(path, MOST_BYTES).decode())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"search: {path} is not valid YAML: {why}") from None
+        content = read_whole(path, MOST_BYTES)
     except ValueError as error:
         raise ValueError(f"search: {error}") from None
+    try:
+        found = yaml.safe_load(content.decode())
+    except Exception as error:  # PyYAML raises many kinds for values that do not fit their tag
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"search: {path} is not valid YAML: {why}") from None
     if not isinstance(found, dict):
         raise ValueError(f"search: {path} must map parameters to their ranges")
     space: dict[str, Range | Choices] = {}

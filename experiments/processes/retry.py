@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 from experiments.processes.signals import defer_signals, raise_if_interrupted
@@ -17,12 +18,14 @@ def retry(
     unreachable: tuple[type[Exception], ...],
     patience: float,
     echo: Echo,
+    deferring: bool = True,
 ) -> Result:
     """The result of `call`, which is repeated while it raises one of `unreachable`.
 
     Args:
         server: What does not answer, in words.
         patience: How long to retry, in seconds.
+        deferring: Whether signals are deferred while `call` runs, which should then be short.
 
     Raises:
         ConnectionError: If the server does not answer within that time.
@@ -30,7 +33,7 @@ def retry(
     started, pause = time.monotonic(), 1.0
     while True:
         try:
-            with defer_signals():
+            with defer_signals() if deferring else nullcontext():
                 return call()
         except unreachable as error:
             why = describe_error(error.__cause__ or error)

@@ -18,16 +18,24 @@ VARIABLES = (  # of the environment, whose values are never shown
 SHORTEST = 6  # characters of a value that is looked for: a shorter one is in many words
 HIDDEN = "***"
 
-# Up to the last @: a password that is not escaped may contain @ and /.
-_LOGIN = re.compile(r"://[^\s'\"<>]*@")
+# Up to the last @: a password that is not escaped may contain @, / and quotes. The paths of files
+# and of buckets may contain an @ too.
+_LOGIN = re.compile(r"(?<!\bs3)(?<!\bgs)://(?!/)[^\s<>]*@")
 _QUERY = re.compile(
-    r"([?&;\s][\w.-]*(?:password|passwd|pwd|token|secret|credential|key)=)[^\s&;'\"<>)]+", re.I
+    r"((?:^|[?&;\s'\"(])[\w.-]*(?:passw(?:or)?d|pwd|pass|token|secret|credential|signature|sig|"
+    r"(?<!ssl)key)=)('[^']*'|\"[^\"]*\"|[^\s&;<>]+)",
+    re.I,
 )
 
 
+def without_secrets(address: str) -> str:
+    """An address without the login and the tokens in it."""
+    return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub("://", address))
+
+
 def hide(text: str) -> str:
-    """A text without the logins, passwords and tokens in it."""
-    text = _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub("://", text))
+    """A text without the logins, passwords and tokens in it, and without those of `VARIABLES`."""
+    text = without_secrets(text)
     for name in VARIABLES:
         value = os.environ.get(name, "")
         if len(value) >= SHORTEST:
@@ -37,4 +45,4 @@ def hide(text: str) -> str:
 
 def has_secret(address: str) -> bool:
     """Whether an address contains a user name, a password or a token."""
-    return hide(address) != address
+    return without_secrets(address) != address

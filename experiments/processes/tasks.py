@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from experiments.processes.secrets import hide
 from experiments.processes.signals import handle_signals, raise_if_interrupted
 from experiments.processes.terminal import Echo, describe_error, is_user_error
 
@@ -47,7 +48,7 @@ class Outcome:
     taken: bool = False  # another process is doing the same
 
 
-class TakenError(Exception):
+class DuplicateError(Exception):
     """Another process, perhaps on another machine, has begun the same work earlier."""
 
 
@@ -118,10 +119,10 @@ def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:
             return Outcome(work(*args, echo))
     except KeyboardInterrupt:
         return Outcome(None, "it was stopped")
-    except TakenError as taken:
+    except DuplicateError as taken:
         return Outcome(None, str(taken), taken=True)
     except Exception as error:
         if is_user_error(error):
             return Outcome(None, describe_error(error))
-        traceback.print_exc(file=sys.stderr)
+        print(hide(traceback.format_exc()), file=sys.stderr)
         return Outcome(None, f"{type(error).__name__}: {describe_error(error)}")

@@ -24,7 +24,7 @@ from datasets import Splits
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
-from experiments.processes.tasks import TakenError
+from experiments.processes.tasks import DuplicateError
 from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH
 from experiments.rounds.network import describe_network, to_network
 from experiments.rounds.rounds import RoundResult, Snapshot
@@ -223,8 +223,8 @@ def open_run(
         parent: Id of the run that a new one is nested under.
 
     Raises:
-        TakenError: If another run of the same experiment is finished or in progress, and this one
-            is new and nested. It is then deleted.
+        DuplicateError: If another run of the same experiment is finished or in progress, and this
+            one is new and nested. It is then deleted.
     """
     resume, tags = stored.run_id if stored else NONE, _tags(config, data, why, last)
     try:
@@ -235,10 +235,10 @@ def open_run(
             else:
                 key = _describe(run, asked)
                 if parent and (twin := twin_of(run_id, key)):
-                    raise TakenError(f"run {twin.info.run_id} is the same")
+                    raise DuplicateError(f"run {twin.info.run_id} is the same")
             mark_begun(run_id)
             yield run
-    except TakenError:
+    except DuplicateError:
         mlflow.MlflowClient().delete_run(run_id)
         raise
 

@@ -265,9 +265,17 @@ def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
 
 
 def find_experiment(config: Resolved, data_digest: str) -> MlflowRun | None:
-    """The run of the same experiment, if there is one; finished runs before others."""
+    """The run of the same experiment, if there is one.
+
+    Finished runs come before those in progress, and these before others; of two that were stopped,
+    one that has begun comes before one that only looked for a twin.
+    """
+
+    def order(run: MlflowRun) -> tuple[bool, bool, bool]:
+        return is_finished(run), is_running(run), BEGUN in tags_of(run)
+
     key = fingerprint(config, data_digest, THREADS_PER_WORKER)
-    return max(_search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'"), key=is_finished, default=None)
+    return max(_search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'"), key=order, default=None)
 
 
 def claim_name(config: Resolved, data_digest: str) -> str:

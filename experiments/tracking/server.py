@@ -5,16 +5,18 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
 from experiments.processes.retry import retry
-from experiments.processes.secrets import hide
+from experiments.processes.secrets import without_secrets
 from experiments.processes.terminal import describe_error, print_line
 
 PATIENCE = 600.0  # seconds
-NO_LOGIN = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")  # 401, 401, 403
+NO_LOGIN = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")  # MLflow's names of 401
 
 
 @contextmanager
@@ -56,6 +58,11 @@ def check_tracking() -> None:
                 f"{name} requires a login: set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
+        if isinstance(error, MlflowException) and error.error_code == "PERMISSION_DENIED":  # 403
+            raise ValueError(
+                f"{name} refuses access ({describe_error(error)}): its --allowed-hosts must have "
+                "the name by which you call it, and its user the rights"
+            ) from None
         raise ValueError(
             f"{name} does not answer "
             f"({describe_error(_origin(error))}): start it, or set MLFLOW_TRACKING_URI to another"
@@ -64,12 +71,15 @@ def check_tracking() -> None:
 
 def _check_file(uri: str) -> None:
     """Open SQLite's file, if that is the store: MLflow tries for two minutes to open one."""
-    kind, _, path = uri.partition(":///")
-    if kind != "sqlite" or not path or "?" in path:
+    path = make_url(uri).database if uri.startswith("sqlite:///") and "?" not in uri else None
+    if not path:
         return
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # as MLflow does
         with closing(sqlite3.connect(path)):
             pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be created ({describe_error(error)})") from None
     except sqlite3.OperationalError as error:
         raise ValueError(
             f"{path} cannot be opened ({error}): work in a folder that you can write to, or set "
@@ -94,7 +104,7 @@ def patiently(call: Callable[[], None]) -> None:
                 raise _LockedError(str(error)) from None
             raise
 
-    retry("MLflow's database", attempt, (_LockedError,), PATIENCE, print_line)
+    retry("MLflow's database", attempt, (_LockedError,), PATIENCE, print_line, deferring=False)
 
 
 class _LockedError(Exception):
@@ -138,4 +148,4 @@ def tracking_uri() -> str:
 
 def without_login(uri: str) -> str:
     """An address without the user name, the password and the tokens that it may contain."""
-    return hide(uri).rstrip("/")
+    return without_secrets(uri).rstrip("/")

@@ -220,7 +220,9 @@ def dead_runs(experiment_id: str, where: str) -> Iterator[MlflowRun]:
     ):
         starting = may_be_starting(tags_of(run), run.info.start_time / 1000)
         if not starting and not is_alive(run.info.run_id, tags_of(run)):
-            yield run
+            now = mlflow.get_run(run.info.run_id)  # it may have ended well since the search
+            if now.info.status == "RUNNING" and not is_alive(run.info.run_id, tags_of(now)):
+                yield now
 
 
 def close_run(run_id: str, status: str, **tags: str) -> None:
@@ -232,19 +234,23 @@ def close_run(run_id: str, status: str, **tags: str) -> None:
 
 
 def close_killed(run_id: str, where: str) -> None:
-    """Mark runs KILLED whose process has died; those nested under another are left to that one.
+    """Mark runs KILLED whose process on this machine has died, and runs nested under them FAILED.
 
     A process that is killed cannot do so itself. A run that has just begun counts if it has the
-    tags of `where` from its first moment.
+    tags of `where` from its first moment. Runs of other machines are left alone: that their
+    heartbeat is late does not show that they have died.
 
     Args:
         run_id: Of this process; the others are in the same experiment of MLflow.
         where: Which of them, as a filter of MLflow.
     """
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    for run in dead_runs(experiment, where):
-        if run.info.run_id != run_id and PARENT not in run.data.tags:
-            close_run(run.info.run_id, "KILLED", error="its process died")
+    died = "its process died"
+    with suppress(*TRACKING_ERRORS):  # not a reason to end the command; the next one tidies up
+        for run in dead_runs(mlflow.get_run(run_id).info.experiment_id, where):
+            ours = tags_of(run).get("host") == socket.gethostname()
+            if ours and run.info.run_id != run_id and PARENT not in run.data.tags:
+                close_run(run.info.run_id, "KILLED", error=died)
+                close_dead_runs(run.info.run_id, died)
 
 
 def close_dead_runs(parent: str, reason: str) -> None:

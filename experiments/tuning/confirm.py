@@ -7,6 +7,7 @@ run are reused.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,12 +17,14 @@ from experiments.config.experiment import Config
 from experiments.config.fields import NONE
 from experiments.config.parameters import as_text, default_text
 from experiments.config.space import Value
-from experiments.processes.tasks import Executor
+from experiments.processes.signals import raise_if_interrupted
+from experiments.processes.tasks import POLL_SECONDS, Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_nested
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import find_or_resume, is_finished, other_versions_note
+from experiments.tracking.session import is_running
 from experiments.tuning.fronts import FOUND
 from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
@@ -120,17 +123,22 @@ class Confirmation:
         while waiting or self.workers.running:
             for name, task in list(waiting.items()):
                 base = first.setdefault(task.dense, name)
-                if self.workers.has_room and (base == name or base in self.ended):
+                ready = base == name or base in self.ended
+                if self.workers.has_room and ready and self._start(task, self.runs.get(base, NONE)):
                     del waiting[name]
-                    self._start(task, self.runs.get(base, NONE))
             if self.workers.running:
-                self._wait()
+                waiting |= self._wait()
+            elif waiting:  # the rest is in other processes
+                raise_if_interrupted()
+                time.sleep(POLL_SECONDS)
 
-    def _start(self, task: Task, base_run: str) -> None:
-        """Start an experiment, unless it has already run."""
+    def _start(self, task: Task, base_run: str) -> bool:
+        """Start an experiment unless it has already run; false if another process is running it."""
         config = task.config(base_run)
         data, _ = load_data(config)
         earlier = find_or_resume(config, data.name, data.digest)
+        if earlier.run and is_running(earlier.run):
+            return False
         if earlier.run and is_finished(earlier.run):
             self.runs[task.name] = earlier.run.info.run_id
             self.ended.add(task.name)
@@ -139,15 +147,20 @@ class Confirmation:
             on_others = task.of.search.config.executor == "ray"
             digest = data.digest if on_others else None
             self.workers.submit(task.name, run_nested, earlier.config, task.of.study_run, digest)
+        return True
 
-    def _wait(self) -> None:
-        """Wait until an experiment ends, and note its run."""
+    def _wait(self) -> dict[str, Task]:
+        """Wait until an experiment ends, and note its run; returns those that others have begun."""
+        taken = {}
 
         def without_rounds(line: str) -> None:
             if ": round " not in line and ": run " not in line:
                 self.echo(line)
 
         for name, outcome in self.workers.wait(without_rounds).items():
+            if outcome.taken:
+                taken[name] = self.tasks[name]
+                continue
             self.ended.add(name)
             if outcome.run_id:
                 self.runs[name] = outcome.run_id
@@ -157,6 +170,7 @@ class Confirmation:
             if outcome.died:
                 close_dead_experiments(self.tasks[name].of.study_run, outcome.reason)
             self.echo(f"WARNING: {name} failed: {outcome.reason}; the same command tries it again")
+        return taken
 
 
 def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) -> pd.DataFrame:

@@ -171,14 +171,15 @@ def parse_url(url: str) -> URL:
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ValueError(
             "storage must be a URL such as sqlite:///optuna.db or "
-            f"postgresql+psycopg://<user>@<host>/optuna, got {url}"
+            f"postgresql+psycopg://<user>@<host>/optuna, got {hide(url)}"
         ) from None
     except ImportError:
         pass  # reported when it is opened
     if parsed.password or has_secret(f"?{urlencode(parsed.query)}"):
         raise ValueError(
-            f"storage must not contain a password, got {hide(url)}: parameters are logged and in "
-            "lists of processes; set PGPASSWORD or write ~/.pgpass, and change the password"
+            f"storage must not contain a password, got {hide(parsed.render_as_string())}: "
+            "parameters are logged and in lists of processes; set PGPASSWORD or write ~/.pgpass, "
+            "and change the password"
         )
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise ValueError(f"storage must be SQLite or PostgreSQL, got {hide(url)}")

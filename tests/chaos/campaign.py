@@ -6,6 +6,8 @@ Every attack follows from the seed and its number, except for how fast the machi
 import argparse
 import json
 import os
+import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -17,7 +19,7 @@ from random import Random
 from typing import Any
 
 from tests.chaos import faults, hostile, kills, servers, words
-from tests.chaos.jobs import JOBS, Lab, LostError
+from tests.chaos.jobs import JOBS, Lab, LostError, processes_of
 
 # Shares of the time. An attack in bulk counts files or command lines.
 SHARES = {
@@ -34,6 +36,7 @@ BULK: dict[str, Callable[[Path, int], Iterator[tuple[int, str]]]] = {
     "hostile": hostile.read_hostile,
     "words": lambda made, seed: words.sets(seed),
 }
+SILENT = 120.0  # seconds without a report, after which attacks in bulk hang
 MOST_LOST = 10  # attacks of a part, then it ends
 WORKERS = max(2, os.cpu_count() or 2)
 
@@ -96,10 +99,17 @@ def in_bulk(part: str, lab: Lab, dice: Random, seconds: float, record: Record) -
     process.start()
     theirs.close()
     try:
-        while report := ours.recv():
+        while record.lost_by(part) < MOST_LOST:
+            if not ours.poll(SILENT):
+                record.add(part, 1, "", f"it has said nothing for {SILENT:g} s")
+                break
+            if not (report := ours.recv()):
+                break
             record.add(part, report[0], "", report[1])
     except EOFError:
+        process.join()
         record.add(part, 1, "", f"the process died with status {process.exitcode}")
+    process.kill()
     process.join()
 
 
@@ -108,9 +118,14 @@ def one_by_one(attacks: Iterator[str], part: str, seconds: float, record: Record
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            what = next(attacks)
+            what = next(attacks, "")
         except LostError as error:
             record.add(part, 1, "", str(error))
+            return
+        except Exception as error:  # of the campaign itself: also a reason to look
+            record.add(part, 1, "", f"{type(error).__name__}: {error}")
+            return
+        if not what:  # nothing to attack here
             return
         record.add(part, 1, what)
 
@@ -143,11 +158,16 @@ def main(argv: list[str] | None = None) -> int:
                 in_bulk(part, lab, dice, left, record)
             else:
                 one_by_one(makers[part](dice), part, left, record)
-                if part == "storage" and not servers.binaries():
-                    return
+            if part == "storage" and not servers.binaries():
+                print("storage: left out, since PostgreSQL is not here", flush=True)
+                return
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(attack, waiting))
+    for number in processes_of(root):
+        os.kill(number, signal.SIGKILL)
+    if not record.lost:
+        shutil.rmtree(root)
     print(f"\n{summary(record.path)}")
     return 1 if record.lost else 0
 

@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -132,15 +133,20 @@ class Faults:
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         self.writes: dict[str, list[str]] = {}
+        self.seen: list[str] = []
         self.tried: dict[tuple[str, str, str], int] = defaultdict(int)
 
-    def start(self, job: Job, folder: Path, at: int, kind: str, record: Any = None) -> int:
-        """Run a command with one fault; its exit status."""
+    def start(self, job: Job, folder: Path, at: int, kind: str, listed: bool = False) -> int:
+        """Run a command with one fault; its exit status. If `listed`, its writes are in `seen`."""
+        ours, theirs = self.context.Pipe(duplex=False)
+        record = theirs if listed else None
         args = (job.words, folder, self.lab.environment(folder), at, kind, record)
         process = self.context.Process(target=_child, args=args)
         process.start()
-        if record:
-            record.close()
+        if listed:
+            theirs.close()
+            with suppress(EOFError):
+                self.seen = ours.recv()
         process.join(PATIENCE)
         if process.exitcode is None:
             process.kill()
@@ -151,11 +157,9 @@ class Faults:
         """The writes of a job, in order."""
         if name not in self.writes:
             with self.lab.folder(JOBS[name], self.dice) as folder:
-                ours, theirs = self.context.Pipe(duplex=False)
-                status = self.start(JOBS[name], folder, 0, "", theirs)
-                if status:
+                if self.start(JOBS[name], folder, 0, "", listed=True) or not self.seen:
                     raise LostError(f"{name} fails undisturbed:\n{log_of(folder)}")
-                self.writes[name] = ours.recv()
+                self.writes[name] = self.seen
         return self.writes[name]
 
     def attacks(self) -> Iterator[str]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from tests.hostile import mutate
+from tests.hostile import mutate, too_long
 from tests.portraits import portrait
 from tests.test_pruning_hostile import altered
 
@@ -160,13 +160,14 @@ def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
     sys.addaudithook(hook)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGALRM, too_long)
     with tempfile.TemporaryDirectory() as place:
         while True:
             reader, problem = dice.choice(known), ""
             path = Path(place, "file.yaml")
             for number in range(EACH):
                 path.write_bytes(reader.change(dice.choice(reader.intact), dice))
+                executed = False
                 signal.alarm(SECONDS)
                 try:
                     reader.read(path)
@@ -175,7 +176,7 @@ def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
                         problem = f"an error of several lines: {error}"
                 except MemoryError:
                     problem = "more memory than it may take"
-                except BaseException as error:  # a problem whatever it is
+                except BaseException as error:  # a problem whatever it is, also TooLongError
                     problem = f"{type(error).__name__}: {error}"
                 finally:
                     signal.alarm(0)
@@ -188,7 +189,3 @@ def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
                     break
             else:
                 yield EACH, ""
-
-
-def _too_long(*_: object) -> None:
-    raise TimeoutError(f"more than {SECONDS} s")

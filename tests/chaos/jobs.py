@@ -71,9 +71,16 @@ def _resumable(folder: Path) -> str:
         f"SELECT run_uuid, artifact_uri {RUNS} AND status != 'FINISHED' ORDER BY start_time DESC",
     )
     for run_id, place in found:
-        if Path(place.removeprefix("file://"), "config.json").exists():
+        if (_artifacts(folder, place) / "config.json").exists():
             return run_id
     return ""
+
+
+def _artifacts(folder: Path, place: str) -> Path:
+    """The folder of a run's artifacts; a server has them below its own."""
+    return folder / place.removeprefix("file://").replace(
+        "mlflow-artifacts:", f"{folder}/artifacts"
+    )
 
 
 def results_of_runs(folder: Path) -> Results:
@@ -93,8 +100,7 @@ def results_of_runs(folder: Path) -> Results:
             f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run_id}' ORDER BY 1, 2, 3",
         )
         digest = hashlib.sha256(repr([row for row in metrics if row[0] not in TIMES]).encode())
-        files = Path(place.removeprefix("file://"), "checkpoints")
-        for path in sorted(files.glob("*.safetensors")):
+        for path in sorted((_artifacts(folder, place) / "checkpoints").glob("*.safetensors")):
             digest.update(path.name.encode() + path.read_bytes())
         results[key] = digest.hexdigest()
     return results
@@ -238,6 +244,7 @@ class Lab:
             "TMPDIR": str(folder / "tmp"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
             "MLFLOW_EXPERIMENT_NAME": "chaos",  # new, so with artifacts below the folder
+            "HOME": str(folder / "tmp"),
             MARK: str(folder),
         }
 
@@ -306,15 +313,17 @@ class Lab:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The processes of an attack that are alive."""
+    """The processes of the attacks in a folder, or below it, that are alive."""
     mark, found = f"{MARK}={folder}".encode(), []
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if mark in (place / "environ").read_bytes().split(b"\0"):
+            words = (place / "environ").read_bytes().split(b"\0")
+            if any(word == mark or word.startswith(mark + b"/") for word in words):
                 found.append(int(place.name))
     return found
 
 
 def log_of(folder: Path) -> str:
-    """What the commands in a folder have printed."""
-    return (folder / "log").read_text(errors="replace")
+    """What the commands in a folder have printed, since the log was last put aside."""
+    log = folder / "log"
+    return log.read_text(errors="replace") if log.exists() else ""
