@@ -22,7 +22,7 @@ from datasets.photographs import CROP, SIDE
 from datasets.splits import DataUnavailableError, Images
 
 FILE = "olivettifaces.mat"  # Roweis' file, as scikit-learn downloads it
-ADDRESS = "https://ndownloader.figshare.com/files/5976027"
+URL = "https://ndownloader.figshare.com/files/5976027"
 SHA256 = "b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794"
 MOST_BYTES = 100_000_000  # of a file that is read at all
 EACH = 10  # portraits per person
@@ -32,7 +32,7 @@ VALID, TEST = 2, 1  # of these
 def olivetti(root: Path) -> Images:
     """The Olivetti faces: for each person 7 for training, 2 for validation, 1 for testing.
 
-    Only the original file is read, which its digest identifies: scikit-learn's own copy is a
+    Reads only the original file, which SHA256 identifies: scikit-learn's own copy is a
     pickle, which can contain code.
 
     Raises:
@@ -44,10 +44,12 @@ def olivetti(root: Path) -> Images:
     try:  # reading a pipe may not end
         content = path.read_bytes() if path.is_file() and path.stat().st_size <= MOST_BYTES else b""
     except OSError as error:
-        raise DataUnavailableError(f"the Olivetti faces cannot be read: {error}") from None
+        raise DataUnavailableError(
+            f"the Olivetti faces cannot be read ({error}): make {path} readable, or delete it"
+        ) from None
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise DataUnavailableError(
-            f"{path} is damaged, or another file: delete it to download it again"
+            f"{path} is not the original file, or is damaged: delete it to download it again"
         )
     return as_images(portraits_of(content), str(path))
 
@@ -59,12 +61,13 @@ def _download(root: Path) -> None:
         with socket_timeout(), redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for each attempt; the last failure is reported below
             root.mkdir(parents=True, exist_ok=True)
-            fetch_file(ADDRESS, root, FILE, SHA256)
+            fetch_file(URL, root, FILE, SHA256)
     except (OSError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataUnavailableError(
             f"the Olivetti faces are not in {root} and cannot be downloaded ({reason}): put "
-            f"{FILE} from {ADDRESS} there, or use another data_root or dataset"
+            f"{FILE} from {URL} there (the .pkz file that older versions read can contain code), "
+            "or use another data_root or dataset"
         ) from None
 
 

@@ -8,12 +8,14 @@ import atexit
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
 from experiments.processes.program import INSIDE, PROGRAM
+from experiments.processes.secrets import redact
 from experiments.processes.signals import Interrupted, handle_signals
 from experiments.processes.terminal import describe_error, did_you_mean, is_user_error
 
@@ -118,7 +120,7 @@ def run_command(name: str, argv: Sequence[str]) -> None:
     """Run a command; print a user error as one line.
 
     Raises:
-        SystemExit: With status 2 after a user error, 128 + n after signal n.
+        SystemExit: With status 2 after a user error, 1 after another, 128 + n after signal n.
     """
     attached = os.environ.get("MLFLOW_RUN_ID")  # the run that `mlflow run` opened for this process
     try:
@@ -130,7 +132,8 @@ def run_command(name: str, argv: Sequence[str]) -> None:
         sys.exit(128 + stop.number)
     except Exception as error:
         if not is_user_error(error):
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)
+            sys.exit(1)
         print(f"error: {describe_error(error)}", file=sys.stderr)
         if attached and os.environ.get("MLFLOW_RUN_ID"):  # the command has not started it
             from experiments.tracking.orphan import delete_failed

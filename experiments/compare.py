@@ -16,7 +16,7 @@ from experiments.processes.terminal import print_line
 from experiments.rounds.data import few_tests_warning, load_data
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking import server, ui
-from experiments.tracking.session import close_killed, describe, tracked_run
+from experiments.tracking.session import close_killed_runs, describe, tracked_run
 from experiments.training.engine import usable
 
 
@@ -40,7 +40,7 @@ def compare_methods(asked: CompareConfig) -> str:
     tags["model"] = inputs.resolved.model
     with tracked_run(record.comparison_name(config, inputs.resolved), tags=tags) as run_id:
         describe(run_id, config.model_dump())
-        close_killed(run_id, f"tags.kind = '{record.COMPARISON}'")
+        close_killed_runs(run_id, f"tags.kind = '{record.COMPARISON}'")
         outcomes = run_arms(config, inputs, run_id, print_line)
         made = record.log_record(run_id, inputs.record, outcomes)
         if not any(outcome.run_id for outcome in outcomes.values()):

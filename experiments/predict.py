@@ -17,7 +17,7 @@ from PIL import Image
 
 from datasets.photographs.contact_sheets import COLUMNS, ROWS, Tile, draw_page
 from datasets.photographs.crops import write_image
-from datasets.photographs.files import as_cell, find_pictures
+from datasets.photographs.files import escape_formula, find_pictures
 from datasets.photographs.inputs import Input, face_inputs, is_light, whole_inputs
 from datasets.photographs.options import FaceOptions
 from experiments.config.parameters import AUTO
@@ -32,7 +32,7 @@ from experiments.tracking.networks import folder_name, is_run_id, load_network
 FOLDER = "predictions"
 TABLE = "predictions.csv"
 CELLS = ("file", "outcome", "name", "probability", "second_name", "second_probability", "reason")
-TEXTS = ("file", "name", "second_name", "reason")  # of these, what users have named
+TEXT_CELLS = ("file", "name", "second_name", "reason")  # of these, cells with text that users chose
 SHEET = "contact_sheet"
 BATCH = 64  # images in one pass through the network
 SHOWN_ROWS = 100  # of the printed table
@@ -77,7 +77,7 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     made = list(predictions(network, config))
     table = as_table(made)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {name: table[name].map(as_cell, na_action="ignore") for name in TEXTS}
+    texts = {name: table[name].map(escape_formula, na_action="ignore") for name in TEXT_CELLS}
     table.assign(**texts).to_csv(folder / TABLE, index=False)
     title = f"{Path(config.run).resolve().name}, round {network.round}"
     sheets = draw_sheets(made, title, folder)

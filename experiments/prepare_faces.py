@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from datasets.photographs import CONTACT_SHEETS, EXCLUDED, MANIFEST
-from datasets.photographs.files import NO_CLASS, as_cell
+from datasets.photographs.files import NO_CLASS, escape_formula
 from datasets.photographs.manifest import KEPT, OUTCOMES, exclusion_reason
 from datasets.photographs.prepare import check_folders, prepare, read_excluded
 from experiments.config.faces import FacesConfig
@@ -23,9 +23,9 @@ from experiments.processes.terminal import print_line, table_text
 from experiments.rounds.data import few_tests_warning
 from experiments.tracking import server, ui
 from experiments.tracking.paste import command_to_paste
-from experiments.tracking.session import close_killed, describe, tracked_run
+from experiments.tracking.session import close_killed_runs, describe, tracked_run
 
-KIND = "prepare_faces"  # the tag `kind` of its run
+KIND = "prepare_faces"  # value of its run's tag "kind"
 MAX_CLASSES = 100  # for metrics and the printed table; counts.csv always has all classes
 
 
@@ -42,14 +42,14 @@ def prepare_photographs(config: FacesConfig) -> pd.DataFrame:
     device = device if config.device == AUTO else config.device
     check_folders(source, out, config.options())  # an error leaves no run
     with tracked_run(f"prepare_faces {source.name}", tags={"kind": KIND}) as run_id:
-        close_killed(run_id, f"tags.kind = '{KIND}'")
+        close_killed_runs(run_id, f"tags.kind = '{KIND}'")
         describe(run_id, config.model_dump() | {"resolved_device": device})
         table = prepare(source, out, config.options(), device)
         raise_if_interrupted()
         counts = pd.crosstab(table["label"].replace("", NO_CLASS), table["outcome"])
         counts = counts.reindex(columns=[name for name in OUTCOMES if name in counts])
         _log(counts, out)
-    print(report(table, counts, out))
+    print_line(report(table, counts, out))
     return table
 
 
@@ -60,7 +60,7 @@ def _log(counts: pd.DataFrame, out: Path) -> None:
         name = f"class/{metric_name(label)}"
         totals |= {f"{name}/{outcome}": count for outcome, count in counts.loc[label].items()}
     mlflow.log_metrics(totals)
-    mlflow.log_text(counts.rename(index=as_cell).to_csv(), "counts.csv")
+    mlflow.log_text(counts.rename(index=escape_formula).to_csv(), "counts.csv")
     mlflow.log_artifact(str(out / MANIFEST))
     mlflow.log_artifacts(str(out / CONTACT_SHEETS), CONTACT_SHEETS)
 

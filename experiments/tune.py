@@ -34,7 +34,7 @@ from experiments.processes.tasks import (
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.data import load_data
 from experiments.tracking import server, ui
-from experiments.tracking.session import claim_run, close_killed, tracked_run
+from experiments.tracking.session import claim_run, close_killed_runs, tracked_run
 from experiments.training.engine import usable
 from experiments.tuning import runs
 from experiments.tuning.choose import RUN, baseline_of, latest_failures, recommend
@@ -81,7 +81,7 @@ def run_search(asked: TuneConfig) -> str:
     name = f"tune {config.reinit} {searches[0].dataset} {searches[0].model}"
     with tracked_run(name, tags={"kind": runs.SEARCH}) as run_id, ExitStack() as claims:
         runs.describe_search(run_id, config, searches[0])
-        close_killed(run_id, f"tags.kind = '{runs.SEARCH}'")
+        close_killed_runs(run_id, f"tags.kind = '{runs.SEARCH}'")
         jobs = {method: job_of(study, run_id) for method, study in studies.items()}
         ours = {m for m in jobs if claim_study(studies[m], jobs[m], claims)}
         needs = Needs(config.workers, searches[0].resolved({}).device, server.tracking_uri())

@@ -17,10 +17,12 @@ class FromPixels(nn.Module):
 
     Images [N, channels, height, width] with pixels in [0, 1] become logits [N, classes]. If `crop`
     is not 0, the network gets the square of that side in the centre of the image; if there are
-    `inputs`, [k] int64, it gets these values of each flattened image.
+    `inputs`, [k] int64, it gets these values of each flattened image. If `finite_only` is set, NaN
+    and infinite pixels raise a RuntimeError.
     """
 
     inputs: Tensor | None
+    finite_only = False
 
     def __init__(
         self,
@@ -36,6 +38,8 @@ class FromPixels(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels to logits."""
+        if self.finite_only:
+            torch._assert(torch.isfinite(pixels).all(), "pixels must be finite")
         if self.crop:
             top, left = ((side - self.crop) // 2 for side in pixels.shape[-2:])
             pixels = pixels[..., top : top + self.crop, left : left + self.crop]
@@ -53,7 +57,7 @@ Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
 class NetworkSpec:
     """Everything about a network except its values.
 
-    Pydantic checks the limits where a file says them.
+    Pydantic enforces the limits when the spec comes from a file.
     """
 
     model: Annotated[str, Field(max_length=1000)]  # a name of `build_model`
@@ -86,7 +90,7 @@ class NetworkSpec:
         inputs = None
         if self.inputs is not None:
             if not self.compact or not linear_layers(network):
-                raise ValueError("only a compact fully connected network reads some pixels")
+                raise ValueError("only a compact fully connected network can have inputs")
             pixels = prod(self.architecture.image_shape)
             if not self.inputs or not all(0 <= each < pixels for each in self.inputs):
                 raise ValueError("the network reads pixels that its images do not have")
@@ -106,5 +110,5 @@ class NetworkSpec:
         try:
             with torch.device("meta"):  # draws no random values, takes no memory
                 return self.architecture.build()
-        except (RuntimeError, OverflowError, TypeError) as error:  # of sizes beyond all numbers
+        except (RuntimeError, OverflowError, TypeError) as error:  # sizes that overflow
             raise ValueError(f"it cannot be built: {error}") from None

@@ -8,9 +8,9 @@ values, `w` (1-D), and its mask, `w.mask`, in the smaller of two encodings:
   and no survivor yet"; smaller than bits when less than about an eighth of the weights survive.
 
 One metadata entry holds JSON with the shapes, the encodings, the caller's metadata and a digest of
-everything, so a damaged file is detected. A digest is no signature: whoever alters a file can also
-compute its digest, so everything in it is checked before it is used.
-The bytes depend on the content only.
+everything, so a damaged file is detected. A digest is not a signature: anyone who alters a file can
+recompute it, so everything in a file is checked before it is used. The bytes depend only on the
+content.
 """
 
 import hashlib
@@ -34,7 +34,8 @@ from pruning.files import read_whole, write_whole
 from pruning.masks import Masks, State
 
 FORMAT = "weight-loss/1"
-# The masks of a file have at most MOST_WEIGHTS weights, or WEIGHTS_PER_BYTE for each of its bytes.
+# The masks of a file may have MOST_WEIGHTS weights, or WEIGHTS_PER_BYTE for each byte of the file,
+# whichever is more.
 MOST_WEIGHTS = 1 << 26
 WEIGHTS_PER_BYTE = 256
 _HEADER = "weight_loss"
@@ -42,7 +43,7 @@ _SIZE = 8  # bytes of the size of the header of a safetensors file
 
 
 class _Mask(BaseModel):
-    """What the header says of a mask."""
+    """What the header says about a mask."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=8)]
@@ -55,7 +56,7 @@ class _Mask(BaseModel):
 
     @property
     def extent(self) -> int:
-        """The product of the sides, where 0 counts as 1: limits each of them as well."""
+        """The product of the sides, with 0 counted as 1, so that a limit on it limits each side."""
         return prod(max(1, side) for side in self.shape)
 
 
@@ -94,7 +95,7 @@ def save_checkpoint(
     for name, value in state.items():
         value = value.detach().cpu().contiguous()
         if f"{name}.mask" in state and name in masks:
-            raise ValueError(f"{name}.mask is the name of the mask of {name}, and of a tensor")
+            raise ValueError(f"{name}.mask is reserved for the mask of {name}: rename this tensor")
         if name not in masks:
             tensors[name] = value
             continue
@@ -118,8 +119,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, altered, foreign, of a newer format, or needs much
-            more memory than it has bytes.
+        ValueError: If the file is truncated, altered, foreign or of a newer format, or would need
+            far more memory than its size.
     """
     content = read_whole(path)
     try:
@@ -132,7 +133,7 @@ def _read(content: bytes) -> Checkpoint:
     try:
         tensors = load(content)
     except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
-        # Also a type that PyTorch does not have, and sizes that it cannot represent.
+        # Raised also for types that PyTorch lacks, and for sizes that it cannot represent.
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"is truncated or not a safetensors file ({why})") from None
     size = int.from_bytes(content[:_SIZE], "little")
@@ -142,7 +143,7 @@ def _read(content: bytes) -> Checkpoint:
         raise ValueError("is a safetensors file, but not a Weight Loss checkpoint")
     header, stored = _read_header(text)
     if header.format != FORMAT:
-        raise ValueError(f"has format {header.format[:40]}, this version reads {FORMAT}")
+        raise ValueError(f"has format {header.format[:40]!r}; this version reads {FORMAT}")
     if stored.pop("digest") != _digest(tensors, stored):
         raise ValueError("has been altered: its content does not match its digest")
     most = _most_weights(len(content))
@@ -160,10 +161,11 @@ def _most_weights(size: int) -> int:
 
 
 def _read_header(text: str) -> tuple[_Header, dict[str, Any]]:
-    """The header, checked, and as it is stored."""
+    """The validated header, and the JSON that it was read from."""
     try:
-        return _Header.model_validate_json(text), json.loads(text)
-    except ValueError:  # also of pydantic, which first rejects what is nested too deeply for Python
+        stored = json.loads(text)  # pydantic's own parser rejects lone surrogates, which we write
+        return _Header.model_validate(stored), stored
+    except (ValueError, RecursionError):
         raise ValueError("has been altered: its header is invalid") from None
 
 
@@ -189,7 +191,7 @@ def _encode(mask: NDArray[np.bool_]) -> tuple[str, NDArray[np.uint8]]:
 
 
 def _decode(code: NDArray[np.uint8], entry: _Mask) -> NDArray[np.bool_] | None:
-    """The mask, flat; None if there is none of this code and size."""
+    """The flattened mask; None if `code` does not encode a mask of this size."""
     if entry.encoding == "bits":
         if len(code) != ceil(entry.size / 8):
             return None
@@ -209,7 +211,7 @@ def _fill(name: str, values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values
     if values.shape != (int(mask.sum()),):
-        raise ValueError(f"is damaged: {name} has not as many values as its mask has survivors")
+        raise ValueError(f"is damaged: {name} does not have one value for each weight in its mask")
     full = torch.zeros(mask.shape, dtype=values.dtype)
     full[mask] = values
     return full

@@ -1,22 +1,22 @@
-"""Files: read at once and written whole, so that nobody ever sees half of one."""
+"""Files: read and written whole, so that no one ever sees half of one."""
 
 import os
 import stat
 from pathlib import Path
 
-MOST_BYTES = 1 << 34  # of a file that is read at once
+MOST_BYTES = 1 << 34  # larger files are not read
 
 
 def read_whole(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> bytes:
     """The content of a regular file.
 
-    What is checked in it cannot change afterwards, as it could in a file that is mapped to memory.
+    Unlike a memory-mapped file, the content cannot change after it is checked.
 
     Raises:
         OSError: If it cannot be read, or there is no such file.
-        ValueError: If it is a pipe, a device or a folder, or has more bytes.
+        ValueError: If it is a pipe, a device or a folder, or has more than `most_bytes`.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer blocks
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):

@@ -149,8 +149,8 @@ def plan_removals(
         if not any(full.values()):
             raise ValueError(
                 f"prune_rate is too small: round {len(plan) + 1} would remove no weight of the "
-                f"{sum(survivors.values())} that survive ({_shares(groups, survivors)}): raise it "
-                "(or output_prune_rate), or use fewer rounds or a lower target_sparsity"
+                f"{sum(survivors.values())} that survive ({_rates_text(groups, survivors)}); "
+                "raise it (or output_prune_rate), or use fewer rounds or a lower target_sparsity"
             )
         last = not rounds and left <= (1 + REMAINDER) * sum(full.values())
         removals = _share_out(left, full) if last else full
@@ -165,8 +165,8 @@ def plan_removals(
     return plan
 
 
-def _shares(groups: list[Group], survivors: Mapping[tuple[str, ...], int]) -> str:
-    """Such as "0.2 of 3, 0.001 of 90": the rates, and what each applies to."""
+def _rates_text(groups: list[Group], survivors: Mapping[tuple[str, ...], int]) -> str:
+    """Each rate and what it applies to, such as "0.2 of 3, 0.001 of 90"."""
     left: dict[float, int] = {}
     for group in groups:
         left[group.rate] = left.get(group.rate, 0) + survivors[group.names]

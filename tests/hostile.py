@@ -7,7 +7,7 @@ MEGABYTE = 1 << 20
 
 
 class TooLongError(BaseException):
-    """Something takes too long; no reader can take it for an error of its own."""
+    """Something takes too long; a BaseException, so that no reader catches it."""
 
 
 def too_long(*_):
@@ -16,8 +16,8 @@ def too_long(*_):
 
 
 @contextmanager
-def little_memory():
-    """Fails if what is inside takes more than 64 MB at a time."""
+def memory_limit():
+    """Fails if the block takes more than 64 MB at its peak."""
     tracemalloc.start()
     try:
         yield

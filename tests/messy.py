@@ -64,7 +64,7 @@ def copied(messy: Path, root: Path) -> Path:
 
 
 def tree(out):
-    """The content of all visible files, without modification times and checksums of these."""
+    """The content of all visible files, without modification times and checksums over them."""
     files = (path for path in out.rglob("*") if path.is_file() and path.name[0] != ".")
     contents = {str(path.relative_to(out)): path.read_bytes() for path in files}
     found = contents.get("found.jsonl", b"")

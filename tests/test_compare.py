@@ -20,7 +20,7 @@ from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
 from experiments.run import run_experiment
 from experiments.tracking.networks import load_network
-from experiments.tracking.session import close_killed, tracked_run
+from experiments.tracking.session import close_killed_runs, tracked_run
 from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
@@ -224,7 +224,7 @@ def test_the_run_of_a_command_that_was_killed_at_its_start_is_marked_by_the_next
         client.delete_tag(killed, f"weight_loss.{tag}")
     client.set_tag(killed, "weight_loss.pid", gone.stdout.decode().strip())
     with tracked_run("next", tags={"kind": name}) as run_id:
-        close_killed(run_id, f"tags.kind = '{name}'")
+        close_killed_runs(run_id, f"tags.kind = '{name}'")
         assert mlflow.get_run(run_id).info.status == "RUNNING"
     assert mlflow.get_run(killed).info.status == "KILLED"
 
@@ -318,9 +318,8 @@ def test_an_arm_that_another_process_is_running_is_waited_for(again, capfd):
     assert same(folder, new)
 
 
-@pytest.mark.parametrize("machines", [1, 2])
-def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
-    """On one machine, locks in the temporary folder keep them apart; on two, the store does."""
+def two_at_once(tmp_path, machines):
+    """What two equal comparisons print; on one machine they share a temporary folder."""
     processes = []
     for number in range(2):
         folder = tmp_path / f"machine-{number % machines}"
@@ -334,15 +333,50 @@ def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
                 stderr=log,
             )
         processes.append(process)
+    logs = []
     for number, process in enumerate(processes):
-        assert process.wait(timeout=TIMEOUT) == 0, (tmp_path / f"log-{number}").read_text()
+        status = process.wait(timeout=TIMEOUT)
+        logs.append((tmp_path / f"log-{number}").read_text())
+        assert status == 0, logs[-1]
+    assert not list(tmp_path.glob("machine-*/*.lock"))
+    return "".join(logs)
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
+    """On one machine, locks in the temporary folder keep them apart; on two, the store does."""
+    assert "failed" not in two_at_once(tmp_path, machines)
     finished = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert {run.info.status for run in finished} == {"FINISHED"}
     prints = [run.data.tags.get("weight_loss.fingerprint") for run in finished]
     assert prints.count(None) == 2  # the comparisons
     assert len(prints) == 2 + 6
     assert len(set(prints)) == 1 + 6
-    assert not list(tmp_path.glob("machine-*/*.lock"))
+
+
+def test_two_comparisons_that_continue_the_same_arms_do_nothing_twice(store, tmp_path):
+    words = command(executor="processes", workers=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "compare", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "round 0/" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=TIMEOUT)
+    stopped = [run.info.run_id for run in arms(runs("kind", "comparison")[0]).values()]
+    assert stopped
+    assert "failed" not in two_at_once(tmp_path, machines=1)
+    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert "RUNNING" not in {run.info.status for run in found}
+    prints = [run.data.tags.get("weight_loss.fingerprint") for run in found]
+    assert len(set(prints)) == 1 + 6
+    done = [tag for tag in prints if tag]
+    assert len(done) == 6
+    assert {*stopped} <= {run.info.run_id for run in found if run.info.status == "FINISHED"}
 
 
 def test_a_report_of_another_run_is_rejected(again, capsys):

@@ -181,7 +181,7 @@ INVALID_FILES = [
     ("lr: []", "search: lr in space.yaml must be a list of values"),
     ("lr: {low: 1}", "search: lr in space.yaml must be a list of values"),
     ("lr: {low: 1, high: 2, step: 3}", "search: lr in space.yaml must be a list of values"),
-    ("lr: {low: 1, high: 2, log: 1}", "search: log of lr must be true or false, got 1"),
+    ("lr: {low: 1, high: 2, log: 1}", "search: lr: log must be true or false, got 1"),
     ("lr: {low: [1], high: 2}", "search: lr must be a valid number, got [1]"),
     ("criterion: [magnitude, 1]", "search: criterion must be a valid string, got 1"),
     ("1: {low: 1, high: 2}", "search: 1 cannot be searched"),

@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import _olivetti_faces, fetch_olivetti_faces
 
 from datasets import load_splits
-from datasets.olivetti import ADDRESS, FILE, SHA256, as_images, olivetti, portraits_of
+from datasets.olivetti import FILE, SHA256, URL, as_images, olivetti, portraits_of
 from datasets.splits import DataUnavailableError
 from tests.test_models_published import Trap
 
@@ -22,7 +22,7 @@ module = sys.modules[olivetti.__module__]  # the package has a function of this 
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
-    monkeypatch.setattr(module, "ADDRESS", "http://127.0.0.1:9/olivettifaces.mat")
+    monkeypatch.setattr(module, "URL", "http://127.0.0.1:9/olivettifaces.mat")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between scikit-learn's attempts
 
 
@@ -94,7 +94,7 @@ def test_the_original_file_is_read_offline(tmp_path, original):
 
 
 def test_the_portraits_are_those_of_scikit_learn(tmp_path, original):
-    """Which reads what it cached as a pickle, so its file is made here as it makes it."""
+    """scikit-learn reads its cache, a pickle, so this writes the cache as scikit-learn does."""
     faces = scipy.io.loadmat(BytesIO(original))["faces"].T.copy()
     joblib.dump(faces, tmp_path / "olivetti_py3.pkz", compress=6)
     theirs = fetch_olivetti_faces(data_home=tmp_path, download_if_missing=False).images
@@ -103,7 +103,7 @@ def test_the_portraits_are_those_of_scikit_learn(tmp_path, original):
 
 def test_the_file_is_the_one_that_scikit_learn_knows():
     known = _olivetti_faces.FACES
-    assert (known.filename, known.url, known.checksum) == (FILE, ADDRESS, SHA256)
+    assert (known.filename, known.url, known.checksum) == (FILE, URL, SHA256)
 
 
 def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path):
@@ -118,14 +118,14 @@ def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path):
 def test_another_file_is_an_error_that_says_what_to_do(tmp_path, original, change):
     content = original[:-1] if change is None else change
     (tmp_path / FILE).write_bytes(content)
-    with pytest.raises(DataUnavailableError, match=rf"{FILE} is damaged, or another file: delete"):
+    with pytest.raises(DataUnavailableError, match=r"is damaged: delete it to download it again"):
         olivetti(tmp_path)
     assert (tmp_path / FILE).read_bytes() == content
 
 
 def test_a_pipe_is_an_error(tmp_path):
     os.mkfifo(tmp_path / FILE)
-    with pytest.raises(DataUnavailableError, match=rf"{FILE} is damaged, or another file"):
+    with pytest.raises(DataUnavailableError, match=rf"{FILE} is not the original file"):
         olivetti(tmp_path)
 
 

@@ -1,6 +1,9 @@
-"""One argument that is wrong in an unusual way is one line, soon, with status 2."""
+"""An argument that is wrong in an unusual way ends the command soon, in one line, with status 2."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import run_command
+from tests.conftest import ROOT, TIMEOUT
 
 SOON = 60  # seconds, on a busy machine; a pipe or a lock that is waited for takes forever, or 300
 BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
@@ -51,6 +55,7 @@ def folder(store):
             "out must not be a loop of symbolic links",
         ),
         ("tune --storage=sqlite:///loop/x.db", "storage: the folder "),
+        ("tune --dataset=digits --storage=sqlite:///loop", "storage cannot be used: loop is a loop"),
         (f"run --epochs={'9' * 400}", "epochs must be less than or equal to 1000000000"),
         (f"run --epochs={'9' * 5000}", "epochs "),
         (f"run --lr={'9' * 400}", "lr must be a finite number"),
@@ -82,7 +87,7 @@ def folder(store):
         ("predict --run=/dev/zero --images=photographs", "run must be the id of a run"),
     ],
 )
-def test_it_is_one_line_and_soon(folder, capsys, monkeypatch, command, message):
+def test_an_unusual_argument_is_an_error_of_one_line_soon(folder, capsys, monkeypatch, command, message):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts of a download
     name, *words = command.split(" ")
     begin = time.monotonic()
@@ -96,7 +101,7 @@ def test_it_is_one_line_and_soon(folder, capsys, monkeypatch, command, message):
     assert line.isprintable()
 
 
-def test_a_folder_where_nothing_can_be_written_is_one_line_and_soon(folder, capsys, monkeypatch):
+def test_a_store_that_cannot_be_written_is_an_error_of_one_line_soon(folder, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/mlflow.db")
     begin = time.monotonic()
     with pytest.raises(SystemExit):
@@ -106,3 +111,21 @@ def test_a_folder_where_nothing_can_be_written_is_one_line_and_soon(folder, caps
         "error: /proc/mlflow.db cannot be opened (unable to open database file): work in a folder "
         "that you can write to, or set MLFLOW_TRACKING_URI"
     )
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1])
+def test_an_early_ctrl_c_prints_no_traceback(seconds, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "run", "--dataset=digits"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT), errors
+    # Python itself prints one in its first milliseconds, before it looks for our code.
+    assert "experiments" not in errors.partition("Traceback")[2]

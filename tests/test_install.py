@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.config.experiment import config_from
 from experiments.tracking.fingerprint import code_digest
@@ -166,3 +167,13 @@ def test_importing_weight_loss_imports_nothing_slow():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_servers_of_compose_are_reachable_only_from_this_machine_unless_asked():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    ports = {name: service["ports"] for name, service in services.items()}
+    assert ports == {
+        "postgres": ["${BIND:-127.0.0.1}:5432:5432"],
+        "mlflow": ["${BIND:-127.0.0.1}:5000:5000"],
+        "dashboard": ["127.0.0.1:8080:8080"],
+    }

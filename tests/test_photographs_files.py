@@ -49,7 +49,7 @@ def test_folders_without_photographs_are_an_error(tmp_path):
 def test_a_class_cannot_have_the_name_of_no_class(tmp_path):
     (tmp_path / NO_CLASS).mkdir()
     (tmp_path / NO_CLASS / "1.jpg").touch()
-    with pytest.raises(DataUnavailableError, match=r"/\(no class\) cannot be a class folder"):
+    with pytest.raises(DataUnavailableError, match=r"/\(no class\) has a reserved name: rename"):
         find_photographs(tmp_path)
 
 

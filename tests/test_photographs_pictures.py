@@ -1,5 +1,6 @@
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -110,6 +111,19 @@ def test_very_large_pictures_are_reduced_when_they_are_read(tmp_path, monkeypatc
     expected = np.asarray(whole.grey.resize(reduced.grey.size, Image.Resampling.BOX), dtype=float)
     assert np.abs(np.asarray(reduced.grey, dtype=float) - expected).mean() < 2
     assert (reduced.digest, reduced.resized.size) == (whole.digest, reduced.grey.size)
+
+
+def test_only_one_very_large_picture_is_read_at_a_time(tmp_path, monkeypatch):
+    portrait().resize((800, 800)).save(tmp_path / "large.png")
+    portrait().save(tmp_path / "small.png")
+    monkeypatch.setattr(pictures, "LARGE", 50_000)
+    with ThreadPoolExecutor(1) as pool:
+        with pictures._large_lock:
+            read_picture(tmp_path / "small.png")
+            other = pool.submit(read_picture, tmp_path / "large.png")
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.5)
+        assert other.result(timeout=30).grey.size == (200, 200)
 
 
 def test_small_pictures_are_enlarged_and_large_ones_reduced_for_detection(tmp_path):

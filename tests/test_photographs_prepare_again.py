@@ -117,6 +117,29 @@ def test_a_deleted_crop_is_restored(own):
     assert tree(own / "out") == before
 
 
+def test_detections_in_large_pictures_of_older_versions_are_made_again(tmp_path, monkeypatch):
+    source = folder(tmp_path / "source", ann=3, bob=3)
+    scene(3).resize((900, 900)).save(source / "ann/large.png")
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "out/crops")
+    for module in ("pictures", "prepare"):
+        monkeypatch.setattr(f"datasets.photographs.{module}.LARGE", 200_000)
+    run(tmp_path)
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh/source").symlink_to(source)
+    run(tmp_path / "fresh")
+    assert tree(tmp_path / "out/crops") == tree(tmp_path / "fresh/out/crops")
+
+
+@pytest.mark.parametrize("name", ["found.jsonl", "crops", "crops/ann", "contact_sheets"])
+def test_a_link_that_would_be_written_through_is_an_error(own, tmp_path, name):
+    place = own / "out" / name
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"symbolic links, got .*{name}: remove it"):
+        run(own)
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9999])
 def test_an_interrupted_preparation_continues_to_the_same_result(own, keep):
     before, found = tree(own / "out"), own / "out/found.jsonl"

@@ -112,12 +112,13 @@ def test_any_picture_is_resized_and_a_damaged_one_is_listed(digits_run, tmp_path
         with Image.open(f"pictures/{name}") as image:
             large = image.convert("RGB").resize((80, 80), Image.Resampling.NEAREST)
             large.save(tmp_path / "in" / name)
-    (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "in" / "=broken.png").write_bytes(b"\x89PNG")
     table = predict(PredictConfig(run=run_id, images=str(tmp_path / "in"), out=str(tmp_path)))
-    assert table["file"].tolist() == [*names, "broken.png"]
+    assert table["file"].tolist() == [*names, "=broken.png"]
     assert table["outcome"].tolist() == ["kept"] * 10 + ["unreadable"]
     assert table["reason"].tolist() == [""] * 10 + ["unknown image format"]
     assert pd.isna(table["name"][10])
+    assert "\n'=broken.png," in (tmp_path / "predictions.csv").read_text()  # not a formula
     output = capsys.readouterr().out
     assert "unknown image format" not in output  # a reason is in the file and on the contact sheet
     assert "unreadable" in output

@@ -1,6 +1,10 @@
 """The command prepare_faces: photographs in, outcomes in MLflow, and a network trained on them."""
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -10,7 +14,7 @@ import torch
 from datasets.photographs.manifest import read_manifest
 from experiments.__main__ import run_command
 from experiments.prepare_faces import metric_name
-from tests.conftest import sent_when
+from tests.conftest import ROOT, TIMEOUT, sent_when, wait_until
 from tests.portraits import flower, folder
 from tests.test_project import path, run_project, runs
 from tests.test_tracking_resume import anywhere
@@ -81,6 +85,22 @@ def test_an_interrupted_command_continues(anywhere, photographs, capsys):
     assert set(read_manifest(anywhere / "faces/manifest.csv")["outcome"]) == {"kept", "no_face"}
 
 
+def test_a_killed_command_leaves_no_run_running(anywhere, photographs):
+    argv = flags(source=photographs, out=anywhere / "faces")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "prepare_faces", *argv],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    wait_until((anywhere / "faces/options.json").exists)
+    process.kill()
+    process.wait(timeout=TIMEOUT)
+    (killed,) = runs()
+    assert killed.info.status == "RUNNING"
+    run_command("prepare_faces", argv)
+    assert sorted(run.info.status for run in runs()) == ["FINISHED", "KILLED"]
+    assert mlflow.get_run(killed.info.run_id).data.tags["error"] == "its process died"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -103,6 +123,16 @@ def test_invalid_parameters_are_one_line(store, photographs, capsys, changes, me
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_a_class_that_looks_like_a_formula_is_text_in_the_counts(anywhere, photographs):
+    source = anywhere / "source"
+    shutil.copytree(photographs, source)
+    (source / "ada").rename(source / "=1+1")
+    run_command("prepare_faces", flags(source=source, out=anywhere / "faces"))
+    (run,) = runs()
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/counts.csv")
+    assert [line.partition(",")[0] for line in text.splitlines()[1:]] == ["'=1+1", "grace"]
 
 
 def test_class_names_become_valid_metric_names():

@@ -304,7 +304,7 @@ def test_a_database_that_does_not_answer_is_reported_in_one_line():
     said = []
     with pytest.raises(ConnectionError) as caught:
         Storage(f"postgresql+psycopg://a@127.0.0.1:{free_port()}/optuna", 1, said.append)
-    assert "has not answered for 1 s" in str(caught.value)
+    assert "does not answer, even after 1 s" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(said) == 1
 

@@ -147,5 +147,5 @@ def test_foreign_files_are_refused(tmp_path):
 def test_another_format_is_named(saved):
     header = {"format": "weight-loss/99", "masks": {}, "metadata": {}, "digest": ""}
     save_file(load_file(saved), saved, metadata={"weight_loss": json.dumps(header)})
-    with pytest.raises(ValueError, match=f"weight-loss/99, this version reads {FORMAT}"):
+    with pytest.raises(ValueError, match=f"'weight-loss/99'; this version reads {FORMAT}"):
         load_checkpoint(saved)

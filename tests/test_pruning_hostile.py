@@ -1,4 +1,4 @@
-"""Checkpoints that somebody altered, with the digest that fits: an error in one line, or sound."""
+"""Altered checkpoints with a matching digest: each is an error in one line, or sound."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from pruning import checkpoint
 from pruning.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from pruning.masks import apply_masks
-from tests.hostile import little_memory, mutate
+from tests.hostile import memory_limit, mutate
 
 GOLDEN = Path(__file__).parent / "golden"
 HUGE = 10**9
@@ -33,7 +33,7 @@ def digest_of(tensors, header):
 
 
 def forged(tensors, header):
-    """A file of these tensors and this header, with the digest that fits."""
+    """A file of these tensors and this header, with a matching digest."""
     tensors = {name: torch.as_tensor(value).clone() for name, value in tensors.items()}
     text = json.dumps(header | {"digest": digest_of(tensors, header)})
     return save(tensors, metadata={"weight_loss": text})
@@ -130,7 +130,7 @@ def test_a_hostile_file_is_an_error_of_one_line(what, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(HOSTILE[what])
     with (
-        little_memory(),
+        memory_limit(),
         pytest.raises(ValueError, match=r"^[^\n]*x\.safetensors (is|has) [^\n]*$"),
     ):
         load_checkpoint(path)
@@ -158,7 +158,7 @@ def test_mutations_with_a_digest_that_fits_are_sound_or_an_error(tmp_path, densi
     for number in range(2000):
         path.write_bytes(altered(load(intact), text, dice, in_header=number % 2 == 0))
         try:
-            with little_memory():
+            with memory_limit():
                 found = load_checkpoint(path)
         except ValueError as error:
             assert str(error).startswith(f"{path} ")  # noqa: PT017
@@ -221,7 +221,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "x"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with little_memory(), pytest.raises(ValueError, match=r"x has more than [0-9,]* bytes"):
+    with memory_limit(), pytest.raises(ValueError, match=r"x has more than [0-9,]* bytes"):
         load_checkpoint(path)
 
 

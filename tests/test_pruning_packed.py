@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pruning.masks import apply_masks
 from pruning.packed import MAGIC, is_packed, load_packed, save_packed
-from tests.hostile import little_memory, mutate
+from tests.hostile import memory_limit, mutate
 
 SIZES = struct.Struct("<3I")
 
@@ -228,7 +228,7 @@ HOSTILE = {
 def test_a_hostile_file_is_an_error_that_takes_little_memory(what, tmp_path):
     path = tmp_path / "x.wlp"
     path.write_bytes(HOSTILE[what])
-    with little_memory(), pytest.raises(ValueError, match=r"x\.wlp (is|has) "):
+    with memory_limit(), pytest.raises(ValueError, match=r"x\.wlp (is|has) "):
         load_packed(path)
 
 
@@ -251,7 +251,7 @@ def test_a_thousand_mutations_are_read_or_are_an_error(values, checksum, tmp_pat
             continue
         path.write_bytes(content)
         try:
-            with little_memory():
+            with memory_limit():
                 found = load_packed(path)
         except ValueError as error:
             assert str(error).startswith(f"{path} ")  # noqa: PT017
@@ -278,7 +278,7 @@ def test_a_mutated_header_is_read_or_is_an_error(tmp_path):
     for _ in range(1000):
         path.write_bytes(rebuilt(bytes(mutate(bytearray(text), dice)), rest[:raw], rest[raw:]))
         try:
-            with little_memory():
+            with memory_limit():
                 load_packed(path)
         except ValueError:
             errors += 1

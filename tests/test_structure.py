@@ -32,9 +32,9 @@ SERVICES = {
     "mlflow": (
         *(
             f"experiments/tracking/{name}.py"
-            for name in ("log", "networks", "orphan", "paste", "registry", "resume", "server", "ui")
+            for name in ("claims", "log", "networks", "orphan", "paste", "registry", "resume", "ui")
         ),
-        "experiments/tracking/session.py",
+        *(f"experiments/tracking/{name}.py" for name in ("server", "session")),
         "experiments/comparison/record.py",
         "experiments/comparison/report.py",
         "experiments/tuning/runs.py",

@@ -123,7 +123,7 @@ def test_a_run_waits_while_another_process_locks_the_database(anywhere, capsys):
         database.rollback()
     rest, _ = running.communicate(timeout=TIMEOUT)
     assert running.returncode == 0, rest
-    assert "MLflow's database does not answer (" in rest
+    assert "MLflow's database is locked (" in rest
     straight = run_experiment(config_from(QUICK))
     (run,) = (run for run in all_runs() if run.info.run_id != straight)
     assert run.info.status == "FINISHED"

@@ -1,7 +1,6 @@
 """Runs that a process works on, and runs whose process has died."""
 
 import os
-import threading
 import time
 
 import mlflow
@@ -10,7 +9,6 @@ from sqlalchemy import create_engine, text
 
 from experiments.processes.locks import lock_name, run_lock
 from experiments.processes.signals import Interrupted
-from experiments.tracking.resume import mark_begun, twin_of
 from experiments.tracking.session import (
     PARENT,
     claim_run,
@@ -117,39 +115,3 @@ def test_params_that_are_logged_already_stay(parent):
     data = mlflow.get_run(parent).data
     assert data.params == {"lr": "0.1", "model": "auto", "shown": "true"}
     assert data.tags["kind"] == "test"
-
-
-@pytest.fixture
-def announced(parent):
-    """Two runs of the same experiment in other processes, the earlier one first."""
-    tags = {"lock": "elsewhere", "heartbeat": str(time.time()), "weight_loss.fingerprint": "same"}
-    runs = [mlflow.get_run(begin(parent, **tags)) for _ in range(2)]
-    return sorted((run.info.start_time, run.info.run_id) for run in runs)
-
-
-def ids_of(announced):
-    return [run_id for _, run_id in announced]
-
-
-def test_of_two_runs_announced_at_the_same_time_the_later_one_gives_way(announced):
-    first, second = ids_of(announced)
-    assert twin_of(second, "same").info.run_id == first
-    began = time.monotonic()
-    threading.Timer(1, lambda: mlflow.MlflowClient().delete_run(second)).start()
-    assert twin_of(first, "same") is None
-    assert time.monotonic() > began + 1  # the second may have looked before it could see the first
-
-
-def test_a_run_gives_way_to_one_that_has_begun_whatever_the_clocks_say(announced):
-    first, second = ids_of(announced)
-    mark_begun(second)
-    assert twin_of(first, "same").info.run_id == second
-
-
-def test_a_run_gives_way_to_one_that_has_finished_but_not_to_one_that_was_killed(announced):
-    first, second = ids_of(announced)
-    mlflow.MlflowClient().set_terminated(second, "FINISHED")
-    assert twin_of(first, "same").info.run_id == second
-    mlflow.MlflowClient().set_terminated(second, "KILLED")
-    assert twin_of(first, "same") is None
-    assert twin_of(first, "other") is None

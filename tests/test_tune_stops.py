@@ -89,7 +89,8 @@ def test_a_killed_search_continues_with_the_same_results(uninterrupted, store):
     assert sorted(states) == ["complete"] * 3 + ["lost"]
     everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
     running = [each for each in everything if each.info.status == "RUNNING"]
-    assert [each.info.run_id for each in running] in ([], [killed.info.run_id])
+    assert not running
+    assert mlflow.get_run(killed.info.run_id).info.status == "KILLED"
     assert run.info.status == "FINISHED"
 
 
@@ -177,6 +178,30 @@ def test_a_tracking_server_that_does_not_answer_is_an_error_of_one_line(store, m
     assert "the tracking server does not answer (" in out
     assert "waiting up to 0.5 s" in out
     error = err.splitlines()[-1]
-    assert error.startswith("error: the tracking server has not answered for 0.5 s")
+    assert error.startswith("error: the tracking server does not answer, even after 0.5 s")
     assert error.endswith("the same command continues from here")
     assert not (store / "optuna.db").exists()
+
+
+def test_two_searches_at_once_confirm_nothing_twice(store, tmp_path):
+    words = command(executor="processes", workers=2, confirm_seeds=2, trials=2)
+    processes = []
+    for number in range(2):
+        with (tmp_path / f"log-{number}").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "experiments", "tune", *words],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+        processes.append(process)
+    for number, process in enumerate(processes):
+        status, log = process.wait(timeout=TIMEOUT), (tmp_path / f"log-{number}").read_text()
+        assert status == 0, log
+        assert "failed" not in log
+    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {each.info.status for each in everything} == {"FINISHED"}
+    prints = [each.data.tags.get("weight_loss.fingerprint") for each in everything]
+    confirmed = [tag for tag in prints if tag]
+    assert confirmed
+    assert len(set(confirmed)) == len(confirmed)

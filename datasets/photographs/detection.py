@@ -1,9 +1,9 @@
 """Detection: the faces in each photograph, with their eyes, noses and mouths.
 
 The detector is MTCNN (Zhang et al. 2016, arXiv:1604.02878) from facenet-pytorch, with its weights.
-Results are cached in a file, so that every photograph is processed once: one line of JSON for each,
-a tab and a checksum, appended as soon as it is known. If a photograph has several lines, the last
-one counts.
+Results are cached in a file, so that every photograph is processed once. Each photograph adds a
+line as soon as it is processed: JSON, a tab and a checksum. If a photograph has several lines, the
+last one counts.
 """
 
 import os
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from datasets.photographs.files import Photograph, read_file
+from datasets.photographs.files import Photograph, read_regular_file
 from datasets.photographs.pictures import HASH_SIDE, Picture, UnreadableError, read_picture
 
 MIN_FACE = 20  # pixels along a side of the smallest face that MTCNN detects
@@ -176,7 +176,7 @@ def read_detections(path: Path) -> dict[str, Detection]:
     if not path.exists():
         return {}
     detections = {}
-    for line in read_file(path).splitlines():
+    for line in read_regular_file(path).splitlines():
         content, tab, check = line.partition(b"\t")
         if tab and check != _checksum(content):  # older versions wrote none
             continue
@@ -190,7 +190,7 @@ def read_detections(path: Path) -> dict[str, Detection]:
 
 def detection_lines(detections: Iterable[Detection]) -> bytes:
     """Lines for the cache; the first is empty, in case the file ends with half a line."""
-    lines = [_detection.dump_json(detection) for detection in detections]  # without a tab
+    lines = [_detection.dump_json(detection) for detection in detections]  # JSON escapes tabs
     return b"\n" + b"".join(line + b"\t" + _checksum(line) + b"\n" for line in lines)
 
 

@@ -16,9 +16,9 @@ SUFFIXES = (
     *(".gif", ".avif", ".heic", ".heif"),
 )
 LONGEST_NAME = 100  # bytes
-MOST_BYTES = 1 << 30  # of a file that is read at once
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet computes, or quotes
-NO_CLASS = "(no class)"  # what photographs outside class folders are called where they are counted
+MOST_BYTES = 1 << 34  # of a file that is read at once
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a cell that a spreadsheet computes, or that was escaped
+NO_CLASS = "(no class)"  # in counts and file names: photographs outside class folders
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def find_photographs(source: Path) -> list[Photograph]:
         raise DataUnavailableError(f"{source} is not a folder of class folders of photographs")
     photographs = [_photograph(path, source) for path in _picture_files(source)]
     if any(photograph.label == NO_CLASS for photograph in photographs):
-        raise DataUnavailableError(f"{source}/{NO_CLASS} cannot be a class folder: rename it")
+        raise DataUnavailableError(f"{source}/{NO_CLASS} has a reserved name: rename this folder")
     if not photographs:
         raise DataUnavailableError(f"{source} has no photographs ({', '.join(SUFFIXES)})")
     if not any(photograph.label for photograph in photographs):
@@ -115,26 +115,28 @@ def short_name(text: str) -> str:
     return f"{content[:LONGEST_NAME].decode(errors='ignore')}~{digest}"
 
 
-def as_cell(text: str) -> str:
-    """A text for a CSV file that a spreadsheet does not take for a formula; see `from_cell`."""
+def escape_formula(text: str) -> str:
+    """Escape a text for a CSV file, so that no spreadsheet reads it as a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def from_cell(text: str) -> str:
-    """The text that `as_cell` wrote."""
+def unescape_formula(text: str) -> str:
+    """Undo `escape_formula`."""
     return text[1:] if text[:1] == "'" and _FORMULA.match(text[1:]) else text
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a file of a prepared folder, which somebody else may have made.
+def read_regular_file(path: Path) -> bytes:
+    """The content of a file in a prepared folder, which may come from someone else.
 
     Raises:
         FileNotFoundError: If it does not exist.
-        DataUnavailableError: If it is no regular file, or has more than `MOST_BYTES`.
+        DataUnavailableError: If it is not a regular file, or has more than `MOST_BYTES`.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-        raise DataUnavailableError(f"{path} is not a file, or has more than {MOST_BYTES:,} bytes")
+        raise DataUnavailableError(
+            f"{path} is not a regular file of at most {MOST_BYTES:,} bytes: remove it"
+        )
     return path.read_bytes()
 
 
@@ -147,7 +149,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # never written through, if it is a link
+        partial.unlink(missing_ok=True)  # it could be a link to another file
         with partial.open("xb") as file:
             file.write(content)
         partial.replace(path)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datasets.photographs import CROP, MANIFEST, OPTIONS, SIDE, SPLIT_NAMES
 from datasets.photographs.crops import read_crop
-from datasets.photographs.files import find_photographs, read_file
+from datasets.photographs.files import find_photographs, read_regular_file
 from datasets.photographs.manifest import KEPT, read_manifest
 from datasets.photographs.options import FaceOptions
 from datasets.splits import DataUnavailableError, Images
@@ -71,7 +71,7 @@ def read_options(folder: Path) -> FaceOptions:
             "prepare_faces into another folder"
         )
     try:
-        found = TypeAdapter(dict[str, Any]).validate_json(read_file(path))
+        found = TypeAdapter(dict[str, Any]).validate_json(read_regular_file(path))
         return FaceOptions(**{name: found[name] for name in FaceOptions.model_fields})
     except (ValidationError, KeyError):
         raise DataUnavailableError(

@@ -20,7 +20,12 @@ import pandas as pd
 
 from datasets.photographs import CROPS, EXCLUDED, SPLIT_NAMES
 from datasets.photographs.detection import Detection, Face
-from datasets.photographs.files import as_cell, from_cell, read_file, short_name
+from datasets.photographs.files import (
+    escape_formula,
+    read_regular_file,
+    short_name,
+    unescape_formula,
+)
 from datasets.photographs.options import FaceOptions
 from datasets.photographs.pictures import HASH_SIDE
 from datasets.splits import DataUnavailableError
@@ -46,7 +51,7 @@ COLUMNS = (
     *("source", "label", "outcome", "crop", "split", "confidence"),
     *("reason", "duplicate_of", *BOX, *LANDMARKS, *SIZES),
 )
-CHECK = "checksum"  # column
+CHECKSUM = "checksum"  # column
 TEXTS = ("source", "label", "outcome", "crop", "split", "reason", "duplicate_of")
 TYPES = {name: str if name in TEXTS else int if name in SIZES else float for name in COLUMNS}
 NOT_A_NUMBER = {name: [""] for name in COLUMNS if name not in TEXTS}
@@ -245,7 +250,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         DataUnavailableError: If it does not exist or is damaged.
     """
     try:
-        return parse_manifest(read_file(path))
+        return parse_manifest(read_regular_file(path))
     except DataUnavailableError:
         raise
     except FileNotFoundError:
@@ -257,30 +262,31 @@ def read_manifest(path: Path) -> pd.DataFrame:
         ) from None
 
 
-def _is_inside(crop: str) -> bool:
+def _is_safe_crop_path(crop: str) -> bool:
     parts = crop.split("/")
-    return not crop or (len(parts) == 3 and parts[0] == CROPS and all(map(_is_folder_name, parts)))
+    return not crop or (len(parts) == 3 and parts[0] == CROPS and all(map(_is_safe_label, parts)))
 
 
-def _is_folder_name(label: str) -> bool:
+def _is_safe_label(label: str) -> bool:
     return "/" not in label and label[:1] != "."
 
 
 def manifest_content(table: pd.DataFrame) -> bytes:
     """The content of a manifest's file; each row ends with a checksum.
 
-    It is of the other cells and of the number of rows, so a file that is cut off is noticed too.
+    The checksum covers the row's other cells and the number of rows, so that it also detects a
+    truncated file.
     """
-    texts = {name: table[name].map(as_cell) for name in TEXTS}
+    texts = {name: table[name].map(escape_formula) for name in TEXTS}
     written = table.assign(**texts).to_csv(index=False).encode()
     cells = pd.read_csv(BytesIO(written), dtype=str, keep_default_na=False)
-    return cells.assign(**{CHECK: _checksums(cells)}).to_csv(index=False).encode()
+    return cells.assign(**{CHECKSUM: _checksums(cells)}).to_csv(index=False).encode()
 
 
 def _checksums(cells: pd.DataFrame) -> list[str]:
     rows = cells.itertuples(index=False, name=None)
     sums = [zlib.crc32(f"{len(cells)} {row!r}".encode()) for row in rows]
-    return [f"x{each:08x}" for each in sums]  # a text, whatever its digits, to any spreadsheet
+    return [f"x{each:08x}" for each in sums]  # the x keeps spreadsheets from reading a number
 
 
 def parse_manifest(content: bytes) -> pd.DataFrame:
@@ -290,16 +296,20 @@ def parse_manifest(content: bytes) -> pd.DataFrame:
         ValueError, KeyError: If the content is damaged.
     """
     cells = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
-    if tuple(cells.columns) not in (COLUMNS, (*COLUMNS, CHECK)):  # older versions had no checksums
+    checked = CHECKSUM in cells  # older versions wrote none
+    if checked and list(cells.pop(CHECKSUM)) != _checksums(cells):
+        raise ValueError("a row does not match its checksum")
+    if checked and tuple(cells.columns) != COLUMNS:
         raise ValueError("its columns are not those of a manifest")
-    if CHECK in cells and list(cells.pop(CHECK)) != _checksums(cells):
-        raise ValueError("a row does not have its checksum")
     table = pd.read_csv(
         BytesIO(content), dtype=TYPES, keep_default_na=False, na_values=NOT_A_NUMBER
     )[list(COLUMNS)]
-    for name in TEXTS:
-        table[name] = table[name].map(from_cell)
-    if not all(map(_is_inside, table["crop"])) or not all(map(_is_folder_name, table["label"])):
+    if checked:
+        for name in TEXTS:
+            table[name] = table[name].map(unescape_formula)
+    if not all(map(_is_safe_crop_path, table["crop"])) or not all(
+        map(_is_safe_label, table["label"])
+    ):
         raise ValueError("a class or a crop is outside its folder")
     if unknown := set(table["outcome"]) - set(OUTCOMES):
         raise ValueError(f"unknown outcome: {', '.join(sorted(map(str, unknown)))}")

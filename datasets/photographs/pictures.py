@@ -20,7 +20,7 @@ MAX_ENLARGEMENT = 4  # ... but by no more than this
 MAX_BYTES = 1 << 29  # of a file
 MAX_PIXELS = 1_500_000  # larger pictures are reduced to this, which bounds time and memory
 LARGE = 50_000_000  # pixels; larger pictures are decoded one at a time, and reduced
-_large = Lock()
+_large_lock = Lock()
 
 
 class UnreadableError(ValueError):
@@ -45,7 +45,7 @@ def read_picture(path: Path) -> Picture:
     """
     try:
         content = _read_bytes(path)
-        with Image.open(BytesIO(content)) as image, _one_if_large(image):
+        with Image.open(BytesIO(content)) as image, _lock_if_large(image):
             rgb = _to_rgb(ImageOps.exif_transpose(_reduced(image)))
         grey = rgb.convert("L")
         hashes = _hash(grey), _hash(ImageOps.mirror(grey))
@@ -80,16 +80,16 @@ def ignore_decoder_warnings() -> Iterator[None]:
         yield
 
 
-def _one_if_large(image: Image.Image) -> AbstractContextManager[object]:
-    return _large if image.width * image.height > LARGE else nullcontext()
+def _lock_if_large(image: Image.Image) -> AbstractContextManager[object]:
+    return _large_lock if image.width * image.height > LARGE else nullcontext()
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The picture, reduced by an integer if it has more than `LARGE` pixels."""
+    """The picture, reduced by an integer factor if it has more than `LARGE` pixels."""
     wanted = math.ceil(math.sqrt(image.width * image.height / LARGE))
     if wanted == 1:
         return image
-    image.draft(None, (image.width // wanted, image.height // wanted))  # JPEG: never decoded whole
+    image.draft(None, (image.width // wanted, image.height // wanted))  # JPEG: decoded reduced
     factor = math.ceil(math.sqrt(image.width * image.height / LARGE))
     if image.mode.startswith("I;"):
         image = image.convert("I")
@@ -113,7 +113,7 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     largest = float(values.max(initial=0, where=np.isfinite(values)))
     white = 1.0 if largest <= 1 else float((1 << max(8, int(largest).bit_length())) - 1)
     levels = np.empty(values.shape, dtype=np.uint8)
-    for row, line in enumerate(values):  # by lines: they are eight times as large in float64
+    for row, line in enumerate(values):  # one row at a time: float64 takes up to 8 times the memory
         finite = np.nan_to_num(line.astype(np.float64), posinf=0).clip(min=0)
         levels[row] = np.rint(finite * (255 / white)).clip(0, 255)
     return levels

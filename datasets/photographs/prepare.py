@@ -16,16 +16,24 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from datasets.photographs import CROPS, DETECTIONS, EXCLUDED, MANIFEST, OPTIONS, SPLIT_NAMES
+from datasets.photographs import (
+    CONTACT_SHEETS,
+    CROPS,
+    DETECTIONS,
+    EXCLUDED,
+    MANIFEST,
+    OPTIONS,
+    SPLIT_NAMES,
+)
 from datasets.photographs.contact_sheets import draw_contact_sheets
 from datasets.photographs.crops import cut_face, read_crop, write_image
 from datasets.photographs.detection import Detection, detect_faces, detection_lines, read_detections
 from datasets.photographs.files import (
     Photograph,
     find_photographs,
-    from_cell,
     path_text,
-    read_file,
+    read_regular_file,
+    unescape_formula,
     write_atomically,
 )
 from datasets.photographs.manifest import (
@@ -116,11 +124,11 @@ def read_excluded(out: Path) -> set[str]:
     """The sources or crops that the user has excluded; lines that start with # are comments."""
     path = out / EXCLUDED
     try:
-        lines = read_file(path).decode("utf-8-sig").splitlines() if path.exists() else []
+        lines = read_regular_file(path).decode("utf-8-sig").splitlines() if path.exists() else []
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text: save it with that encoding") from None
     names = (line.strip() for line in lines)
-    return {from_cell(name) for name in names if name and name[0] != "#"}
+    return {unescape_formula(name) for name in names if name and name[0] != "#"}
 
 
 def _claim(source: Path, out: Path, options: FaceOptions) -> None:
@@ -133,8 +141,9 @@ def _claim(source: Path, out: Path, options: FaceOptions) -> None:
 
 def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
     """Each folder belongs to one source and one set of options."""
-    if links := sorted(path for path in out.rglob("*") if path.is_symlink()):
-        raise ValueError(f"out must not contain symbolic links, got {links[0]}")
+    written = out / DETECTIONS, out / CONTACT_SHEETS, out / CROPS, *(out / CROPS).glob("*")
+    if links := [path for path in written if path.is_symlink()]:  # could lead out of the folder
+        raise ValueError(f"out must not contain symbolic links, got {links[0]}: remove it")
     path = out / OPTIONS
     expected = _described(source, options)
     if not path.exists():
@@ -143,7 +152,7 @@ def _check_options(source: Path, out: Path, options: FaceOptions) -> None:
             raise ValueError(f"{out} has files that prepare_faces has not written: use another out")
         return
     try:
-        found = TypeAdapter(dict[str, Any]).validate_json(read_file(path))
+        found = TypeAdapter(dict[str, Any]).validate_json(read_regular_file(path))
     except ValidationError:
         raise ValueError(f"{path} is damaged: use another out, or delete {out}") from None
     other = [f"{name}={found.get(name)}" for name in expected if found.get(name) != expected[name]]
@@ -182,7 +191,8 @@ def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | 
     """The cached detection if the file is the same; unreadable files are always read again."""
     if cached is None or cached.problem:
         return None
-    if cached.width * cached.height > 1.1 * LARGE:  # of a version that did not reduce pictures
+    width, height = cached.width, cached.height
+    if width * height > LARGE + width + height:  # cached before large pictures were reduced
         return None
     known = replace(cached, label=photograph.label, stamp=photograph.stamp)
     if photograph.stamp == cached.stamp:

@@ -20,7 +20,7 @@ from experiments.config.parameters import validated
 from experiments.config.tune import TuneConfig
 from experiments.processes.pool import open_pool
 from experiments.processes.program import PROGRAM
-from experiments.processes.secrets import hide
+from experiments.processes.secrets import redact
 from experiments.processes.terminal import Echo, print_line
 from experiments.rounds.metrics import AVERAGED
 from experiments.rounds.plan import plan_rounds
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     counts = [int(word) for word in args.workers.split(",")]
     tracking = server.without_login(server.tracking_uri())
-    print_line(f"storage {hide(args.storage)}, tracking {tracking}")
+    print_line(f"storage {redact(args.storage)}, tracking {tracking}")
     measured: dict[int, list[Measured]] = {count: [] for count in counts}
     for _ in range(args.turns):
         for count in counts:

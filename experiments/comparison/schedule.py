@@ -3,14 +3,10 @@
 Each seed has a base arm, which runs first: the others branch off its run, so the dense network of a
 seed is trained once. With masks=shared the base arm is the trunk, whose masks the others retrain.
 An arm that has already run is found by its fingerprint, and one that was interrupted is resumed. If
-another process is running it, the schedule waits for that. An arm is claimed before the tracking
-store is searched for it, so that of two processes on one machine only one starts it. If two
-machines start it at the same time, one finds the other's run and deletes its own (`twin_of`).
+another process is running it, the schedule waits for that.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from experiments.comparison import record
@@ -18,23 +14,17 @@ from experiments.config.comparison import Arm, CompareConfig, arms_of, trunk_of
 from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE
 from experiments.processes.executors import EXECUTORS, Needs
-from experiments.processes.locks import HEARTBEAT_SECONDS, run_lock
+from experiments.processes.locks import HEARTBEAT_SECONDS
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import Executor, Outcome
 from experiments.processes.terminal import Echo
 from experiments.run import run_nested
 from experiments.tracking import server
-from experiments.tracking.resume import (
-    claim_name,
-    find_experiment,
-    find_or_resume,
-    is_finished,
-    other_versions_note,
-)
-from experiments.tracking.session import close_dead_runs, is_running
+from experiments.tracking.claims import LOOK_SECONDS, Claims
+from experiments.tracking.resume import find_experiment, is_finished, other_versions_note
+from experiments.tracking.session import close_dead_runs
 
 Outcomes = dict[Arm, Outcome]
-POLL_SECONDS = 2.0  # between checks whether another process has finished
 
 
 @dataclass(frozen=True)
@@ -56,12 +46,12 @@ class Schedule:
     parent: str
     echo: Echo
     executor: Executor
+    claims: Claims
     total: int = 0
     base_arms: dict[int, Arm] = field(default_factory=dict)  # by seed
     waiting: list[Arm] = field(default_factory=list)
     outcomes: Outcomes = field(default_factory=dict)
     in_other_processes: set[Arm] = field(default_factory=set)
-    claims: dict[Arm, ExitStack] = field(default_factory=dict)  # of the arms that run
     death: str = ""  # why the last process died, if any did
     death_checked: float = 0.0
 
@@ -84,9 +74,9 @@ class Schedule:
                 self._start(arm)
 
     def finish(self, arm: Arm, outcome: Outcome, how: str = "done") -> None:
-        """Record how an arm ended, and report it; one that was taken waits again."""
-        self._release(arm)
-        if outcome.taken:
+        """Record how an arm ended, and report it; one that another process has waits again."""
+        self.claims.release(arm.name, outcome.duplicate)
+        if outcome.duplicate:
             self.waiting.insert(0, arm)
             self._wait_for_other(arm)
             return
@@ -112,16 +102,8 @@ class Schedule:
             self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
         dataset, data_digest = self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
-        claim, name = ExitStack(), claim_name(config.resolved(dataset), data_digest)
-        try:
-            claim.enter_context(run_lock(name))
-        except ValueError:
-            self._wait_for_other(arm)
-            return
-        self.claims[arm] = claim
-        earlier = find_or_resume(config, dataset, data_digest)
-        if earlier.run and is_running(earlier.run):
-            self._release(arm)
+        earlier = self.claims.claim(arm.name, config, dataset, data_digest)
+        if earlier is None:
             self._wait_for_other(arm)
             return
         self.waiting.remove(arm)
@@ -132,20 +114,8 @@ class Schedule:
             return
         if earlier.problem:
             self.echo(f"{arm.name}: rerun: the earlier run cannot be resumed ({earlier.problem})")
-        digest = self.inputs.digests[arm.seed] if self.config.executor == "ray" else None
+        digest = data_digest if self.config.executor == "ray" else None
         self.executor.submit(arm.name, run_nested, earlier.config, self.parent, digest)
-
-    @contextmanager
-    def releasing_claims(self) -> Iterator[None]:
-        """Release the claims that are left when the block ends, also on an interruption."""
-        try:
-            yield
-        finally:
-            for arm in list(self.claims):
-                self._release(arm)
-
-    def _release(self, arm: Arm) -> None:
-        self.claims.pop(arm, ExitStack()).close()
 
     def _wait_for_other(self, arm: Arm) -> None:
         if arm not in self.in_other_processes:
@@ -174,23 +144,22 @@ def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> 
     """Run the arms that have not run yet; how each arm ended."""
     arms = arms_of(config)
     needs = Needs(config.workers, inputs.resolved.device, server.tracking_uri(), len(arms))
-    with EXECUTORS[config.executor](needs) as executor:
-        schedule = Schedule(config, inputs, parent, echo, executor)
+    with Claims() as claims, EXECUTORS[config.executor](needs) as executor:
+        schedule = Schedule(config, inputs, parent, echo, executor, claims)
         if note := other_versions_note(inputs.resolved.dataset, inputs.resolved.model):
             echo(note)
         schedule.plan(arms)
         by_name = {arm.name: arm for arm in schedule.waiting}
         echo(f"{schedule.total} experiments, {executor.count} at a time")
-        with schedule.releasing_claims():
-            while schedule.waiting or executor.running:
-                schedule.start_ready()
-                if executor.running:
-                    for name, outcome in executor.wait(echo, HEARTBEAT_SECONDS).items():
-                        schedule.finish(by_name[name], outcome)
-                elif schedule.waiting:  # the rest is in other processes
-                    raise_if_interrupted()
-                    time.sleep(POLL_SECONDS)
-                schedule.close_dead()
+        while schedule.waiting or executor.running:
+            schedule.start_ready()
+            if executor.running:
+                for name, outcome in executor.wait(echo, HEARTBEAT_SECONDS).items():
+                    schedule.finish(by_name[name], outcome)
+            elif schedule.waiting:  # the rest is in other processes
+                raise_if_interrupted()
+                time.sleep(LOOK_SECONDS)
+            schedule.close_dead()
     return {arm: schedule.outcomes[arm] for arm in arms}
 
 

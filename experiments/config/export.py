@@ -8,7 +8,7 @@ from experiments.config import parameters
 from experiments.config.fields import NONE
 from experiments.config.parameters import (
     AUTO,
-    MOST,
+    MOST_COUNT,
     Parameters,
     Positive,
     Rate,
@@ -52,7 +52,7 @@ class Chosen(Parameters):
     shared_values: Annotated[int, Field(ge=1, le=4096)] = Field(
         16, description="how many values a tensor may have with values=shared"
     )
-    shared_epochs: Annotated[int, Field(ge=0, le=MOST)] = Field(
+    shared_epochs: Annotated[int, Field(ge=0, le=MOST_COUNT)] = Field(
         5, description="epochs in which shared values are trained; the best on validation data stay"
     )
     data_root: parameters.Path = Field(

@@ -68,7 +68,7 @@ def _usable(device: str) -> str:
     return device
 
 
-def _regular(path: str) -> str:
+def _regular_file(path: str) -> str:
     if path != NONE and pathlib.Path(path).exists() and not pathlib.Path(path).is_file():
         raise ValueError("must be a file, not a folder, a pipe or a device")
     return path
@@ -120,7 +120,7 @@ class Common(Parameters):
             f"{', '.join(NAMES[1:])}; auto is lightcnn_9 for face images, else lenet_300_100"
         ),
     )
-    pretrained: Annotated[Path, AfterValidator(_regular)] = Field(
+    pretrained: Annotated[Path, AfterValidator(_regular_file)] = Field(
         NONE, description="checkpoint file with the weights that the dense network starts from"
     )
     scope: Annotated[str, one_of(*SCOPES)] = Field(

@@ -31,22 +31,22 @@ class Parameters(BaseModel):
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 
 or_auto = BeforeValidator(lambda value: None if value == AUTO else value)
-MOST = 10**9  # of anything that is counted: beyond it, sums and floats go wrong
-Positive = Annotated[int, Field(gt=0, le=MOST)]
+MOST_COUNT = 10**9  # larger counts overflow or lose precision
+Positive = Annotated[int, Field(gt=0, le=MOST_COUNT)]
 Rate = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _path(text: str) -> str:
-    path = expanduser(text)  # noqa: PTH111  # not all shells do; this keeps the spelling
+    path = expanduser(text)  # noqa: PTH111  # not all shells expand ~; Path changes the spelling
     try:
         pathlib.Path(path).stat()
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ValueError("must not be a loop of symbolic links") from None
     except ValueError:
-        raise ValueError("must not contain a null character or half of a character") from None
+        raise ValueError("must not contain a null character or invalid Unicode") from None
     return path
 
 

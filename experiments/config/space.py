@@ -120,7 +120,7 @@ def _from_file(path: Path) -> Space:
         raise ValueError(f"search: {error}") from None
     try:
         found = yaml.safe_load(content.decode())
-    except Exception as error:  # PyYAML raises many kinds for values that do not fit their tag
+    except Exception as error:  # PyYAML raises many types, such as for a value that misfits its tag
         why = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"search: {path} is not valid YAML: {why}") from None
     if not isinstance(found, dict):
@@ -133,7 +133,7 @@ def _from_file(path: Path) -> Space:
             log = rule.get("log", False)
             if not isinstance(log, bool):
                 raise ValueError(
-                    f"search: log of {name} must be true or false, got {reprlib.repr(log)}"
+                    f"search: {name}: log must be true or false, got {reprlib.repr(log)}"
                 )
             space[str(name)] = _range(str(name), rule["low"], rule["high"], log)
         else:

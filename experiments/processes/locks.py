@@ -21,7 +21,7 @@ from experiments.processes.signals import defer_signals
 HEARTBEAT_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 AHEAD_SECONDS = 3600.0  # by which another machine's clock may be ahead of ours
-TRY_SECONDS = 0.05  # for a lock: the file of one that is being released may be removed meanwhile
+TRY_SECONDS = 0.05  # to wait for a lock: its last holder may still be removing the file
 
 
 def lock_path(run_id: str) -> Path:
@@ -35,14 +35,17 @@ def lock_name(run_id: str) -> str:
 
 
 @contextmanager
-def run_lock(run_id: str) -> Iterator[None]:
+def run_lock(run_id: str, patience: float = TRY_SECONDS) -> Iterator[None]:
     """Lock a run for this process, against all others on this machine.
+
+    Args:
+        patience: How long to try, in seconds.
 
     Raises:
         ValueError: If another process has locked it.
     """
     try:
-        held = FileLock(lock_path(run_id)).acquire(timeout=TRY_SECONDS, poll_interval=0.01)
+        held = FileLock(lock_path(run_id)).acquire(timeout=patience, poll_interval=0.01)
     except Timeout:
         raise ValueError(
             f"another process on this machine is still working on run {run_id}"
@@ -51,7 +54,7 @@ def run_lock(run_id: str) -> Iterator[None]:
         try:
             yield
         finally:
-            # While it is held: one that has opened the file sees that it is gone, and retries.
+            # Before the release: a process that has the file open sees this, and retries.
             lock_path(run_id).unlink(missing_ok=True)
 
 
@@ -60,7 +63,7 @@ def is_alive(run_id: str, tags: Mapping[str, str]) -> bool:
     if tags.get("lock") != lock_name(run_id):
         return _is_recent(float(tags.get("heartbeat", 0)))
     try:
-        with run_lock(run_id):
+        with run_lock(run_id, patience=0.0):
             return False
     except ValueError:
         return True
@@ -75,19 +78,21 @@ def may_be_starting(tags: Mapping[str, str], started: float) -> bool:
         tags: Of the run; `host` and `pid` name its process.
         started: When the run was created, in seconds since the epoch.
     """
-    if "lock" in tags or not _is_recent(started):
+    if "lock" in tags:
         return False
     if tags.get("host") != socket.gethostname() or "pid" not in tags:
-        return True
+        return _is_recent(started)
     try:
         os.kill(int(tags["pid"]), 0)
     except ProcessLookupError:
         return False
+    except OSError:  # of another user
+        pass
     return True
 
 
 def _is_recent(stamp: float) -> bool:
-    """Whether a time is less than `DEAD_AFTER_SECONDS` ago; one too far in the future is wrong."""
+    """Whether a time is less than `DEAD_AFTER_SECONDS` ago and not too far in the future."""
     return -AHEAD_SECONDS < time.time() - stamp < DEAD_AFTER_SECONDS
 
 

@@ -1,8 +1,8 @@
 """Pool: tasks in processes of this machine, several at a time.
 
 Each process computes with one thread: two networks train faster side by side than one after the
-other. If a process dies, only its own task fails; if its parent dies, it stops, begins no other
-task, and its experiment can be resumed.
+other. If a process dies, only its own task fails. If the parent dies, each process stops, starts no
+other task, and its experiment can be resumed.
 """
 
 import gc
@@ -91,17 +91,17 @@ def _start_worker(queue: "SimpleQueue[Message]") -> None:
         assert parent
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(STOP_SECONDS)  # in which a task marks its run
+        time.sleep(STOP_SECONDS)  # time for the task to mark its run
         os._exit(1)
 
     threading.Thread(target=stop_with_parent, daemon=True, name="parent watch").start()
 
 
 def _task(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
-    _exit_if_orphan()  # it may have died before this task was read from the pipe, or before any
+    _exit_if_orphan()  # the parent may have died before this task left the pipe
     gc.enable()
     outcome = run_task(work, args, lambda line: _worker["queue"].put((name, line)))
-    _exit_if_orphan()  # the next task may be in the pipe already
+    _exit_if_orphan()  # the next task may already be in the pipe
     return outcome
 
 

@@ -18,14 +18,17 @@ def retry(
     unreachable: tuple[type[Exception], ...],
     patience: float,
     echo: Echo,
-    deferring: bool = True,
+    defer: bool = True,
+    trouble: str = "does not answer",
+    advice: str = "check that it is running and can be reached",
 ) -> Result:
     """The result of `call`, which is repeated while it raises one of `unreachable`.
 
     Args:
-        server: What does not answer, in words.
+        server: What is called, in words; `trouble` says what is wrong with it, and `advice` what
+            to do if it stays so.
         patience: How long to retry, in seconds.
-        deferring: Whether signals are deferred while `call` runs, which should then be short.
+        defer: Whether to defer signals while `call` runs; `call` should then be short.
 
     Raises:
         ConnectionError: If the server does not answer within that time.
@@ -33,18 +36,18 @@ def retry(
     started, pause = time.monotonic(), 1.0
     while True:
         try:
-            with defer_signals() if deferring else nullcontext():
+            with defer_signals() if defer else nullcontext():
                 return call()
         except unreachable as error:
             why = describe_error(error.__cause__ or error)
             left = patience - (time.monotonic() - started)
         if left <= 0:
             raise ConnectionError(
-                f"{server} has not answered for {patience:g} s ({why}): check that it is running "
-                "and can be reached; the same command continues from here"
+                f"{server} {trouble}, even after {patience:g} s ({why}): {advice}; "
+                "the same command continues from here"
             )
         if pause == 1.0:
-            echo(f"{server} does not answer ({why}); waiting up to {patience:g} s")
+            echo(f"{server} {trouble} ({why}); waiting up to {patience:g} s")
         raise_if_interrupted()
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -1,7 +1,7 @@
-"""Secrets: no password or token in a message, a tag or a parameter.
+"""Secrets: remove passwords and tokens from messages, tags and parameters.
 
-Addresses carry them as a login, `scheme://user:password@host`, or in a query,
-`?password=...&sslpassword=...`. The environment has those of MLflow and PostgreSQL.
+They are in URLs, as a login (`scheme://user:password@host`) or in the query
+(`?password=...&sslpassword=...`), and in the environment (`VARIABLES`).
 """
 
 import os
@@ -15,12 +15,14 @@ VARIABLES = (  # of the environment, whose values are never shown
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
-SHORTEST = 6  # characters of a value that is looked for: a shorter one is in many words
-HIDDEN = "***"
+MIN_LENGTH = 6  # characters of a value; shorter ones occur in ordinary words
+REDACTED = "***"
 
-# Up to the last @: a password that is not escaped may contain @, / and quotes. The paths of files
-# and of buckets may contain an @ too.
-_LOGIN = re.compile(r"(?<!\bs3)(?<!\bgs)://(?!/)[^\s<>]*@")
+# Up to the last @: a password that is not escaped may contain @, / and quotes. What is left as it
+# is: an @ in the paths of files, buckets and plain hosts, and our own examples.
+_LOGIN_STARTS = r"(?<!\bs3)(?<!\bgs)://(?!/)(?![\w.-]+(?::\d+)?/)(?!<user>@)"
+_LOGIN_IN_TEXT = re.compile(rf"{_LOGIN_STARTS}\S*@")
+_LOGIN = re.compile(rf"{_LOGIN_STARTS}.*@", re.S)
 _QUERY = re.compile(
     r"((?:^|[?&;\s'\"(])[\w.-]*(?:passw(?:or)?d|pwd|pass|token|secret|credential|signature|sig|"
     r"(?<!ssl)key)=)('[^']*'|\"[^\"]*\"|[^\s&;<>]+)",
@@ -28,21 +30,25 @@ _QUERY = re.compile(
 )
 
 
-def without_secrets(address: str) -> str:
-    """An address without the login and the tokens in it."""
-    return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub("://", address))
+def redact_url(url: str) -> str:
+    """A URL without the login and the tokens in it."""
+    return _redact_query(_LOGIN.sub("://", url))
 
 
-def hide(text: str) -> str:
-    """A text without the logins, passwords and tokens in it, and without those of `VARIABLES`."""
-    text = without_secrets(text)
+def _redact_query(text: str) -> str:
+    return _QUERY.sub(rf"\1{REDACTED}", text)
+
+
+def redact(text: str) -> str:
+    """The text without logins, passwords, tokens and the values of `VARIABLES`."""
+    text = _redact_query(_LOGIN_IN_TEXT.sub("://", text))
     for name in VARIABLES:
         value = os.environ.get(name, "")
-        if len(value) >= SHORTEST:
-            text = text.replace(value, HIDDEN)
+        if len(value) >= MIN_LENGTH:
+            text = text.replace(value, REDACTED)
     return text
 
 
-def has_secret(address: str) -> bool:
-    """Whether an address contains a user name, a password or a token."""
-    return without_secrets(address) != address
+def has_secret(url: str) -> bool:
+    """Whether a URL contains a user name, a password or a token."""
+    return redact_url(url) != url

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from experiments.processes.secrets import hide
+from experiments.processes.secrets import redact
 from experiments.processes.signals import handle_signals, raise_if_interrupted
 from experiments.processes.terminal import Echo, describe_error, is_user_error
 
@@ -45,11 +45,19 @@ class Outcome:
     run_id: str | None
     reason: str = ""
     died: bool = False  # its process died, so its run may still be marked RUNNING
-    taken: bool = False  # another process is doing the same
+    duplicate: str = ""  # id of the run of another process that has the same work
 
 
 class DuplicateError(Exception):
-    """Another process, perhaps on another machine, has begun the same work earlier."""
+    """Another process, perhaps on another machine, has already started this work.
+
+    Args:
+        run_id: Of its run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} runs the same experiment")
+        self.run_id = run_id
 
 
 class Executor(ABC):
@@ -119,10 +127,10 @@ def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:
             return Outcome(work(*args, echo))
     except KeyboardInterrupt:
         return Outcome(None, "it was stopped")
-    except DuplicateError as taken:
-        return Outcome(None, str(taken), taken=True)
+    except DuplicateError as found:
+        return Outcome(None, str(found), duplicate=found.run_id)
     except Exception as error:
         if is_user_error(error):
             return Outcome(None, describe_error(error))
-        print(hide(traceback.format_exc()), file=sys.stderr)
+        print(redact(traceback.format_exc()), file=sys.stderr)
         return Outcome(None, f"{type(error).__name__}: {describe_error(error)}")

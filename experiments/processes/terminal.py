@@ -9,7 +9,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-from experiments.processes.secrets import hide
+from experiments.processes.secrets import redact
 
 Echo = Callable[[str], None]  # takes a line for the user
 
@@ -19,17 +19,17 @@ DISK_FULL_TEXTS = (  # in errors without a number: of copies of folders, servers
     "Disk quota exceeded",
     "database or disk is full",
 )
-MOST_CHARS = 1500  # of an error
+MOST_ERROR_CHARS = 1500  # longer errors are truncated
 MOST_FREE = 1 << 20  # bytes of a disk that counts as full
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def print_line(text: str) -> None:
-    """Print a line at once, above a progress bar if there is one."""
+    """Print a line at once, above a progress bar if there is one; see `printable`."""
     from tqdm import tqdm  # only commands that work print lines
 
-    tqdm.write(text)
+    tqdm.write("\n".join(map(printable, text.split("\n"))))
     sys.stdout.flush()
 
 
@@ -73,13 +73,13 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, on one line, without passwords and control characters."""
-    text = printable(hide(_described(error)))
-    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}..."
+    """What went wrong, on one line, without passwords or control characters."""
+    text = printable(redact(_described(error)[: 10 * MOST_ERROR_CHARS]))  # redact is quadratic
+    return text if len(text) <= MOST_ERROR_CHARS else f"{text[:MOST_ERROR_CHARS]}..."
 
 
 def printable(text: str) -> str:
-    """A text whose control characters are escaped: in a terminal they could do anything."""
+    """The text with control characters escaped, since a terminal would act on them."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 

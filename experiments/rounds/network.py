@@ -28,7 +28,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class _Data(BaseModel):
-    """What a checkpoint says of its data."""
+    """What a checkpoint says about its data."""
 
     digest: str = ""
     images: dict[Literal["train", "valid", "test"], NonNegativeInt] = {}
@@ -36,7 +36,7 @@ class _Data(BaseModel):
 
 
 class _Metadata(BaseModel):
-    """What must be right in the metadata of a checkpoint; the rest may be anything."""
+    """The checked part of a checkpoint's metadata; other entries may have any value."""
 
     network: NetworkSpec
     round: NonNegativeInt

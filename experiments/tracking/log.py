@@ -29,6 +29,7 @@ from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH
 from experiments.rounds.network import describe_network, to_network
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
+from experiments.tracking.claims import duplicate_of, mark_started
 from experiments.tracking.environment import environment, release
 from experiments.tracking.fingerprint import (
     FINGERPRINT,
@@ -36,20 +37,13 @@ from experiments.tracking.fingerprint import (
     fingerprint,
     pretrained_digest,
 )
-from experiments.tracking.resume import (
-    INITIAL,
-    REWOUND,
-    StoredRun,
-    checkpoint_name,
-    mark_begun,
-    twin_of,
-)
-from experiments.tracking.server import patiently
+from experiments.tracking.resume import INITIAL, REWOUND, StoredRun, checkpoint_name
+from experiments.tracking.server import retry_while_locked
 from experiments.tracking.session import INTERNAL, describe, internal, tracked_run
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from pruning.checkpoint import save_checkpoint
 
-ANY_EXPERIMENT = "tags.rounds_planned LIKE '%'"  # filter of the runs that `open_run` makes
+ANY_EXPERIMENT = "tags.rounds_planned LIKE '%'"  # filter for all runs that `open_run` creates
 MODEL_EXTRA_BYTES = 4 << 20  # in a logged model beside the weights: graph and example input
 
 
@@ -70,18 +64,18 @@ class Run:
         def log_checkpoints() -> None:
             row["checkpoint_bytes"] = self._log_checkpoints(result)
 
-        patiently(log_checkpoints)
+        retry_while_locked(log_checkpoints)
         row |= result.seconds
         epochs = epoch_rows(self.config, number, result.evaluations)
-        patiently(lambda: self._log_metrics(row, epochs, now))
+        retry_while_locked(lambda: self._log_metrics(row, epochs, now))
         self.history.rounds.append(row)
         self.history.epochs.extend(epochs)
         self.network = result.network
-        patiently(self._log_tables)
+        retry_while_locked(self._log_tables)
 
     def finish(self) -> None:
         """Log the figures, and the last network as a model; a resumed run may do so again."""
-        patiently(self._finish)
+        retry_while_locked(self._finish)
 
     def _finish(self) -> None:
         from experiments.figures import experiment  # matplotlib is slow to import
@@ -158,6 +152,7 @@ class Run:
         example = (test.images[:2].cpu().float() / test.view.white).numpy()
         with torch.no_grad():
             logits = served.module(torch.from_numpy(example)).numpy()
+        served.module.finite_only = True  # a server would answer NaN, which is not JSON
         name = summary.run_name(self.config)
         logged = mlflow.initialize_logged_model(
             re.sub(r"[^\w-]", "-", name),
@@ -224,7 +219,7 @@ def open_run(
 
     Raises:
         DuplicateError: If another run of the same experiment is finished or in progress, and this
-            one is new and nested. It is then deleted.
+            one is new and nested. This one is then deleted.
     """
     resume, tags = stored.run_id if stored else NONE, _tags(config, data, why, last)
     try:
@@ -234,9 +229,9 @@ def open_run(
                 run.history, run.network = stored.history, stored.network
             else:
                 key = _describe(run, asked)
-                if parent and (twin := twin_of(run_id, key)):
-                    raise DuplicateError(f"run {twin.info.run_id} is the same")
-            mark_begun(run_id)
+                if parent and (duplicate := duplicate_of(run_id, key)):
+                    raise DuplicateError(duplicate.info.run_id)
+            mark_started(run_id)
             yield run
     except DuplicateError:
         mlflow.MlflowClient().delete_run(run_id)

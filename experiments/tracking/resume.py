@@ -1,11 +1,9 @@
 """Stored runs: an experiment read back from MLflow, to resume it or to branch off it."""
 
-import hashlib
 import json
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,9 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import AUTO, as_text, default_text
-from experiments.processes.locks import DEAD_AFTER_SECONDS
-from experiments.processes.signals import raise_if_interrupted
-from experiments.processes.tasks import POLL_SECONDS, THREADS_PER_WORKER
+from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH, in_order
 from experiments.rounds.rounds import Snapshot
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
@@ -30,7 +26,7 @@ from models import Architecture
 from pruning.checkpoint import Checkpoint, load_checkpoint
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
-BEGUN = "begun"  # tag of a run that has no twin, or does not look for one
+STARTED = "started"  # tag of a run that has found no duplicate, or does not look for one
 IMAGE_SHAPE = (1, 128, 128)  # any: the names of the layers do not depend on it
 REQUIRED = {name for name, metric in METRICS.items() if metric.required}
 
@@ -267,62 +263,20 @@ def find_or_resume(config: Config, dataset: str, data_digest: str) -> Earlier:
 def find_experiment(config: Resolved, data_digest: str) -> MlflowRun | None:
     """The run of the same experiment, if there is one.
 
-    Finished runs come before those in progress, and these before others; of two that were stopped,
-    one that has begun comes before one that only looked for a twin.
+    Finished runs come before those in progress, and those before the rest; of two stopped runs, one
+    that has started training comes before one that only looked for a duplicate.
     """
 
     def order(run: MlflowRun) -> tuple[bool, bool, bool]:
-        return is_finished(run), is_running(run), BEGUN in tags_of(run)
+        return is_finished(run), is_running(run), STARTED in tags_of(run)
 
     key = fingerprint(config, data_digest, THREADS_PER_WORKER)
-    return max(_search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'"), key=order, default=None)
+    return max(with_fingerprint(key), key=order, default=None)
 
 
-def claim_name(config: Resolved, data_digest: str) -> str:
-    """The name of the lock of an experiment, in the active run's MLflow experiment."""
-    active = mlflow.active_run()
-    assert active
-    where = f"{mlflow.get_tracking_uri()} {active.info.experiment_id}"
-    text = f"{where} {fingerprint(config, data_digest, THREADS_PER_WORKER)}"
-    return f"claim-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
-
-
-def twin_of(run_id: str, key: str) -> MlflowRun | None:
-    """Another run of the same experiment, finished or in progress; None if there is none.
-
-    Several processes, also on several machines, may announce the same experiment at the same time:
-    each logs its fingerprint, calls this, and if there is no twin calls `mark_begun`. As in
-    Lamport's bakery (1974), one of them finds no twin and the others find one: a run that has begun
-    is a twin, and so is one announced with a smaller number; one with a larger number is waited
-    for, since it may have looked before it could see this one.
-
-    Args:
-        run_id: Of the active run, which has the fingerprint `key`.
-    """
-
-    def order(run: MlflowRun) -> tuple[int, str]:
-        return run.info.start_time, run.info.run_id
-
-    own, deadline = order(mlflow.get_run(run_id)), time.monotonic() + DEAD_AFTER_SECONDS
-    while True:
-        others = [
-            run
-            for run in _search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'")
-            if run.info.run_id != run_id and (is_finished(run) or is_running(run))
-        ]
-        late = time.monotonic() > deadline
-        for run in others:
-            if is_finished(run) or BEGUN in tags_of(run) or order(run) < own or late:
-                return run
-        if not others:
-            return None
-        raise_if_interrupted()
-        time.sleep(POLL_SECONDS)
-
-
-def mark_begun(run_id: str) -> None:
-    """Mark a run as the one that runs its experiment."""
-    mlflow.MlflowClient().set_tag(run_id, f"{INTERNAL}{BEGUN}", "true")
+def with_fingerprint(key: str) -> list[MlflowRun]:
+    """The runs with a fingerprint, in the active run's MLflow experiment."""
+    return _search(f"tags.`{INTERNAL}{FINGERPRINT}` = '{key}'")
 
 
 def is_finished(run: MlflowRun) -> bool:

@@ -12,11 +12,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from experiments.processes.retry import retry
-from experiments.processes.secrets import without_secrets
+from experiments.processes.secrets import redact_url
 from experiments.processes.terminal import describe_error, print_line
 
-PATIENCE = 600.0  # seconds
-NO_LOGIN = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")  # MLflow's names of 401
+PATIENCE = 600.0  # seconds to wait for a locked database
+UNAUTHORIZED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")  # MLflow's error codes for HTTP 401
 
 
 @contextmanager
@@ -48,20 +48,20 @@ def check_tracking() -> None:
     Raises:
         ValueError: If it does not.
     """
-    _check_file(str(mlflow.get_tracking_uri()))
+    _check_sqlite_file(str(mlflow.get_tracking_uri()))
     try:
         ping()
     except Exception as error:  # each kind of store raises its own errors
         name = f"the tracking server {without_login(mlflow.get_tracking_uri())}"
-        if isinstance(error, MlflowException) and error.error_code in NO_LOGIN:
+        if isinstance(error, MlflowException) and error.error_code in UNAUTHORIZED:
             raise ValueError(
                 f"{name} requires a login: set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
         if isinstance(error, MlflowException) and error.error_code == "PERMISSION_DENIED":  # 403
             raise ValueError(
-                f"{name} refuses access ({describe_error(error)}): its --allowed-hosts must have "
-                "the name by which you call it, and its user the rights"
+                f"{name} refuses access ({describe_error(error)}): add the host name that you use "
+                "to its --allowed-hosts, and check the permissions of your user"
             ) from None
         raise ValueError(
             f"{name} does not answer "
@@ -69,8 +69,8 @@ def check_tracking() -> None:
         ) from None
 
 
-def _check_file(uri: str) -> None:
-    """Open SQLite's file, if that is the store: MLflow tries for two minutes to open one."""
+def _check_sqlite_file(uri: str) -> None:
+    """Check that an SQLite store can be opened; MLflow would try for two minutes."""
     path = make_url(uri).database if uri.startswith("sqlite:///") and "?" not in uri else None
     if not path:
         return
@@ -79,7 +79,10 @@ def _check_file(uri: str) -> None:
         with closing(sqlite3.connect(path)):
             pass
     except OSError as error:
-        raise ValueError(f"{path} cannot be created ({describe_error(error)})") from None
+        raise ValueError(
+            f"{path} cannot be created ({describe_error(error)}): work in a folder that you can "
+            "write to, or set MLFLOW_TRACKING_URI"
+        ) from None
     except sqlite3.OperationalError as error:
         raise ValueError(
             f"{path} cannot be opened ({error}): work in a folder that you can write to, or set "
@@ -87,10 +90,11 @@ def _check_file(uri: str) -> None:
         ) from None
 
 
-def patiently(call: Callable[[], None]) -> None:
-    """Call something that can be repeated, until another process no longer locks MLflow's database.
+def retry_while_locked(call: Callable[[], None]) -> None:
+    """Repeat `call` while another process locks MLflow's database.
 
-    MLflow itself waits for 20 seconds. For a server that does not answer, its client waits.
+    `call` must be safe to repeat. MLflow itself waits for 20 seconds. If a server does not answer,
+    MLflow's client retries.
 
     Raises:
         ConnectionError: If the database is locked for longer than `PATIENCE`.
@@ -104,7 +108,16 @@ def patiently(call: Callable[[], None]) -> None:
                 raise _LockedError(str(error)) from None
             raise
 
-    retry("MLflow's database", attempt, (_LockedError,), PATIENCE, print_line, deferring=False)
+    retry(
+        "MLflow's database",
+        attempt,
+        (_LockedError,),
+        PATIENCE,
+        print_line,
+        defer=False,
+        trouble="is locked",
+        advice="end the process that locks it",
+    )
 
 
 class _LockedError(Exception):
@@ -148,4 +161,4 @@ def tracking_uri() -> str:
 
 def without_login(uri: str) -> str:
     """An address without the user name, the password and the tokens that it may contain."""
-    return without_secrets(uri).rstrip("/")
+    return redact_url(uri).rstrip("/")

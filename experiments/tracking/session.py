@@ -220,7 +220,7 @@ def dead_runs(experiment_id: str, where: str) -> Iterator[MlflowRun]:
     ):
         starting = may_be_starting(tags_of(run), run.info.start_time / 1000)
         if not starting and not is_alive(run.info.run_id, tags_of(run)):
-            now = mlflow.get_run(run.info.run_id)  # it may have ended well since the search
+            now = mlflow.get_run(run.info.run_id)  # it may have finished since the search
             if now.info.status == "RUNNING" and not is_alive(run.info.run_id, tags_of(now)):
                 yield now
 
@@ -233,24 +233,26 @@ def close_run(run_id: str, status: str, **tags: str) -> None:
     client.set_terminated(run_id, status)
 
 
-def close_killed(run_id: str, where: str) -> None:
-    """Mark runs KILLED whose process on this machine has died, and runs nested under them FAILED.
+def close_killed_runs(run_id: str, where: str) -> None:
+    """Mark dead runs of this machine KILLED, and the dead runs nested under them FAILED.
 
-    A process that is killed cannot do so itself. A run that has just begun counts if it has the
-    tags of `where` from its first moment. Runs of other machines are left alone: that their
-    heartbeat is late does not show that they have died.
+    A process that is killed cannot mark its own run. A run that was just created is found only if
+    it was created with the tags in `where`. Runs of other machines are left alone: a late heartbeat
+    does not prove that their process died.
 
     Args:
-        run_id: Of this process; the others are in the same experiment of MLflow.
-        where: Which of them, as a filter of MLflow.
+        run_id: Run of this process; only its MLflow experiment is searched.
+        where: Which runs to mark, as an MLflow filter string.
     """
     died = "its process died"
     with suppress(*TRACKING_ERRORS):  # not a reason to end the command; the next one tidies up
+        where += f" AND tags.`{INTERNAL}host` = '{socket.gethostname()}'"
         for run in dead_runs(mlflow.get_run(run_id).info.experiment_id, where):
-            ours = tags_of(run).get("host") == socket.gethostname()
-            if ours and run.info.run_id != run_id and PARENT not in run.data.tags:
-                close_run(run.info.run_id, "KILLED", error=died)
-                close_dead_runs(run.info.run_id, died)
+            number, lock = run.info.run_id, tags_of(run).get("lock")
+            seen = lock in (None, lock_name(number))  # by its lock, not only by its heartbeat
+            if seen and number != run_id and PARENT not in run.data.tags:
+                close_dead_runs(number, died)
+                close_run(number, "KILLED", error=died)
 
 
 def close_dead_runs(parent: str, reason: str) -> None:

@@ -18,13 +18,13 @@ from experiments.config.fields import NONE
 from experiments.config.parameters import as_text, default_text
 from experiments.config.space import Value
 from experiments.processes.signals import raise_if_interrupted
-from experiments.processes.tasks import POLL_SECONDS, Executor
+from experiments.processes.tasks import Executor
 from experiments.processes.terminal import Echo
 from experiments.rounds.data import load_data
 from experiments.run import run_nested
+from experiments.tracking.claims import LOOK_SECONDS, Claims
 from experiments.tracking.paste import command_to_paste
-from experiments.tracking.resume import find_or_resume, is_finished, other_versions_note
-from experiments.tracking.session import is_running
+from experiments.tracking.resume import is_finished, other_versions_note
 from experiments.tuning.fronts import FOUND
 from experiments.tuning.runs import REACHED, close_dead_experiments, results_of
 from experiments.tuning.search import Search
@@ -113,8 +113,11 @@ class Confirmation:
     tasks: dict[str, Task]  # by name
     workers: Executor
     echo: Echo
+    claims: Claims
     runs: dict[str, str] = field(default_factory=dict)  # of the finished ones
     ended: set[str] = field(default_factory=set)
+    data: dict[int, tuple[str, str]] = field(default_factory=dict)  # name and digest, by seed
+    in_other_processes: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Run all experiments that have not run yet."""
@@ -130,27 +133,34 @@ class Confirmation:
                 waiting |= self._wait()
             elif waiting:  # the rest is in other processes
                 raise_if_interrupted()
-                time.sleep(POLL_SECONDS)
+                time.sleep(LOOK_SECONDS)
 
     def _start(self, task: Task, base_run: str) -> bool:
         """Start an experiment unless it has already run; false if another process is running it."""
         config = task.config(base_run)
-        data, _ = load_data(config)
-        earlier = find_or_resume(config, data.name, data.digest)
-        if earlier.run and is_running(earlier.run):
+        if task.seed not in self.data:
+            data, _ = load_data(config)
+            self.data[task.seed] = data.name, data.digest
+        dataset, data_digest = self.data[task.seed]
+        earlier = self.claims.claim(task.name, config, dataset, data_digest)
+        if earlier is None:
+            if task.name not in self.in_other_processes:
+                self.echo(f"{task.name}: waiting for another process that is running it")
+            self.in_other_processes.add(task.name)
             return False
         if earlier.run and is_finished(earlier.run):
             self.runs[task.name] = earlier.run.info.run_id
             self.ended.add(task.name)
+            self.claims.release(task.name)
             self.echo(f"{task.name}: found an earlier run")
         else:
             on_others = task.of.search.config.executor == "ray"
-            digest = data.digest if on_others else None
+            digest = data_digest if on_others else None
             self.workers.submit(task.name, run_nested, earlier.config, task.of.study_run, digest)
         return True
 
     def _wait(self) -> dict[str, Task]:
-        """Wait until an experiment ends, and note its run; returns those that others have begun."""
+        """Wait until an experiment ends, and note its run; returns tasks that others have taken."""
         taken = {}
 
         def without_rounds(line: str) -> None:
@@ -158,7 +168,8 @@ class Confirmation:
                 self.echo(line)
 
         for name, outcome in self.workers.wait(without_rounds).items():
-            if outcome.taken:
+            self.claims.release(name, outcome.duplicate)
+            if outcome.duplicate:
                 taken[name] = self.tasks[name]
                 continue
             self.ended.add(name)
@@ -192,8 +203,9 @@ def confirm(recommended: list[Recommendation], workers: Executor, echo: Echo) ->
         note := other_versions_note(tasks[0].of.search.dataset, tasks[0].of.search.model)
     ):
         echo(note)
-    confirmation = Confirmation({task.name: task for task in tasks}, workers, echo)
-    confirmation.run()
+    with Claims() as claims:
+        confirmation = Confirmation({task.name: task for task in tasks}, workers, echo, claims)
+        confirmation.run()
     rows = [
         {"method": task.of.search.method, "setting": task.setting, "trial": task.trial}
         | {"seed": task.seed, "run_id": confirmation.runs[task.name]}

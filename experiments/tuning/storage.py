@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from experiments.processes.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
 from experiments.processes.retry import Result, retry
-from experiments.processes.secrets import has_secret, hide
+from experiments.processes.secrets import has_secret, redact
 from experiments.processes.terminal import Echo, describe_error
 
 UNREACHABLE = (DBAPIError, StorageInternalError)  # the server is down, or the file is locked
@@ -81,7 +81,7 @@ class Storage:
             ConnectionError: If it does not answer in time.
         """
         began = time.monotonic()
-        what = f"the storage {hide(self.url)}"
+        what = f"the storage {redact(self.url)}"
         result = retry(what, do, UNREACHABLE, self.patience, self.echo)
         if time.monotonic() - began > HEARTBEAT_SECONDS:
             self.recovered = time.monotonic()
@@ -108,17 +108,17 @@ def _open(url: str) -> RDBStorage:
             )
     except ImportError:
         raise ValueError(
-            f"storage {hide(url)} needs a driver that is not installed: "
+            f"storage {redact(url)} needs a driver that is not installed: "
             "pip install -r requirements-cluster.txt"
         ) from None
     except DBAPIError as error:
         why = describe_error(error.orig or error)
         if any(words in why for words in PERMANENT_ERRORS):
-            raise ValueError(f"storage {hide(url)} cannot be used: {why}") from None
+            raise ValueError(f"storage {redact(url)} cannot be used: {why}") from None
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"storage {hide(url)} was not created by this Optuna version "
+            f"storage {redact(url)} was not created by this Optuna version "
             f"({describe_error(error)}); Optuna needs a database of its own"
         ) from None
 
@@ -171,18 +171,18 @@ def parse_url(url: str) -> URL:
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ValueError(
             "storage must be a URL such as sqlite:///optuna.db or "
-            f"postgresql+psycopg://<user>@<host>/optuna, got {hide(url)}"
+            f"postgresql+psycopg://<user>@<host>/optuna, got {redact(url)}"
         ) from None
     except ImportError:
         pass  # reported when it is opened
     if parsed.password or has_secret(f"?{urlencode(parsed.query)}"):
         raise ValueError(
-            f"storage must not contain a password, got {hide(parsed.render_as_string())}: "
-            "parameters are logged and in lists of processes; set PGPASSWORD or write ~/.pgpass, "
-            "and change the password"
+            f"storage must not contain a password, got {redact(parsed.render_as_string())}: "
+            "parameters are logged and shown in process lists; set PGPASSWORD or use ~/.pgpass "
+            "instead, and change this password"
         )
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError(f"storage must be SQLite or PostgreSQL, got {hide(url)}")
+        raise ValueError(f"storage must be SQLite or PostgreSQL, got {redact(url)}")
     if is_file(parsed):
         if parsed.database in (None, "", ":memory:"):
             raise ValueError(f"storage must be a file or a server, not in memory, got {url}")
@@ -199,7 +199,10 @@ def absolute_url(url: str) -> str:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if not is_file(parsed):
         return parsed.render_as_string(hide_password=False)
-    path = str(Path(str(parsed.database)).resolve())
+    try:
+        path = str(Path(str(parsed.database)).resolve())
+    except (OSError, RuntimeError):  # RuntimeError: of a loop of symbolic links
+        raise ValueError(f"storage cannot be used: {parsed.database} is a loop of links") from None
     return parsed.set(database=path).render_as_string(hide_password=False)
 
 

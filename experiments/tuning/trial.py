@@ -17,7 +17,7 @@ from time import perf_counter
 from datasets import Splits
 from experiments.config.experiment import Config, Resolved
 from experiments.config.space import Value
-from experiments.processes.secrets import hide
+from experiments.processes.secrets import redact
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.terminal import Echo, describe_error
 from experiments.rounds.data import load_data
@@ -81,7 +81,7 @@ def _run_claimed(job: Job, study: Study, claim: Claim, data: list[Splits], echo:
     except BaseException as error:
         failure = describe_error(error)
         if "memory" not in failure:  # a bug: show all of it
-            print(hide(traceback.format_exc()), file=sys.stderr)
+            print(redact(traceback.format_exc()), file=sys.stderr)
             failure = f"{type(error).__name__}: {failure}"
     study.end(claim, None, failure)
     echo(f"trial {claim.number}: failed: {failure}")

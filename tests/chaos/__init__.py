@@ -1,4 +1,4 @@
-"""Chaos: attacks on whole commands, at random and in bulk, with what they must leave in the end.
+"""Chaos: random attacks on whole commands and on readers, and checks of what they leave.
 
 `make chaos` runs them; docs/reliability.md has the figures.
 

@@ -1,6 +1,6 @@
 """Campaign: attack for some minutes, and report what was survived and what was not.
 
-Every attack follows from the seed and its number, except for how fast the machine is.
+The seed and an attack's number determine the attack, apart from the speed of the machine.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from tests.chaos import faults, hostile, kills, servers, words
-from tests.chaos.jobs import JOBS, Lab, LostError, processes_of
+from tests.chaos.jobs import JOBS, Lab, NotSurvivedError, processes_of
 
 # Shares of the time. An attack in bulk counts files or command lines.
 SHARES = {
@@ -36,8 +36,8 @@ BULK: dict[str, Callable[[Path, int], Iterator[tuple[int, str]]]] = {
     "hostile": hostile.read_hostile,
     "words": lambda made, seed: words.sets(seed),
 }
-SILENT = 120.0  # seconds without a report, after which attacks in bulk hang
-MOST_LOST = 10  # attacks of a part, then it ends
+SILENT = 120.0  # seconds without a report after which a bulk attack counts as hung
+MOST_LOST = 10  # failures after which a part ends
 WORKERS = max(2, os.cpu_count() or 2)
 
 
@@ -114,12 +114,12 @@ def in_bulk(part: str, lab: Lab, dice: Random, seconds: float, record: Record) -
 
 
 def one_by_one(attacks: Iterator[str], part: str, seconds: float, record: Record) -> None:
-    """Attack until the time is over; an attack that is not survived does not end that."""
+    """Attack until the time is over, or until one attack is not survived."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             what = next(attacks, "")
-        except LostError as error:
+        except NotSurvivedError as error:
             record.add(part, 1, "", str(error))
             return
         except Exception as error:  # of the campaign itself: also a reason to look
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     lab = Lab(root)
     lab.measure(list(JOBS))
     print("undisturbed: " + ", ".join(f"{n} {s:.1f} s" for n, s in lab.seconds.items()), flush=True)
-    whole, makers = sum(SHARES[part] for part in parts), sources(lab)
+    whole, makers = sum(SHARES[part] for part in parts), attack_makers(lab)
     waiting = sorted(parts, key=lambda part: -SHARES[part])
 
     def attack(part: str) -> None:
@@ -168,12 +168,20 @@ def main(argv: list[str] | None = None) -> int:
         os.kill(number, signal.SIGKILL)
     if not record.lost:
         shutil.rmtree(root)
+    if "faults" in parts:
+        text = record.path.read_text()
+        missed = {each for each in faults.known_sites() if each.partition(": ")[2] not in text}
+        print(
+            f"writes that no attack in {record.path.name} has hit: {len(missed)}",
+            *sorted(missed),
+            sep="\n  ",
+        )
     print(f"\n{summary(record.path)}")
     return 1 if record.lost else 0
 
 
-def sources(lab: Lab) -> dict[str, Callable[[Random], Iterator[str]]]:
-    """For each attack on whole commands, what makes one after the other."""
+def attack_makers(lab: Lab) -> dict[str, Callable[[Random], Iterator[str]]]:
+    """For each kind of attack on whole commands, a function that yields attacks."""
     return {
         "kills": lambda dice: kills.attacks(lab, dice),
         "together": lambda dice: kills.together(lab, dice),

@@ -1,7 +1,8 @@
-"""Faults: each write to a file or to the database is where the process dies or the disk fails.
+"""Faults: at one write to a file or to the database, the process dies or the disk fails.
 
-An audit hook sees each write before it happens, in our code and in MLflow's, so no list of them
-has to be kept: a first run counts them, and the attacks choose among them.
+An audit hook sees each write before it happens, in our code and in MLflow's. A first run of each
+command lists them, and the attacks choose among them; `known_sites` says in which functions they
+are, so that a new one is noticed. In workers, `inject` installs the hook.
 """
 
 import errno
@@ -17,14 +18,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.jobs import JOBS, PATIENCE, Job, Lab, LostError, log_of
+from tests.chaos.jobs import JOBS, PATIENCE, Job, Lab, NotSurvivedError, log_of
 from tests.conftest import ROOT
 
 PRELOADED = ["experiments.run", "experiments.export", "experiments.prepare_faces", "mlflow"]
-NEEDS = ("run", "compare", "prepare_faces", "export")
+JOB_NAMES = ("run", "compare", "prepare_faces", "export")
 KINDS = ("dies", "is full", "breaks once")  # the process, and the disk
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
-FREEING = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "DELETE")  # done on a full disk too
+FREEING = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "DELETE")  # work on a full disk
+WORKER_WRITES = 150  # of a worker of `compare`, about
+KNOWN = Path(__file__).with_name("writes.txt")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -102,12 +105,22 @@ def site() -> str:
 
 
 def _child(
-    words: tuple[str, ...], folder: Path, variables: dict[str, str], at: int, kind: str, record: Any
+    words: tuple[str, ...],
+    folder: Path,
+    variables: dict[str, str],
+    at: int,
+    kind: str,
+    record: Any,
+    in_workers: bool,
 ) -> None:
     """In a process of its own: a command with one fault."""
     os.setsid()
     os.chdir(folder)
     os.environ.update(variables)
+    if in_workers:
+        os.environ["CHAOS_FAULT"] = f"{at} {kind.replace(' ', '_')} {folder}"
+        os.environ["PYTHONPATH"] = f"{KNOWN.parent / 'inject'}{os.pathsep}{ROOT}"
+        at = 0
     with (folder / "log").open("ab") as log:
         for number in (1, 2):
             os.dup2(log.fileno(), number)
@@ -136,11 +149,20 @@ class Faults:
         self.seen: list[str] = []
         self.tried: dict[tuple[str, str, str], int] = defaultdict(int)
 
-    def start(self, job: Job, folder: Path, at: int, kind: str, listed: bool = False) -> int:
-        """Run a command with one fault; its exit status. If `listed`, its writes are in `seen`."""
+    def start(
+        self,
+        job: Job,
+        folder: Path,
+        at: int,
+        kind: str,
+        listed: bool = False,
+        in_workers: bool = False,
+    ) -> int:
+        """Run a command with one fault; returns its exit status. `listed` fills `seen`."""
         ours, theirs = self.context.Pipe(duplex=False)
         record = theirs if listed else None
-        args = (job.words, folder, self.lab.environment(folder), at, kind, record)
+        variables = self.lab.environment(folder)
+        args = (job.words, folder, variables, at, kind, record, in_workers)
         process = self.context.Process(target=_child, args=args)
         process.start()
         if listed:
@@ -150,7 +172,7 @@ class Faults:
         process.join(PATIENCE)
         if process.exitcode is None:
             process.kill()
-            raise LostError(f"it has not ended after {PATIENCE:g} s")
+            raise NotSurvivedError(f"it has not ended after {PATIENCE:g} s")
         return process.exitcode
 
     def count(self, name: str) -> list[str]:
@@ -158,14 +180,17 @@ class Faults:
         if name not in self.writes:
             with self.lab.folder(JOBS[name], self.dice) as folder:
                 if self.start(JOBS[name], folder, 0, "", listed=True) or not self.seen:
-                    raise LostError(f"{name} fails undisturbed:\n{log_of(folder)}")
+                    raise NotSurvivedError(f"{name} fails undisturbed:\n{log_of(folder)}")
                 self.writes[name] = self.seen
         return self.writes[name]
 
     def attacks(self) -> Iterator[str]:
-        """One write after the other fails: those of functions that were tried least come first."""
+        """Make one write at a time fail, in the functions that were tried least first."""
         while True:
-            name, kind = self.dice.choice(NEEDS), self.dice.choice(KINDS)
+            name, kind = self.dice.choice(JOB_NAMES), self.dice.choice(KINDS)
+            if name == "compare" and self.dice.random() < 0.5:
+                yield self.attack_workers(kind)
+                continue
             writes = self.count(name)
 
             def order(number: int, name=name, kind=kind, writes=writes) -> tuple[int, float]:
@@ -177,17 +202,45 @@ class Faults:
             with self.lab.folder(JOBS[name], self.dice) as folder:
                 try:
                     self.attack(JOBS[name], folder, number + 1, kind)
-                except LostError as error:
-                    raise LostError(f"{what}: {error}") from None
+                except NotSurvivedError as error:
+                    raise NotSurvivedError(f"{what}: {error}") from None
             yield what
+
+    def attack_workers(self, kind: str) -> str:
+        """Let one write fail in each worker of a comparison, as far as they get to it."""
+        at = round(WORKER_WRITES ** self.dice.random())
+        what = f"compare {kind} at write {at} of its workers"
+        with self.lab.folder(JOBS["compare"], self.dice) as folder:
+            try:
+                status = self.start(JOBS["compare"], folder, at, kind, in_workers=True)
+                if status not in (0, 2):
+                    raise NotSurvivedError(f"it ended with status {status}")
+                self.check_and_finish(JOBS["compare"], folder)
+            except NotSurvivedError as error:
+                raise NotSurvivedError(f"{what}: {error}") from None
+        return what
 
     def attack(self, job: Job, folder: Path, at: int, kind: str) -> None:
         """Let one write fail, then let the command finish."""
         status = self.start(job, folder, at, kind)
         allowed = {-signal.SIGKILL, 0} if kind == "dies" else {0, 2}
         if status not in allowed:
-            raise LostError(f"it ended with status {status}")
+            raise NotSurvivedError(f"it ended with status {status}")
+        self.check_and_finish(job, folder)
+
+    def check_and_finish(self, job: Job, folder: Path) -> None:
+        """Check what a command with a fault left, and repeat it until it succeeds."""
         if "Traceback" in log_of(folder):
-            raise LostError("a traceback is in the log")
+            raise NotSurvivedError("a traceback is in the log")
         self.lab.check_gone(folder)
         self.lab.finish(job, folder)
+
+
+def known_sites() -> set[str]:
+    """Each job, kind of write and function of ours in which the attacks are known to write."""
+    return set(KNOWN.read_text().splitlines())
+
+
+def sites(faults: Faults) -> set[str]:
+    """Where the commands write now, as `known_sites`."""
+    return {f"{name}: {write}" for name in JOB_NAMES for write in faults.count(name)}

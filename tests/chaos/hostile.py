@@ -6,6 +6,7 @@ import resource
 import signal
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
+from pruning.packed import _SIZES, MAGIC
 from tests.hostile import mutate, too_long
 from tests.portraits import portrait
 from tests.test_pruning_hostile import altered
@@ -50,12 +52,30 @@ def _mutated(content: bytes, dice: Random) -> bytes:
 
 
 def _forged(content: bytes, dice: Random) -> bytes:
-    """A checkpoint that is damaged, half of the time with the digest that fits."""
+    """A checkpoint that is damaged, half of the time with a matching digest."""
     if dice.random() < 0.5:
         return _mutated(content, dice)
     size = int.from_bytes(content[:8], "little")
     text = json.loads(content[8 : 8 + size])["__metadata__"]["weight_loss"]
     return altered(load(content), text, dice, in_header=dice.random() < 0.5)
+
+
+def _packed_forged(content: bytes, dice: Random) -> bytes:
+    """A packed file that is damaged, half of the time with a matching checksum."""
+    changed = _mutated(content, dice)
+    start = len(MAGIC) + _SIZES.size
+    if dice.random() < 0.5 or len(changed) < start:
+        return changed
+    sizes = _SIZES.unpack_from(changed, len(MAGIC))[:2]
+    return MAGIC + _SIZES.pack(*sizes, zlib.crc32(changed[start:])) + changed[start:]
+
+
+def _without_checksums(content: bytes) -> bytes:
+    """A manifest or a cache as older versions wrote it, of which every change is believed."""
+    lines = content.splitlines()
+    if b"\t" in content:
+        return b"\n".join(line.rpartition(b"\t")[0] or line for line in lines)
+    return b"\n".join(line.rpartition(b",")[0] for line in lines)
 
 
 def _checkpoint(path: Path) -> object:
@@ -134,12 +154,16 @@ def readers(made: Path) -> list[Reader]:
         assert contents, f"no {pattern} in {made}"
         return contents
 
+    def both(pattern: str) -> list[bytes]:
+        contents = found(pattern)
+        return contents + [_without_checksums(content) for content in contents]
+
     return [
         Reader("checkpoint", _checkpoint, found("run/**/round_*.safetensors"), _forged),
-        Reader("packed", _packed, found("export/made/*.wlp"), _mutated),
+        Reader("packed", _packed, found("export/made/*.wlp"), _packed_forged),
         Reader("compact", _checkpoint, found("export/made/compact.safetensors"), _forged),
-        Reader("manifest", _manifest, found("prepare_faces/out/manifest.csv"), _mutated),
-        Reader("detections", _detections, found("prepare_faces/out/found.jsonl"), _mutated),
+        Reader("manifest", _manifest, both("prepare_faces/out/manifest.csv"), _mutated),
+        Reader("detections", _detections, both("prepare_faces/out/found.jsonl"), _mutated),
         Reader("picture", _picture, [file.getvalue() for file in pictures], _mutated),
         Reader("search file", _space, [space], _mutated),
         Reader("published network", _published, [published.getvalue()], _mutated),
@@ -147,9 +171,9 @@ def readers(made: Path) -> list[Reader]:
 
 
 def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
-    """Read one damaged file after the other, in this process; yields how many were, and a problem.
+    """Read damaged files one by one, in this process; yields how many, and a problem or "".
 
-    Nothing that they contain may start a process, or get as far as an unpickler of Python.
+    No file may start a process or reach Python's unpickler.
     """
     dice, known, executed = Random(seed), readers(made), False
 

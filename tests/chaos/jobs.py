@@ -1,4 +1,4 @@
-"""Jobs: commands to attack, how each is continued, and what must be left in the end."""
+"""Jobs: commands to attack, how each is continued, and the results that it must leave."""
 
 import hashlib
 import json
@@ -21,7 +21,8 @@ from tests.conftest import QUICK, ROOT, command, create_store
 from tests.portraits import folder as photographs
 
 ATTEMPTS = 5  # of the command after an attack; a worker that was killed costs one
-PATIENCE = 180.0  # seconds for a command that takes a few
+PATIENCE = 180.0  # seconds after which a command counts as hung; it normally takes a few
+ORPHANED = 1.0  # seconds after which a worker has noticed that its parent was killed
 GONE_AFTER = 45.0  # seconds within which the processes of a killed command must end
 MARK = "CHAOS"  # environment variable that all processes of an attack have
 TIMES = ("round_seconds", "train_seconds")
@@ -29,7 +30,7 @@ FINGERPRINT = "weight_loss.fingerprint"
 Results = dict[str, str]
 
 
-class LostError(AssertionError):
+class NotSurvivedError(AssertionError):
     """An attack did what it must not: the message says what."""
 
 
@@ -93,7 +94,7 @@ def results_of_runs(folder: Path) -> Results:
             WHERE key = '{FINGERPRINT}' AND lifecycle_stage = 'active' AND status = 'FINISHED'""",
     ):
         if key in results:
-            raise LostError(f"done twice: two finished runs with fingerprint {key}")
+            raise NotSurvivedError(f"done twice: two finished runs with fingerprint {key}")
         metrics = _query(
             folder,
             "mlflow.db",
@@ -114,7 +115,7 @@ def results_of_search(folder: Path) -> Results:
         "SELECT study_name, state FROM trials JOIN studies USING (study_id)",
     )
     if unfinished := [each for each in states if each[1] in ("RUNNING", "WAITING")]:
-        raise LostError(f"trials without an end: {unfinished}")
+        raise NotSurvivedError(f"trials without an end: {unfinished}")
     done = Counter(name for name, state in states if state == "COMPLETE")
     finished = _query(folder, "mlflow.db", f"{FINISHED} AND name LIKE '% trial %'")
     return {name: str(count) for name, count in done.items()} | {"runs": str(len(finished))}
@@ -270,17 +271,17 @@ class Lab:
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            raise LostError(f"it has not ended after {PATIENCE:g} s") from None
+            raise NotSurvivedError(f"it has not ended after {PATIENCE:g} s") from None
 
     def check_gone(self, folder: Path) -> None:
-        """Check that no process of an attack is left soon."""
+        """Check that all processes of an attack end within `GONE_AFTER`."""
         deadline = time.monotonic() + GONE_AFTER
         while left := processes_of(folder):
             if time.monotonic() > deadline:
                 for number in left:
                     with suppress(ProcessLookupError):
                         os.kill(number, signal.SIGKILL)
-                raise LostError(f"processes go on working: {left}")
+                raise NotSurvivedError(f"processes go on working: {left}")
             time.sleep(0.2)
 
     def finish(self, job: Job, folder: Path, **more: str) -> None:
@@ -291,25 +292,33 @@ class Lab:
             if not status:
                 break
         else:
-            raise LostError(f"it still fails after {ATTEMPTS} attempts, with status {status}")
+            raise NotSurvivedError(
+                f"it still fails after {ATTEMPTS} attempts, with status {status}"
+            )
         self.check_gone(folder)
         if "Traceback" in log_of(folder):
-            raise LostError("a traceback is in the log")
+            raise NotSurvivedError("a traceback is in the log")
         self.check_results(job, folder)
 
     def check_results(self, job: Job, folder: Path) -> None:
-        """Check that all is there, once, and ended."""
+        """Check that each result is there, exactly once, and that no run is RUNNING."""
         found = job.results(folder)
         if found != self.expected[job.name]:
             names = sorted(found.items() ^ self.expected[job.name].items())
-            raise LostError(f"the results differ: {json.dumps(names)[:1000]}")
+            raise NotSurvivedError(f"the results differ: {json.dumps(names)[:1000]}")
         self.check_ended(folder)
+
+    def check_none_began(self, folder: Path, killed: float) -> None:
+        """Check that no run began after the command's main process was killed."""
+        late = int(1000 * (killed + ORPHANED))
+        if found := _query(folder, "mlflow.db", f"SELECT name {RUNS} AND start_time > {late}"):
+            raise NotSurvivedError(f"began after the kill: {found}")
 
     def check_ended(self, folder: Path) -> None:
         """Check that no run is marked RUNNING."""
         running = f"SELECT run_uuid, name {RUNS} AND status = 'RUNNING'"
         if found := _query(folder, "mlflow.db", running):
-            raise LostError(f"still marked RUNNING: {found}")
+            raise NotSurvivedError(f"still marked RUNNING: {found}")
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -8,17 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import JOBS, Job, Lab, LostError, log_of, processes_of
+from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, log_of, processes_of
 
 SIGNALS = (*(signal.SIGKILL,) * 3, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 3
-NEEDS = tuple(JOBS)
+JOB_NAMES = tuple(JOBS)
 
 
 def attacks(lab: Lab, dice: Random) -> Iterator[str]:
-    """Kill a command up to three times, each time somewhere in its life; then let it finish."""
+    """Signal a command up to three times, each at a random time; then let it finish."""
     while True:
-        job = JOBS[dice.choice(NEEDS)]
+        job = JOBS[dice.choice(JOB_NAMES)]
         with lab.folder(job, dice) as folder:
             done = []
             for _ in range(dice.randint(1, MOST_KILLS)):
@@ -27,12 +27,12 @@ def attacks(lab: Lab, dice: Random) -> Iterator[str]:
                 done.append(f"{number.name} to {whom} after {instant:.2f} s")
                 try:
                     _kill(lab, job, folder, instant, number, whom, dice)
-                except LostError as error:
-                    raise LostError(f"{job.name}, {', '.join(done)}: {error}") from None
+                except NotSurvivedError as error:
+                    raise NotSurvivedError(f"{job.name}, {', '.join(done)}: {error}") from None
             try:
                 lab.finish(job, folder)
-            except LostError as error:
-                raise LostError(f"{job.name}, {', '.join(done)}: {error}") from None
+            except NotSurvivedError as error:
+                raise NotSurvivedError(f"{job.name}, {', '.join(done)}: {error}") from None
         yield f"{job.name}, {', '.join(done)}"
 
 
@@ -49,6 +49,7 @@ def _kill(
         return
     process = lab.start(words, folder)
     time.sleep(instant)
+    killed = time.time()
     with suppress(ProcessLookupError):
         if whom == "all":
             os.killpg(process.pid, number)
@@ -57,19 +58,22 @@ def _kill(
         else:
             os.kill(dice.choice(others), number)
     status = lab.wait(process)
-    lab.check_gone(folder)
+    if dice.random() < 0.5:  # else the next command meets what is left of this one
+        lab.check_gone(folder)
+        if number == signal.SIGKILL and whom in ("it", "all"):
+            lab.check_none_began(folder, killed)
     if whom == "it" and status not in (0, -number, 128 + number):
-        raise LostError(f"it ended with status {status}")
+        raise NotSurvivedError(f"it ended with status {status}")
     text = log_of(folder)
     if "Traceback" in text and "/experiments/" in text:  # not while Python itself starts
-        raise LostError("a traceback is in the log")
+        raise NotSurvivedError("a traceback is in the log")
     (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")
 
 
 def together(lab: Lab, dice: Random) -> Iterator[str]:
     """Two or three of the same command at once: nothing is done twice."""
     while True:
-        job = JOBS[dice.choice([name for name in NEEDS if name != "run"])]
+        job = JOBS[dice.choice([name for name in JOB_NAMES if name != "run"])]
         count = dice.randint(2, 3)
         with lab.folder(job, dice) as folder:
             try:
@@ -80,8 +84,8 @@ def together(lab: Lab, dice: Random) -> Iterator[str]:
                 statuses = [lab.wait(process) for process in started]
                 shared = job.name in ("compare", "tune")  # the others are refused
                 if not {*statuses} <= ({0} if shared else {0, 2}):
-                    raise LostError(f"they ended with {statuses}")
+                    raise NotSurvivedError(f"they ended with {statuses}")
                 lab.finish(job, folder)
-            except LostError as error:
-                raise LostError(f"{count} times {job.name}: {error}") from None
+            except NotSurvivedError as error:
+                raise NotSurvivedError(f"{count} times {job.name}: {error}") from None
         yield f"{count} times {job.name}: {statuses}"

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import JOBS, Job, Lab, LostError, log_of
+from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, log_of
 from tests.postgres import Postgres, binaries, free_port
 
 MOODS = ("refuses", "hangs", "is slow", "answers 500", "answers garbage", "cuts answers")
@@ -25,10 +25,10 @@ PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 class Proxy:
-    """Passes connections on to a server, or does what its mood is."""
+    """Forwards connections to a server, or misbehaves as its mode says."""
 
     def __init__(self, target: int) -> None:
-        self.target, self.mood = target, ""
+        self.target, self.mode = target, ""
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.socket.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -40,29 +40,29 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        mood = self.mood
+        mode = self.mode
         with closing(client), suppress(OSError):
-            if mood == "refuses":
+            if mode == "refuses":
                 return
-            if mood == "hangs":
+            if mode == "hangs":
                 time.sleep(8)
                 return
-            if mood in ("answers 500", "answers garbage"):
+            if mode in ("answers 500", "answers garbage"):
                 client.recv(65536)
-                client.sendall(BROKEN if mood == "answers 500" else GARBAGE)
+                client.sendall(BROKEN if mode == "answers 500" else GARBAGE)
                 return
             with socket.create_connection(("127.0.0.1", self.target)) as server:
-                back = threading.Thread(target=self._pass, args=(server, client, mood), daemon=True)
+                back = threading.Thread(target=self._pass, args=(server, client, mode), daemon=True)
                 back.start()
                 self._pass(client, server, "")
                 back.join(10)
 
-    def _pass(self, source: socket.socket, target: socket.socket, mood: str) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, mode: str) -> None:
         with suppress(OSError):
             while content := source.recv(65536):
-                if mood == "is slow":
+                if mode == "is slow":
                     time.sleep(0.3)
-                if mood == "cuts answers":
+                if mode == "cuts answers":
                     target.sendall(content[: len(content) // 2])
                     break
                 target.sendall(content)
@@ -108,8 +108,8 @@ def tracking(lab: Lab, dice: Random) -> Iterator[str]:
             described = f"{job.name}, the server {what} from {instant:.1f} s for {duration:.1f} s"
             try:
                 _misbehave(lab, job, folder, proxy, more, what, instant, duration)
-            except LostError as error:
-                raise LostError(f"{described}: {error}") from None
+            except NotSurvivedError as error:
+                raise NotSurvivedError(f"{described}: {error}") from None
             finally:
                 proxy.socket.close()
         yield described
@@ -129,16 +129,16 @@ def _misbehave(
         process = lab.start(job.words, folder, **more)
         time.sleep(instant)
         if what != "is killed":
-            proxy.mood = what
+            proxy.mode = what
             time.sleep(duration)
-            proxy.mood = ""
+            proxy.mode = ""
             lab.wait(process)
     if what == "is killed":
         time.sleep(duration)
     with tracking_server(folder, proxy.target):
         status = lab.wait(process)
         if status not in (0, 2):
-            raise LostError(f"it ended with status {status}: {log_of(folder)[-1000:]}")
+            raise NotSurvivedError(f"it ended with status {status}: {log_of(folder)[-1000:]}")
         lab.finish(job, folder, **more)
 
 
@@ -165,9 +165,9 @@ def storage(lab: Lab, dice: Random) -> Iterator[str]:
                 lab.check_gone(folder)
                 trials = _states(server)
                 if statuses[-1] or "Traceback" in log_of(folder):
-                    raise LostError(f"it ended with {statuses}: {log_of(folder)[-1000:]}")
+                    raise NotSurvivedError(f"it ended with {statuses}: {log_of(folder)[-1000:]}")
                 if trials.count("COMPLETE") != 4 or {"RUNNING", "WAITING"} & {*trials}:
-                    raise LostError(f"its trials are {trials}")
+                    raise NotSurvivedError(f"its trials are {trials}")
                 lab.check_ended(folder)
             finally:
                 server.stop()

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.jobs import JOBS, Lab, LostError, log_of
+from tests.chaos.jobs import JOBS, Lab, NotSurvivedError, log_of
 from tests.hostile import TooLongError, too_long
 
 SECONDS = 20  # to parse one command line
@@ -36,7 +36,7 @@ COMMANDS = ("run", "compare", "tune", "prepare_faces", "predict", "export", "mea
 
 
 def sets(seed: int) -> Iterator[tuple[int, str]]:
-    """Parse random command lines in this process; yields how many were, and a problem."""
+    """Parse random command lines in this process; yields how many, and a problem or ""."""
     from pkgutil import resolve_name
 
     from experiments.__main__ import COMMANDS as KNOWN
@@ -120,7 +120,7 @@ def commands(lab: Lab, dice: Random) -> Iterator[str]:
             lab.check_gone(folder)
             lines = [line for line in text.splitlines() if line.startswith("error: ")]
             if status not in (0, 2) or "Traceback" in text or (status == 2 and len(lines) != 1):
-                raise LostError(f"{what}: status {status}: {text[-1000:]}")
+                raise NotSurvivedError(f"{what}: status {status}: {text[-1000:]}")
             lab.check_ended(folder)
         yield what
 
