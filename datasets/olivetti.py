@@ -22,6 +22,7 @@ from datasets.photographs import CROP, SIDE
 from datasets.splits import DataUnavailableError, Images
 
 FILE = "olivettifaces.mat"  # Roweis' file, as scikit-learn downloads it
+PICKLED = "olivetti_py3.pkz"  # scikit-learn's copy, which older versions read
 URL = "https://ndownloader.figshare.com/files/5976027"
 SHA256 = "b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794"
 MOST_BYTES = 100_000_000  # of a file that is read at all
@@ -64,10 +65,10 @@ def _download(root: Path) -> None:
             fetch_file(URL, root, FILE, SHA256)
     except (OSError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        also = f" ({PICKLED}, which can contain code, is not read)" * (root / PICKLED).exists()
         raise DataUnavailableError(
             f"the Olivetti faces are not in {root} and cannot be downloaded ({reason}): put "
-            f"{FILE} from {URL} there (the .pkz file that older versions read can contain code), "
-            "or use another data_root or dataset"
+            f"{FILE} from {URL} there{also}, or use another data_root or dataset"
         ) from None
 
 
