@@ -112,6 +112,9 @@ def test_a_failed_download_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(DataUnavailableError, match=message) as error:
         olivetti(root)
     assert "\n" not in str(error.value)
+    (root / "olivetti_py3.pkz").touch()
+    with pytest.raises(DataUnavailableError, match=r"can contain code, is not read\), or use"):
+        olivetti(root)
 
 
 @pytest.mark.parametrize("change", [b"", b"x", None])
