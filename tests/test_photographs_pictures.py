@@ -115,7 +115,7 @@ def test_very_large_pictures_are_reduced_when_they_are_read(tmp_path, monkeypatc
 
 def test_only_one_very_large_picture_is_read_at_a_time(tmp_path, monkeypatch):
     portrait().resize((800, 800)).save(tmp_path / "large.png")
-    portrait().save(tmp_path / "small.png")
+    portrait(96).save(tmp_path / "small.png")
     monkeypatch.setattr(pictures, "LARGE", 50_000)
     with ThreadPoolExecutor(1) as pool:
         with pictures._large_lock:
