@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.chaos.campaign import SHARES
+from tests.chaos.faults import known_sites, sites
 from tests.chaos.servers import binaries
 from tests.conftest import ROOT
 
@@ -48,3 +49,9 @@ def test_a_result_that_differs_is_noticed(tmp_path):
         lab.folder(job, Random(1)) as folder,
     ):
         lab.finish(job, folder)
+
+
+@pytest.mark.slow
+def test_the_writes_of_the_commands_are_known(tmp_path):
+    """After a change, `python -m tests.chaos.faults` lists them; `make chaos` must hit new ones."""
+    assert sites(tmp_path) == known_sites()

@@ -1,3 +1,5 @@
+import time
+
 import mlflow
 import pytest
 
@@ -38,7 +40,7 @@ def adopted(kind, status, running=False):
         client.set_tag(former, "kind", kind)
     if running:
         client.set_tag(former, "weight_loss.lock", "another machine's")
-        client.set_tag(former, "weight_loss.heartbeat", str(10**12))
+        client.set_tag(former, "weight_loss.heartbeat", str(time.time() + 1000))
     client.set_terminated(former, status)
     comparisons.adopt(client.get_run(child), new)
     ended = client.get_run(former).info.status

@@ -114,7 +114,7 @@ def test_a_saved_network_opens_as_the_same(tmp_path):
             for changes, message in [
                 ({"model": "lenet_3"}, "lenet_3: "),
                 ({"image_shape": (1, 60_000, 60_000), "model": f"lenet_{10**15}"}, "lenet_10*: "),
-                ({"inputs": (0, 1)}, "lenet_2: only a compact fully connected network reads some"),
+                ({"inputs": (0, 1)}, "lenet_2: only a compact fully connected network can have"),
                 ({"crop": 2}, "lenet_2: a crop of 2 is larger than its images"),
                 ({"model": "resnet"}, "resnet: model must be one of "),
             ]

@@ -296,11 +296,11 @@ def parse_manifest(content: bytes) -> pd.DataFrame:
         ValueError, KeyError: If the content is damaged.
     """
     cells = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
-    checked = CHECKSUM in cells  # older versions wrote none
+    checked = tuple(cells.columns) == (*COLUMNS, CHECKSUM)  # older versions wrote no checksums
+    if not checked and tuple(cells.columns) != COLUMNS:
+        raise ValueError("its columns are not those of a manifest")
     if checked and list(cells.pop(CHECKSUM)) != _checksums(cells):
         raise ValueError("a row does not match its checksum")
-    if checked and tuple(cells.columns) != COLUMNS:
-        raise ValueError("its columns are not those of a manifest")
     table = pd.read_csv(
         BytesIO(content), dtype=TYPES, keep_default_na=False, na_values=NOT_A_NUMBER
     )[list(COLUMNS)]

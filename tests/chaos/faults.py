@@ -10,6 +10,7 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -124,8 +125,6 @@ def _child(
     with (folder / "log").open("ab") as log:
         for number in (1, 2):
             os.dup2(log.fileno(), number)
-    import tempfile
-
     tempfile.tempdir = None  # it was chosen before
     seen: list[str] | None = [] if record else None
     Hook(folder, at, kind, seen).install()
@@ -241,6 +240,14 @@ def known_sites() -> set[str]:
     return set(KNOWN.read_text().splitlines())
 
 
-def sites(faults: Faults) -> set[str]:
-    """Where the commands write now, as `known_sites`."""
+def sites(root: Path) -> set[str]:
+    """Where the commands write now, as `known_sites`; `root` is an empty folder."""
+    faults = Faults(Lab(root), Random(0))
+    faults.lab.measure(["run"])
     return {f"{name}: {write}" for name in JOB_NAMES for write in faults.count(name)}
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"  # for processes that are forked with torch in them
+    with tempfile.TemporaryDirectory() as place:
+        KNOWN.write_text("\n".join(sorted(sites(Path(place)))) + "\n")

@@ -148,7 +148,7 @@ def storage(lab: Lab, dice: Random) -> Iterator[str]:
     while found:
         instant = dice.random() * 1.2 * lab.seconds["tune"]
         duration = dice.choice((0, 3, 10)) * dice.random()
-        place = Path(tempfile.mkdtemp())  # where its user may enter
+        place = Path(tempfile.mkdtemp(dir="/tmp"))  # a folder that PostgreSQL's user can enter
         with lab.folder(job, dice) as folder:
             server = Postgres(place, found)
             server.start()
