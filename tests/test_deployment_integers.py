@@ -18,6 +18,7 @@ from experiments.rounds.network import Network
 from models.serving import NetworkSpec
 from pruning.masks import apply_masks, dense_masks
 from pruning.units import spread
+from tests.conftest import ROOT
 
 
 def network(model, side, pruned=0.0):
@@ -58,6 +59,7 @@ def logits(graph, pixels):
 def test_the_outputs_are_the_same(tmp_path, model, side, first, left):
     """All maxima of channels are replaced, also where pooling rounds up; that of fc1 is left."""
     write_onnx(network(model, side), tmp_path / "x.onnx")
+    assert str(ROOT).encode() not in (tmp_path / "x.onnx").read_bytes()
     before = onnx.load(tmp_path / "x.onnx")
     after = for_integers(before)
     onnx.checker.check_model(after, full_check=True)

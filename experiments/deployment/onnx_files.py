@@ -91,7 +91,11 @@ def _graph(network: Network) -> onnx.ModelProto:
             verbose=False,
         )
     assert program
-    return program.model_proto
+    model = program.model_proto
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]  # where the code is on this machine, among others
+    return model
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Registry: a network as a model that MLflow serves, and as a version of a registered model."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,16 @@ def save_served(
     """
     inside = CODE_ROOT if INSIDE else None
     code = [str(inside)] if inside else [str(CODE_ROOT / name) for name in PACKAGES]
+    with warnings.catch_warnings():
+        # No integer in a request or an answer can be missing.
+        warnings.filterwarnings("ignore", message=".*integer column")
+        signature = infer_signature(example, answer)
     mlflow.pyfunc.save_model(
         folder,
         python_model=str(script),
         artifacts={name: str(path) for name, path in files.items()},
         code_paths=code,
-        signature=infer_signature(example, answer),
+        signature=signature,
         input_example=example,
         pip_requirements=[f"{name}=={release(name)}" for name in requirements],
     )
