@@ -3,7 +3,9 @@
 import json
 import os
 import resource
+import shutil
 import signal
+import struct
 import sys
 import tempfile
 import zlib
@@ -26,6 +28,8 @@ from tests.test_pruning_hostile import altered
 MEMORY = 1 << 30  # bytes that a reader may take more than the process had
 SECONDS = 20  # for one file
 EACH = 200  # files between two reports
+IMAGES = struct.pack(">4I", 0x803, 3, 28, 28) + bytes(range(256)) * 9 + bytes(48)  # as MNIST's
+LABELS = struct.pack(">2I", 0x801, 3) + bytes((0, 4, 9))
 READ_ERRORS = (ValueError, OSError)
 STARTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "pickle.find_class")
 
@@ -112,6 +116,25 @@ def _detections(path: Path) -> object:
     return read_detections(path)
 
 
+def _options(path: Path) -> object:
+    from datasets.photographs.loading import read_options
+
+    shutil.copyfile(path, path.with_name("options.json"))
+    return read_options(path.parent)
+
+
+def _mnist(path: Path) -> object:
+    from datasets import mnist
+
+    folder, hostile = path.parent / "MNIST/raw", path.read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "t10k"):
+        images, labels = (hostile, LABELS) if len(hostile) > 2 * len(LABELS) else (IMAGES, hostile)
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(labels)
+    return mnist(path.parent)
+
+
 def _picture(path: Path) -> object:
     from datasets.photographs.pictures import ignore_decoder_warnings, read_picture
 
@@ -164,6 +187,8 @@ def readers(made: Path) -> list[Reader]:
         Reader("compact", _checkpoint, found("export/made/compact.safetensors"), _forged),
         Reader("manifest", _manifest, both("prepare_faces/out/manifest.csv"), _mutated),
         Reader("detections", _detections, both("prepare_faces/out/found.jsonl"), _mutated),
+        Reader("options", _options, found("prepare_faces/out/options.json"), _mutated),
+        Reader("MNIST", _mnist, [IMAGES, LABELS], _mutated),
         Reader("picture", _picture, [file.getvalue() for file in pictures], _mutated),
         Reader("search file", _space, [space], _mutated),
         Reader("published network", _published, [published.getvalue()], _mutated),

@@ -146,6 +146,12 @@ def _checkpoints(folder: Path, lab: "Lab") -> None:
     shutil.copytree(found, folder / "checkpoints")
 
 
+def need_files(folder: Path, lab: "Lab") -> None:
+    """Put photographs and checkpoints into a folder."""
+    _photographs(folder, lab)
+    _checkpoints(folder, lab)
+
+
 SEARCH = {name: value for name, value in QUICK.items() if name not in ("rounds", "lr")} | {
     "trials": 4,
     "workers": 2,
@@ -243,6 +249,7 @@ class Lab:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(folder / "tmp"),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "tmp/inductor"),  # torch also sets it itself
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
             "MLFLOW_EXPERIMENT_NAME": "chaos",  # new, so with artifacts below the folder
             "HOME": str(folder / "tmp"),

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.jobs import JOBS, Lab, NotSurvivedError, log_of
+from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, log_of, need_files
 from tests.hostile import TooLongError, too_long
 
 SECONDS = 20  # to parse one command line
@@ -33,6 +33,16 @@ ODD = (
     *("lottery", "magnitude", "snip", "global", "layerwise", "iterative", "one_shot", "unit"),
 )
 COMMANDS = ("run", "compare", "tune", "prepare_faces", "predict", "export", "measure", "report")
+OTHER_JOBS = (  # they leave nothing that must not be lost
+    Job("predict", ("predict", "--run=checkpoints", "--images=source"), dict, need_files),
+    Job(
+        "measure",
+        ("measure", "--run=checkpoints", "--round=2", "--batches=1", "--queries=4"),
+        dict,
+        need_files,
+    ),
+    Job("report", ("report", "--run=checkpoints"), dict, need_files),
+)
 
 
 def sets(seed: int) -> Iterator[tuple[int, str]]:
@@ -94,24 +104,20 @@ def random_words(kind: object, dice: Random) -> list[str]:
 
 def commands(lab: Lab, dice: Random) -> Iterator[str]:
     """Run command lines with one random parameter: status 0, or 2 and one line."""
-    from experiments.config.comparison import CompareConfig
-    from experiments.config.experiment import Config
-    from experiments.config.export import ExportConfig
-    from experiments.config.faces import FacesConfig
+    from pkgutil import resolve_name
 
-    kinds = {
-        "run": Config,
-        "compare": CompareConfig,
-        "export": ExportConfig,
-        "prepare_faces": FacesConfig,
-    }
+    from experiments.__main__ import COMMANDS as KNOWN
+    from experiments.processes.program import INSIDE
+
     # They would take long, or write to folders of the user.
-    left_out = ("seeds", "rounds", "epochs", "retrain_epochs", "workers", "out")
+    left_out = {"seeds", "rounds", "epochs", "retrain_epochs", "workers", "out"}
+    left_out |= {"trials", "seeds_per_trial", "confirm_seeds"}
     values = [each for each in ODD if "\0" not in each and each not in ("\udcff", "mnist")]
+    jobs = [*JOBS.values(), *OTHER_JOBS]
     while True:
-        job = JOBS[dice.choice(sorted(kinds))]
-        names = [name for name in kinds[job.name].model_fields if name not in left_out]
-        name, value = dice.choice(names), dice.choice(values)
+        job = dice.choice(jobs)
+        fields = resolve_name(INSIDE + KNOWN[job.name].parameters).model_fields
+        name, value = dice.choice(sorted(fields.keys() - left_out)), dice.choice(values)
         kept = _without(job.words, name)
         with lab.folder(job, dice) as folder:
             what = f"{' '.join(kept)[:200]} --{name}={value[:80]!r}"
