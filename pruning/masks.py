@@ -138,8 +138,8 @@ def plan_removals(
         sizes: Number of weights of each prunable tensor.
 
     Raises:
-        ValueError: If a full round removes nothing before the plan is complete, or the target
-            takes more than `MOST_ROUNDS` rounds.
+        ValueError: If a full round removes nothing before the plan is complete, if no weight
+            survives, or if the target takes more than `MOST_ROUNDS` rounds.
     """
     survivors = {group.names: sum(sizes[name] for name in group.names) for group in groups}
     left = round(target_sparsity * sum(sizes.values()))
@@ -157,6 +157,11 @@ def plan_removals(
         survivors = {names: survivors[names] - removals[names] for names in survivors}
         left -= sum(removals.values())
         plan.append(removals)
+        if not any(survivors.values()):
+            raise ValueError(
+                f"prune_rate is too large: no weight would survive round {len(plan)}; lower it (or "
+                "output_prune_rate), or use fewer rounds or a lower target_sparsity"
+            )
         if len(plan) > MOST_ROUNDS:
             raise ValueError(
                 f"target_sparsity must be reached within {MOST_ROUNDS} rounds, got "

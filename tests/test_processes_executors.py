@@ -119,6 +119,49 @@ def test_a_process_that_dies_costs_its_own_task_only(executor, store):
     assert (dead.info.status, dead.data.tags["error"]) == ("FAILED", outcomes["a"].reason)
 
 
+@pytest.fixture
+def starting():
+    """An executor, and the task "a" whose process has just been created."""
+    with EXECUTORS["processes"](Needs(workers=1, device="cpu", tracking_uri="")) as executor:
+        before = worker_processes()
+        executor.submit("a", count_threads, 0)
+        (process,) = worker_processes() - before
+        yield executor, process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_dies_while_it_starts_costs_its_own_task_only(starting, number, capfd):
+    executor, process = starting
+    os.kill(process, number)
+    outcomes = ended(executor)
+    executor.submit("b", count_threads, 0)
+    outcomes |= ended(executor)
+    assert outcomes["a"].died
+    assert outcomes["a"].reason == "its process died while it was starting"
+    assert outcomes["b"].run_id == "1"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_ctrl_c_does_not_stop_a_process_that_starts(starting, capfd):
+    """It reaches all processes; the command itself decides what to stop."""
+    executor, process = starting
+    outcomes = {}
+    while not outcomes:
+        os.kill(process, signal.SIGINT)
+        outcomes = executor.wait(print, at_most=0.05)
+    assert outcomes["a"].run_id == "1" or outcomes["a"].reason == "it was stopped"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_processes_that_cannot_start_are_an_error(monkeypatch, starting):
+    executor, process = starting
+    monkeypatch.setattr("experiments.processes.pool.MOST_OPENED", 1)
+    os.kill(process, signal.SIGKILL)
+    ended(executor)
+    with pytest.raises(ConnectionError, match="processes died 1 times while they were starting"):
+        executor.submit("b", count_threads, 0)
+
+
 def worker_processes():
     """The processes that work for this one."""
     pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()

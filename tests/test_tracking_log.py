@@ -192,6 +192,12 @@ def files(run):
     return sorted(Path(artifact(run, "checkpoints")).iterdir())
 
 
+def test_emptied_layers_are_a_warning(store, capsys):
+    run_command("run", command(rounds=1, output_prune_rate=0.9999))
+    warning = "WARNING: no weights are left in fc3, so the output there is constant\n"
+    assert capsys.readouterr().out.count(warning) == 1
+
+
 def test_a_failing_run_is_marked_with_the_reason(store, capsys):
     with pytest.raises(SystemExit) as caught:
         run_command("run", command(lr="1e30"))
@@ -210,6 +216,10 @@ def test_a_failing_run_is_marked_with_the_reason(store, capsys):
         ({"prune_rate": "1.5"}, "error: prune_rate must be less than 1, got 1.5"),
         ({"dataset": "mnist"}, "error: MNIST is not in"),
         ({"rounds": "0", "prune_rate": "1e-9"}, "error: prune_rate is too small"),
+        (
+            {"prune_rate": "0.9999"},
+            "error: prune_rate is too large: no weight would survive round 1",
+        ),
         ({"resume": "0" * 32}, "error: resume: sqlite:"),
         ({"train_limit": "99999"}, "error: train_limit must be at most 1412 for digits"),
     ],

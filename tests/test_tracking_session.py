@@ -75,6 +75,7 @@ def test_a_run_is_claimed_unless_another_process_works_on_it(parent):
     ("error", "status", "tag"),
     [
         (ValueError("bad\nlines"), "FAILED", ("error", "bad")),
+        (OSError("no http://me:secret@host/x"), "FAILED", ("error", "no http://host/x")),
         (Interrupted(15), "KILLED", ("interrupted", "SIGTERM")),
     ],
 )

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
@@ -31,14 +32,19 @@ from experiments.processes.tasks import (
 )
 
 STOP_SECONDS = 30.0  # that a stopped process has to mark its run
+MOST_OPENED = 10  # times that all processes are started again
 
 
 class Pool(Executor):
-    """Processes of this machine."""
+    """Processes of this machine, which start with the first task."""
 
-    def __init__(self, pool: ProcessPool, queue: "SimpleQueue[Message]", count: int) -> None:
-        super().__init__(queue)
-        self.pool, self._count = pool, count
+    def __init__(self, count: int) -> None:
+        self.context = get_context("spawn")  # torch's threads do not survive a fork
+        # With a Queue, which sends from a thread, a task could end before its last line arrives.
+        super().__init__(self.context.SimpleQueue())
+        self._count = count
+        self.pool: ProcessPool | None = None
+        self.opened = 0  # how many times
 
     @property
     def count(self) -> int:
@@ -46,12 +52,52 @@ class Pool(Executor):
         return self._count
 
     def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
+        if not self.pool or not self.pool.active:
+            self._open()
+        assert self.pool
         return self.pool.schedule(_task, args=(name, work, args))
 
     def _lost(self, error: BaseException) -> Outcome:
+        if isinstance(error, BrokenProcessPool):  # a process died while no task was running
+            self.stop()  # others may have received the tasks that the pool has given up
+            return Outcome(None, "its process died while it was starting", died=True)
         if not isinstance(error, ProcessExpired):
             raise error
         return Outcome(None, f"its process died (exit code {error.exitcode})", died=True)
+
+    def _open(self) -> None:
+        if self.opened == MOST_OPENED:
+            raise ConnectionError(
+                f"processes died {MOST_OPENED} times while they were starting: free some memory, "
+                "or use fewer workers"
+            )
+        self.stop()
+        self.opened += 1
+        self.pool = ProcessPool(
+            max_workers=self.count,
+            context=self.context,
+            initializer=_start_worker,
+            initargs=(self.queue,),
+        )
+        # The processes, and the threads that start others later, inherit this. Ctrl-C reaches them
+        # too, and Python would report it with a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            assert self.pool.active  # this starts them
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def close(self) -> None:
+        """Let the processes end by themselves."""
+        if self.pool:
+            self.pool.close()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """Stop the processes, which have `STOP_SECONDS` to mark their runs."""
+        if self.pool:
+            self.pool.stop()  # type: ignore[no-untyped-call]
+            self.pool.join()
+            self.pool = None
 
 
 def worker_count(asked: int | None, device: str) -> int:
@@ -62,25 +108,21 @@ def worker_count(asked: int | None, device: str) -> int:
 @contextmanager
 def open_pool(count: int) -> Iterator[Pool]:
     """`count` processes, which are stopped on exit."""
-    context = get_context("spawn")  # torch's threads do not survive a fork
-    # With a Queue, which sends from a thread, a task could end before its last line arrives.
-    queue: SimpleQueue[Message] = context.SimpleQueue()
     CONSTS.term_timeout = STOP_SECONDS
-    pool = ProcessPool(
-        max_workers=count, context=context, initializer=_start_worker, initargs=(queue,)
-    )
+    pool = Pool(count)
     try:
-        yield Pool(pool, queue, count)
-        pool.close()  # type: ignore[no-untyped-call]
+        yield pool
+        pool.close()
     finally:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+        pool.stop()
 
 
 _worker: dict[str, Any] = {}  # of a worker process: the queue for its messages
 
 
 def _start_worker(queue: "SimpleQueue[Message]") -> None:
+    # Pebble has made the process ignore it; each task handles it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     gc.disable()  # until the first task and all that it imports have been received
     torch.set_num_threads(THREADS_PER_WORKER)
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, left behind on exit
