@@ -45,11 +45,9 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
         train, test = kind(str(root), train=True), kind(str(root), train=False)
         for part in (train, test):
             _check(part.data, part.targets)
-    except (RuntimeError, ValueError, AssertionError, EOFError, TypeError, IndexError) as error:
-        reason, problem = (
-            str(error) or type(error).__name__,
-            f"{kind.__name__} in {folder} is damaged",
-        )
+    except (RuntimeError, ValueError, AssertionError, EOFError, TypeError, LookupError) as error:
+        reason = str(error) if " " in str(error) else repr(error)
+        problem = f"{kind.__name__} in {folder} is damaged"
         raise DataUnavailableError(
             f"{problem} ({reason}): delete that folder to download it again", problem
         ) from None

@@ -87,11 +87,10 @@ def test_auto_is_mnist_if_it_is_on_disk(tmp_path):
     assert (splits.name, why) == ("mnist", "auto: MNIST is available")
 
 
-@pytest.mark.parametrize("keep", [0, 3, 100])
-def test_a_damaged_file_is_rejected(tmp_path, keep):
+@pytest.mark.parametrize("damaged", [b"", b"\0\0\x08", b"\0\0\x08\3" + bytes(96), b"\0\0\x0a\3"])
+def test_a_damaged_file_is_rejected(tmp_path, damaged):
     write_idx(tmp_path / "MNIST" / "raw")
-    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:keep])
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(damaged)
     with pytest.raises(DataUnavailableError, match=r"is damaged .* delete that folder"):
         load_splits("mnist", str(tmp_path), seed=0)
 

@@ -5,6 +5,7 @@ import time
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 
 from experiments.processes.locks import lock_name, run_lock
@@ -89,6 +90,23 @@ def test_a_run_is_marked_with_how_its_block_ended(parent, error, status, tag):
         pass
     assert mlflow.get_run(claimed).info.status == "FINISHED"
     assert tag[0] not in mlflow.get_run(claimed).data.tags
+
+
+def test_two_processes_may_create_the_experiment_at_once(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
+    look = MlflowClient.get_experiment_by_name
+
+    def look_before_the_other_creates_it(client, name):
+        found = look(client, name)
+        if not found:
+            MlflowClient().create_experiment(name)
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look_before_the_other_creates_it)
+    with tracked_run("mine") as run_id:
+        pass
+    experiment = mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id)
+    assert experiment.name == "new"
 
 
 def test_a_run_interrupted_in_the_middle_of_a_write_is_marked(parent):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from traceback import clear_frames
 
 import mlflow
@@ -157,9 +158,19 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
         return resume
     attached = attached_run()
     process = internal({"host": socket.gethostname(), "pid": str(os.getpid())})
-    run = mlflow.start_run(
-        run_name=None if attached else name, parent_run_id=parent, tags={**tags, **process}
+    start = partial(
+        mlflow.start_run,
+        run_name=None if attached else name,
+        parent_run_id=parent,
+        tags={**tags, **process},
     )
+    try:
+        run = start()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        # Another process has created the experiment since MLflow looked for it.
+        run = start()
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
     return str(run.info.run_id)

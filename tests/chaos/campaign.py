@@ -146,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
     lab = Lab(root)
     lab.measure(list(JOBS))
     print("undisturbed: " + ", ".join(f"{n} {s:.1f} s" for n, s in lab.seconds.items()), flush=True)
-    whole, makers = sum(SHARES[part] for part in parts), attack_makers(lab)
+    earlier = record.path.read_text() if record.path.exists() else ""
+    whole, makers = sum(SHARES[part] for part in parts), attack_makers(lab, earlier)
     waiting = sorted(parts, key=lambda part: -SHARES[part])
 
     def attack(part: str) -> None:
@@ -180,12 +181,16 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if record.lost else 0
 
 
-def attack_makers(lab: Lab) -> dict[str, Callable[[Random], Iterator[str]]]:
-    """For each kind of attack on whole commands, a function that yields attacks."""
+def attack_makers(lab: Lab, earlier: str) -> dict[str, Callable[[Random], Iterator[str]]]:
+    """For each kind of attack on whole commands, a function that yields attacks.
+
+    Args:
+        earlier: The record of earlier campaigns, which decides what is attacked first.
+    """
     return {
         "kills": lambda dice: kills.attacks(lab, dice),
         "together": lambda dice: kills.together(lab, dice),
-        "faults": lambda dice: faults.Faults(lab, dice).attacks(),
+        "faults": lambda dice: faults.Faults(lab, dice, earlier).attacks(),
         "tracking": lambda dice: servers.tracking(lab, dice),
         "storage": lambda dice: servers.storage(lab, dice),
         "commands": lambda dice: words.commands(lab, dice),

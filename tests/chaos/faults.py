@@ -7,6 +7,7 @@ are, so that a new one is noticed. In workers, `inject` installs the hook.
 
 import errno
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -28,6 +29,7 @@ KINDS = ("dies", "is full", "breaks once")  # the process, and the disk
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 FREEING = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "DELETE")  # work on a full disk
 WORKER_WRITES = 150  # of a worker of `compare`, about
+ATTACKED = re.compile(rf'"(\w+) ({"|".join(KINDS)}) at write \d+ of \d+, ([^"]*)"')  # in a record
 KNOWN = Path(__file__).with_name("writes.txt")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -140,13 +142,15 @@ def _child(
 class Faults:
     """Attacks on the writes of commands, each in a process that has imported everything."""
 
-    def __init__(self, lab: Lab, dice: Random) -> None:
+    def __init__(self, lab: Lab, dice: Random, earlier: str = "") -> None:
         self.lab, self.dice = lab, dice
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         self.writes: dict[str, list[str]] = {}
         self.seen: list[str] = []
-        self.tried: dict[tuple[str, str, str], int] = defaultdict(int)
+        self.tried: dict[tuple[str, ...], int] = defaultdict(int)  # job and write; with its kind
+        for name, kind, write in ATTACKED.findall(earlier):
+            self.count_attack(name, kind, write)
 
     def start(
         self,
@@ -186,17 +190,21 @@ class Faults:
     def attacks(self) -> Iterator[str]:
         """Make one write at a time fail, in the functions that were tried least first."""
         while True:
-            name, kind = self.dice.choice(JOB_NAMES), self.dice.choice(KINDS)
-            if name == "compare" and self.dice.random() < 0.5:
-                yield self.attack_workers(kind)
+            if self.dice.random() < 0.1:
+                yield self.attack_workers(self.dice.choice(KINDS))
                 continue
-            writes = self.count(name)
+            kind = self.dice.choice(KINDS)
+            places = [
+                (name, number) for name in JOB_NAMES for number in range(len(self.count(name)))
+            ]
 
-            def order(number: int, name=name, kind=kind, writes=writes) -> tuple[int, float]:
-                return self.tried[name, kind, writes[number]], self.dice.random()
+            def order(place: tuple[str, int], kind=kind) -> tuple[int, int, float]:
+                name, write = place[0], self.writes[place[0]][place[1]]
+                return self.tried[name, write], self.tried[name, write, kind], self.dice.random()
 
-            number = min(range(len(writes)), key=order)
-            self.tried[name, kind, writes[number]] += 1
+            name, number = min(places, key=order)
+            writes = self.writes[name]
+            self.count_attack(name, kind, writes[number])
             what = f"{name} {kind} at write {number + 1} of {len(writes)}, {writes[number]}"
             with self.lab.folder(JOBS[name], self.dice) as folder:
                 try:
@@ -204,6 +212,11 @@ class Faults:
                 except NotSurvivedError as error:
                     raise NotSurvivedError(f"{what}: {error}") from None
             yield what
+
+    def count_attack(self, name: str, kind: str, write: str) -> None:
+        """Note that a write of a job has been attacked."""
+        self.tried[name, write] += 1
+        self.tried[name, write, kind] += 1
 
     def attack_workers(self, kind: str) -> str:
         """Let one write fail in each worker of a comparison, as far as they get to it."""
