@@ -45,6 +45,22 @@ def start(*argv):
     )
 
 
+def test_a_run_that_ended_before_it_got_its_fingerprint_gets_one(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.tracking.log.fingerprint", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_experiment(config_from(QUICK))
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert "weight_loss.fingerprint" not in run.data.tags
+    run_experiment(config_from({"resume": run.info.run_id}))
+    whole = run_experiment(config_from(QUICK))
+    keys = {
+        mlflow.get_run(each).data.tags["weight_loss.fingerprint"]
+        for each in (run.info.run_id, whole)
+    }
+    assert len(keys) == 1
+
+
 def stop_after_round(process, number, how):
     """Send a signal as soon as the process has printed a round; returns its run and its output."""
     lines = []

@@ -14,6 +14,7 @@ from experiments.tracking.session import (
     PARENT,
     claim_run,
     close_dead_runs,
+    close_killed_runs,
     dead_runs,
     describe,
     tracked_run,
@@ -56,6 +57,24 @@ def test_runs_whose_process_has_died_are_found_and_marked(parent):
     assert set(status.values()) == {"RUNNING"}
     assert mlflow.get_run(silent).data.tags["error"] == "its process died"
     assert mlflow.get_run(ended).info.status == "FINISHED"
+
+
+def test_dead_runs_nested_under_one_that_has_ended_are_marked(parent):
+    """As when the disk was full, and their process could not mark them."""
+    ended = begin(parent)
+    mlflow.MlflowClient().set_terminated(ended, "FAILED")
+    here = {"weight_loss.host": os.uname().nodename}
+    dead, alive = {"weight_loss.pid": "999999999"}, {"weight_loss.pid": str(os.getpid())}
+    left = begin(ended, **here, **dead)
+    others = [
+        begin(ended, **here, **alive),
+        begin(ended, **{"weight_loss.host": "elsewhere"}, **dead),
+        begin(parent, **here, **dead),  # its parent marks it
+    ]
+    close_killed_runs(parent, "tags.kind = 'comparison'")
+    assert mlflow.get_run(left).info.status == "FAILED"
+    assert mlflow.get_run(left).data.tags["error"] == "its process died"
+    assert {mlflow.get_run(run_id).info.status for run_id in others} == {"RUNNING"}
 
 
 def test_a_run_is_claimed_unless_another_process_works_on_it(parent):

@@ -227,6 +227,8 @@ def open_run(
             run = Run(run_id, config, data, why, last)
             if stored:
                 run.history, run.network = stored.history, stored.network
+                if not stored.history.rounds:  # it may have ended before it got one
+                    _log_fingerprint(run)
             else:
                 key = _describe(run, asked)
                 if parent and (duplicate := duplicate_of(run_id, key)):
@@ -264,7 +266,11 @@ def _describe(run: Run, asked: Config) -> str:
     # Late, because a run with a config can be resumed, and is not described again.
     mlflow.log_dict(config.model_dump() | {"resume": NONE}, "config.json")
     # Last, because a run that is found by its fingerprint must have a config.
-    key = fingerprint(config, data.digest, torch.get_num_threads())
+    return _log_fingerprint(run)
+
+
+def _log_fingerprint(run: Run) -> str:
+    key = fingerprint(run.config, run.data.digest, torch.get_num_threads())
     run.client.set_tag(run.run_id, f"{INTERNAL}{FINGERPRINT}", key)
     return key
 

@@ -245,11 +245,11 @@ def close_run(run_id: str, status: str, **tags: str) -> None:
 
 
 def close_killed_runs(run_id: str, where: str) -> None:
-    """Mark dead runs of this machine KILLED, and the dead runs nested under them FAILED.
+    """Mark dead runs of this machine KILLED, and those nested under a run that has ended FAILED.
 
-    A process that is killed cannot mark its own run. A run that was just created is found only if
-    it was created with the tags in `where`. Runs of other machines are left alone: a late heartbeat
-    does not prove that their process died.
+    A process that is killed cannot mark its own run, nor can one whose disk is full. A run that was
+    just created is found only if it was created with the tags in `where`. Runs of other machines
+    are left alone: a late heartbeat does not prove that their process died.
 
     Args:
         run_id: Run of this process; only its MLflow experiment is searched.
@@ -257,13 +257,22 @@ def close_killed_runs(run_id: str, where: str) -> None:
     """
     died = "its process died"
     with suppress(*TRACKING_ERRORS):  # not a reason to end the command; the next one tidies up
-        where += f" AND tags.`{INTERNAL}host` = '{socket.gethostname()}'"
-        for run in dead_runs(mlflow.get_run(run_id).info.experiment_id, where):
-            number, lock = run.info.run_id, tags_of(run).get("lock")
-            seen = lock in (None, lock_name(number))  # by its lock, not only by its heartbeat
-            if seen and number != run_id and PARENT not in run.data.tags:
+        experiment = mlflow.get_run(run_id).info.experiment_id
+        here = f"tags.`{INTERNAL}host` = '{socket.gethostname()}'"
+        for run in dead_runs(experiment, f"{where} AND {here}"):
+            number = run.info.run_id
+            if _is_visible(run) and number != run_id and PARENT not in run.data.tags:
                 close_dead_runs(number, died)
                 close_run(number, "KILLED", error=died)
+        for run in dead_runs(experiment, f"tags.`{PARENT}` LIKE '%' AND {here}"):
+            parent = mlflow.get_run(run.data.tags[PARENT])
+            if _is_visible(run) and parent.info.status != "RUNNING":  # else that one marks it
+                close_run(run.info.run_id, "FAILED", error=died)
+
+
+def _is_visible(run: MlflowRun) -> bool:
+    """Whether locks of this machine show that a run is dead, not only its heartbeat."""
+    return tags_of(run).get("lock") in (None, lock_name(run.info.run_id))
 
 
 def close_dead_runs(parent: str, reason: str) -> None:

@@ -27,7 +27,7 @@ GONE_AFTER = 45.0  # seconds within which the processes of a killed command must
 MARK = "CHAOS"  # environment variable that all processes of an attack have
 TIMES = ("round_seconds", "train_seconds")
 FINGERPRINT = "weight_loss.fingerprint"
-OF_THE_TRACKER = re.compile(  # Python's own, after the old one was killed
+OF_THE_TRACKER = re.compile(  # of multiprocessing's resources
     r'Traceback .*\n  File "[^"]*/multiprocessing/resource_tracker\.py", .*\n.*\nKeyError: .*\n'
 )
 Results = dict[str, str]
@@ -306,7 +306,7 @@ class Lab:
                 f"it still fails after {ATTEMPTS} attempts, with status {status}"
             )
         self.check_gone(folder)
-        if "Traceback" in OF_THE_TRACKER.sub("", log_of(folder)):
+        if has_crashed(folder):
             raise NotSurvivedError("a traceback is in the log")
         self.check_results(job, folder)
 
@@ -340,6 +340,11 @@ def processes_of(folder: Path) -> list[int]:
             if any(word == mark or word.startswith(mark + b"/") for word in words):
                 found.append(int(place.name))
     return found
+
+
+def has_crashed(folder: Path) -> bool:
+    """Whether a traceback is in the log, other than Python's own after its tracker was killed."""
+    return "Traceback" in OF_THE_TRACKER.sub("", log_of(folder))
 
 
 def log_of(folder: Path) -> str:

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, log_of, processes_of
+from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, has_crashed, log_of, processes_of
+from tests.conftest import ROOT
 
 SIGNALS = (*(signal.SIGKILL,) * 3, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 3
@@ -64,8 +65,7 @@ def _kill(
             lab.check_none_began(folder, killed)
     if whom == "it" and status not in (0, -number, 128 + number):
         raise NotSurvivedError(f"it ended with status {status}")
-    text = log_of(folder)
-    if "Traceback" in text and "/experiments/" in text:  # not while Python itself starts
+    if has_crashed(folder) and f'"{ROOT}/' in log_of(folder):  # not while Python itself starts
         raise NotSurvivedError("a traceback is in the log")
     (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")
 
