@@ -23,7 +23,7 @@ from experiments.tracking.environment import COMMIT, environment
 from experiments.tracking.fingerprint import code_digest, libraries
 from experiments.tracking.paste import command_to_paste
 from experiments.tracking.resume import StoredRun, load_run
-from experiments.tracking.session import close_killed_runs
+from experiments.tracking.session import ANY_EXPERIMENT, close_killed_runs
 from experiments.training.engine import compile_engine, usable
 from experiments.training.loop import Evaluation
 
@@ -114,7 +114,7 @@ def _rounds(
     ):
         show(f"run {run.run_id}: {summary.run_name(config)}, {last} rounds after the dense one")
         if not parent:
-            close_killed_runs(run.run_id, log.ANY_EXPERIMENT)
+            close_killed_runs(run.run_id, ANY_EXPERIMENT)
         events = prune_rounds(config, data, run.network, base)
         for result in with_progress(events, config, run.network is None, shown=echo is None):
             run.log_round(result)

@@ -63,13 +63,14 @@ def test_dead_runs_nested_under_one_that_has_ended_are_marked(parent):
     """As when the disk was full, and their process could not mark them."""
     ended = begin(parent)
     mlflow.MlflowClient().set_terminated(ended, "FAILED")
-    here = {"weight_loss.host": os.uname().nodename}
+    here = {"weight_loss.host": os.uname().nodename, "rounds_planned": "3"}
     dead, alive = {"weight_loss.pid": "999999999"}, {"weight_loss.pid": str(os.getpid())}
     left = begin(ended, **here, **dead)
     others = [
         begin(ended, **here, **alive),
         begin(ended, **{"weight_loss.host": "elsewhere"}, **dead),
         begin(parent, **here, **dead),  # its parent marks it
+        begin(ended, **{"weight_loss.host": here["weight_loss.host"]}, **dead),  # of a trial
     ]
     close_killed_runs(parent, "tags.kind = 'comparison'")
     assert mlflow.get_run(left).info.status == "FAILED"

@@ -43,7 +43,6 @@ from experiments.tracking.session import INTERNAL, describe, internal, tracked_r
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, epoch_rows
 from pruning.checkpoint import save_checkpoint
 
-ANY_EXPERIMENT = "tags.rounds_planned LIKE '%'"  # filter for all runs that `open_run` creates
 MODEL_EXTRA_BYTES = 4 << 20  # in a logged model beside the weights: graph and example input
 
 

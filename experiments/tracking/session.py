@@ -31,6 +31,7 @@ from experiments.tracking.server import attached_run, short_timeouts
 PARENT = "mlflow.parentRunId"
 TRACKING_ERRORS = (OSError, MlflowException)  # a store or a server that does not answer
 INTERNAL = "weight_loss."  # prefix of the tags that the program reads, which the UI lists last
+ANY_EXPERIMENT = "tags.rounds_planned LIKE '%'"  # filter for all runs that `log.open_run` creates
 NAME_CHARS = 250  # of a run's name, at most, in MLflow's databases
 _DEFAULT_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's, such as brawny-fox-12
 
@@ -245,7 +246,7 @@ def close_run(run_id: str, status: str, **tags: str) -> None:
 
 
 def close_killed_runs(run_id: str, where: str) -> None:
-    """Mark dead runs of this machine KILLED, and those nested under a run that has ended FAILED.
+    """Mark dead runs of this machine KILLED, and experiments nested under one that ended FAILED.
 
     A process that is killed cannot mark its own run, nor can one whose disk is full. A run that was
     just created is found only if it was created with the tags in `where`. Runs of other machines
@@ -264,7 +265,9 @@ def close_killed_runs(run_id: str, where: str) -> None:
             if _is_visible(run) and number != run_id and PARENT not in run.data.tags:
                 close_dead_runs(number, died)
                 close_run(number, "KILLED", error=died)
-        for run in dead_runs(experiment, f"tags.`{PARENT}` LIKE '%' AND {here}"):
+        for run in dead_runs(
+            experiment, f"tags.`{PARENT}` LIKE '%' AND {ANY_EXPERIMENT} AND {here}"
+        ):
             parent = mlflow.get_run(run.data.tags[PARENT])
             if _is_visible(run) and parent.info.status != "RUNNING":  # else that one marks it
                 close_run(run.info.run_id, "FAILED", error=died)
