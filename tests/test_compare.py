@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -20,35 +19,10 @@ from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
 from experiments.run import run_experiment
 from experiments.tracking.networks import load_network
-from experiments.tracking.session import close_killed_runs, tracked_run
-from tests.conftest import QUICK, ROOT, TIMEOUT, sent_when, wait_until, working_in
+from tests.comparing import command, compare, other_processes, runs
+from tests.conftest import QUICK, ROOT, TIMEOUT, wait_until, working_in
 
-SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
 TABLES = ("comparison", "summary", "differences", "matches", "epochs")
-
-
-def command(**changes):
-    return [f"--{name}={value}" for name, value in (SMALL | changes).items()]
-
-
-def compare(**changes):
-    """The run of a comparison, and the folder of its report."""
-    run_command("compare", command(**changes))
-    run = runs("kind", "comparison")[0]
-    return run, Path("reports", run.info.run_id)
-
-
-def runs(tag, value):
-    return mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string=f"tags.{tag} = '{value}'",
-        output_format="list",
-    )
-
-
-def statuses():
-    everything = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    return [run.info.status for run in everything]
 
 
 def arms(run):
@@ -211,67 +185,6 @@ def test_a_comparison_in_processes_that_was_killed_is_continued(whole, store, ca
     assert {arm.info.status for arm in arms(run).values()} == {"FINISHED"}
 
 
-@pytest.mark.parametrize("name", ["comparison", "prepare_faces", "search"])
-def test_the_run_of_a_command_that_was_killed_at_its_start_is_marked_by_the_next(store, name):
-    with tracked_run("killed", tags={"kind": name}) as killed:
-        pass
-    client = mlflow.MlflowClient()
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
-    client.set_terminated(killed, "RUNNING")
-    for tag in ("lock", "heartbeat"):
-        client.delete_tag(killed, f"weight_loss.{tag}")
-    client.set_tag(killed, "weight_loss.pid", gone.stdout.decode().strip())
-    with tracked_run("next", tags={"kind": name}) as run_id:
-        close_killed_runs(run_id, f"tags.kind = '{name}'")
-        assert mlflow.get_run(run_id).info.status == "RUNNING"
-    assert mlflow.get_run(killed).info.status == "KILLED"
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
-def test_a_comparison_killed_at_its_start_leaves_nothing_running(store, delay):
-    words = command(executor="processes", workers=1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "compare", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    wait_until(statuses)
-    time.sleep(delay)
-    process.kill()
-    process.wait(timeout=TIMEOUT)
-    wait_until(lambda: not other_processes())
-    assert "RUNNING" in statuses()
-    compare()
-    assert "RUNNING" not in statuses()
-
-
-def other_processes():
-    """Processes that still work in this folder's store."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if str(Path.cwd() / "mlflow.db").encode() in entry.read_bytes():
-                found.append(entry.parent.name)
-        except OSError:
-            continue
-    return [pid for pid in found if int(pid) != os.getpid()]
-
-
-def test_sigterm_stops_a_comparison_and_marks_its_runs(store, capfd):
-    with (
-        pytest.raises(SystemExit) as stop,
-        sent_when(signal.SIGTERM, lambda: "FINISHED" in statuses()),
-    ):
-        run_command("compare", command())
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert "stopped; the same command continues from here" in capfd.readouterr().err
-    (killed,) = runs("kind", "comparison")
-    assert killed.info.status == "KILLED"
-    assert "RUNNING" not in statuses()
-
-
 def test_what_is_missing_is_rerun_and_branches_off_a_finished_arm(again, capfd):
     """One arm cannot be resumed, and one that others branched off is deleted."""
     folder, run_id = again
@@ -316,72 +229,6 @@ def test_an_arm_that_another_process_is_running_is_waited_for(again, capfd):
     assert out.count("keep, seed 0: waiting for another process that is running it") == 1
     assert out.count("already done") == 6
     assert same(folder, new)
-
-
-def two_at_once(tmp_path, machines):
-    """What two equal comparisons print; on one machine they share a temporary folder."""
-    processes = []
-    for number in range(2):
-        folder = tmp_path / f"machine-{number % machines}"
-        folder.mkdir(exist_ok=True)
-        words = command(executor="processes", workers=2)
-        with (tmp_path / f"log-{number}").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "experiments", "compare", *words],
-                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
-                stdout=log,
-                stderr=log,
-            )
-        processes.append(process)
-    logs = []
-    for number, process in enumerate(processes):
-        status = process.wait(timeout=TIMEOUT)
-        logs.append((tmp_path / f"log-{number}").read_text())
-        assert status == 0, logs[-1]
-    assert not list(tmp_path.glob("machine-*/*.lock"))
-    return "".join(logs)
-
-
-@pytest.mark.parametrize("machines", [1, 2])
-def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
-    """On one machine, locks in the temporary folder keep them apart; on two, the store does."""
-    assert "failed" not in two_at_once(tmp_path, machines)
-    finished = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert {run.info.status for run in finished} == {"FINISHED"}
-    prints = [run.data.tags.get("weight_loss.fingerprint") for run in finished]
-    assert prints.count(None) == 2  # the comparisons
-    assert len(prints) == 2 + 6
-    assert len(set(prints)) == 1 + 6
-
-
-def test_two_comparisons_that_continue_the_same_arms_do_nothing_twice(store, tmp_path):
-    words = command(executor="processes", workers=2)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "compare", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if "round 0/" in line:
-            process.send_signal(signal.SIGTERM)
-            break
-    process.communicate(timeout=TIMEOUT)
-    parent = runs("kind", "comparison")[0].info.run_id
-    stopped = [
-        run.info.run_id
-        for run in runs("mlflow.parentRunId", parent)
-        if "weight_loss.fingerprint" in run.data.tags  # others had not begun
-    ]
-    assert stopped
-    assert "failed" not in two_at_once(tmp_path, machines=1)
-    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert "RUNNING" not in {run.info.status for run in found}
-    prints = [run.data.tags.get("weight_loss.fingerprint") for run in found]
-    assert len(set(prints)) == 1 + 6
-    done = [tag for tag in prints if tag]
-    assert len(done) == 6
-    assert {*stopped} <= {run.info.run_id for run in found if run.info.status == "FINISHED"}
 
 
 def test_a_report_of_another_run_is_rejected(again, capsys):
