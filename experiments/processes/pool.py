@@ -15,17 +15,17 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from pebble import CONSTS, ProcessExpired, ProcessPool
 from tqdm import tqdm
 
+from experiments.processes.messages import Inbox, send
 from experiments.processes.tasks import (
     THREADS_PER_WORKER,
     Executor,
-    Message,
     Outcome,
     Work,
     run_task,
@@ -40,8 +40,8 @@ class Pool(Executor):
 
     def __init__(self, count: int) -> None:
         self.context = get_context("spawn")  # torch's threads do not survive a fork
-        # With a Queue, which sends from a thread, a task could end before its last line arrives.
-        super().__init__(self.context.SimpleQueue())
+        reader, self.writer = self.context.Pipe(duplex=False)
+        super().__init__(Inbox(reader))
         self._count = count
         self.pool: ProcessPool | None = None
         self.opened = 0  # how many times
@@ -77,7 +77,7 @@ class Pool(Executor):
             max_workers=self.count,
             context=self.context,
             initializer=_start_worker,
-            initargs=(self.queue,),
+            initargs=(self.writer,),
         )
         # The processes, and the threads that start others later, inherit this. Ctrl-C reaches them
         # too, and Python would report it with a traceback.
@@ -117,16 +117,16 @@ def open_pool(count: int) -> Iterator[Pool]:
         pool.stop()
 
 
-_worker: dict[str, Any] = {}  # of a worker process: the queue for its messages
+_worker: dict[str, Connection] = {}  # of a worker process: where its messages go
 
 
-def _start_worker(queue: "SimpleQueue[Message]") -> None:
+def _start_worker(writer: Connection) -> None:
     # Pebble has made the process ignore it; each task handles it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     gc.disable()  # until the first task and all that it imports have been received
     torch.set_num_threads(THREADS_PER_WORKER)
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, left behind on exit
-    _worker["queue"] = queue
+    _worker["messages"] = writer
 
     def stop_with_parent() -> None:
         parent = parent_process()
@@ -142,7 +142,7 @@ def _start_worker(queue: "SimpleQueue[Message]") -> None:
 def _task(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
     _exit_if_orphan()  # the parent may have died before this task left the pipe
     gc.enable()
-    outcome = run_task(work, args, lambda line: _worker["queue"].put((name, line)))
+    outcome = run_task(work, args, lambda line: send(_worker["messages"], (name, line)))
     _exit_if_orphan()  # the next task may already be in the pipe
     return outcome
 
