@@ -105,7 +105,10 @@ HOSTILE = {
         header([4, 4], "gaps"),
     ),
     "a gap without an end": forged({"w": VALUES[:0], "w.mask": codes(255)}, header([999], "gaps")),
-    "an unknown encoding": forged(WHOLE, header(encoding="pickle")),
+    "bits of an unknown encoding": forged(WHOLE, header(encoding="pickle")),
+    "gaps of an unknown encoding": forged(
+        {"w": VALUES, "w.mask": codes(*[0] * 16)}, header(encoding="pickle")
+    ),
     "no masks": forged(WHOLE, {"format": FORMAT, "metadata": {}}),
     "no metadata": forged(WHOLE, {"format": FORMAT, "masks": {}}),
     "metadata that are a list": forged(WHOLE, header(metadata=[])),
