@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from datasets.splits import DataUnavailableError, Images
+from datasets.splits import DataUnavailableError, Images, Part
 
 if TYPE_CHECKING:
     import torchvision
@@ -42,9 +40,7 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
     if not _complete(folder):
         _download(kind, root)
     try:
-        train, test = kind(str(root), train=True), kind(str(root), train=False)
-        for part in (train, test):
-            _check(part.data, part.targets)
+        train, test = _read(folder, "train"), _read(folder, "t10k")
     except (RuntimeError, ValueError, AssertionError, EOFError, TypeError, LookupError) as error:
         reason = str(error) if " " in str(error) else repr(error)
         problem = f"{kind.__name__} in {folder} is damaged"
@@ -54,18 +50,24 @@ def _load(kind: "type[torchvision.datasets.MNIST]", root: Path) -> Images:
     return Images(
         source=str(folder),
         white=255,
-        train=(train.data, train.targets),
-        test=(test.data, test.targets),
+        train=train,
+        test=test,
     )
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
+def _read(folder: Path, name: str) -> Part:
+    """Read two files; torchvision's classes would prefer pickles in a folder `processed`."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    images = read_image_file(str(folder / f"{name}-images-idx3-ubyte"))
+    labels = read_label_file(str(folder / f"{name}-labels-idx1-ubyte"))
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images, {len(labels)} labels")
     if images.shape[1:] != (28, 28):
         raise ValueError(f"images must be 28x28, not {tuple(images.shape[1:])}")
     if int(labels.max()) > 9:
         raise ValueError("labels must be from 0 to 9")
+    return images, labels
 
 
 FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

@@ -15,10 +15,15 @@ from tests.conftest import ROOT, TIMEOUT
 
 SOON = 60  # seconds, on a busy machine; a pipe or a lock that is waited for takes forever, or 300
 BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
+MERGES = "".join(
+    f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise("abcdefghi")
+)
 FILES = {
     "deep.yaml": "[" * 5000 + "]" * 5000,
     "bomb.yaml": f"a: &a [x]\n{BOMB}prune_rate: *i\n",
-    "log.yaml": f"a: &a [x]\n{BOMB}prune_rate: {{low: 0.1, high: 0.2, log: *i}}\n",
+    "merges.yaml": f"a: &a {{x: 1}}\n{MERGES}",
+    "list.yaml": "prune_rate: {low: [0.1], high: 0.2}",
+    "log.yaml": "prune_rate: {low: 0.1, high: 0.2, log: [true]}",
     "bytes.yaml": "\0",
     "bool.yaml": "prune_rate: !!bool maybe",
     "int.yaml": "prune_rate: !!int ''",
@@ -73,8 +78,18 @@ def folder(store):
             )
             for kind in ("bool", "int", "time", "date")
         ),
-        ("tune --dataset=digits --search=bomb.yaml", "search: a cannot be searched"),
-        ("tune --dataset=digits --search=log.yaml", "search: a cannot be searched"),
+        *(
+            (
+                f"tune --dataset=digits --search={kind}.yaml",
+                f"search: {kind}.yaml is not valid YAML: aliases are not supported",
+            )
+            for kind in ("bomb", "merges")
+        ),
+        (
+            "tune --dataset=digits --search=list.yaml",
+            "search: prune_rate must be a valid number, got ",
+        ),
+        ("tune --dataset=digits --search=log.yaml", "search: prune_rate: log must be true or "),
         ("tune --dataset=digits --search=large.yaml", "search: large.yaml has more than "),
         ("tune --dataset=digits --search=pipe.yaml", "search: pipe.yaml is not a regular file"),
         ("tune --dataset=digits --search=zero.yaml", "search: zero.yaml is not a regular file"),

@@ -119,7 +119,10 @@ def _from_file(path: Path) -> Space:
     except ValueError as error:
         raise ValueError(f"search: {error}") from None
     try:
-        found = yaml.safe_load(content.decode())
+        text = content.decode()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("aliases are not supported")  # a few lines of them need gigabytes
+        found = yaml.safe_load(text)
     except Exception as error:  # PyYAML raises many types, such as for a value that misfits its tag
         why = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"search: {path} is not valid YAML: {why}") from None
