@@ -1,6 +1,8 @@
 """Campaign: attack for some minutes, and report what was survived and what was not.
 
-The seed and an attack's number determine the attack, apart from the speed of the machine.
+A kind of attack is a function `(lab, dice) -> (1, what it did)`; 0 instead of 1 if it came too late
+to hit anything. The seed and an attack's number determine the dice. What a signal or a fault hits
+also depends on the speed of the machine, and a fault on what earlier campaigns have hit.
 """
 
 import argparse
@@ -13,6 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -36,13 +41,14 @@ BULK: dict[str, Callable[[Path, int], Iterator[tuple[int, str]]]] = {
     "hostile": hostile.read_hostile,
     "words": lambda made, seed: words.sets(seed),
 }
+Attack = Callable[[Random], tuple[int, str]]
 SILENT = 120.0  # seconds without a report after which a bulk attack counts as hung
 MOST_LOST = 10  # failures after which a part ends
 WORKERS = max(2, os.cpu_count() or 2)
 
 
 class Record:
-    """What was tried and what did not survive: a file with one line of JSON for each report."""
+    """What was tried and what was not survived: a file with one line of JSON for each report."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.seed, self.lock = path, seed, threading.Lock()
@@ -54,7 +60,7 @@ class Record:
         return sum(each.startswith(f"{part}: ") for each in self.lost)
 
     def add(self, part: str, count: int, what: str, problem: str = "") -> None:
-        """Count attacks; `problem` is why the last one was not survived."""
+        """Count attacks that hit; `problem` is why the last one was not survived."""
         line = {"part": part, "seed": self.seed, "tried": count, "what": what, "problem": problem}
         with self.lock:
             self.tried[part] = self.tried.get(part, 0) + count
@@ -76,7 +82,7 @@ def summary(path: Path) -> str:
     lines = [f"{'attack':<12}{'tried':>10}{'not survived':>14}{'at most (95%)':>16}"]
     for part in SHARES:
         if part in tried:
-            bound = f"{3 / tried[part]:.2g}" if not lost[part] else "-"
+            bound = f"{3 / tried[part]:.2g}" if tried[part] and not lost[part] else "-"
             lines.append(f"{part:<12}{tried[part]:>10,}{lost[part]:>14}{bound:>16}")
     return "\n".join(lines)
 
@@ -113,21 +119,20 @@ def in_bulk(part: str, lab: Lab, dice: Random, seconds: float, record: Record) -
     process.join()
 
 
-def one_by_one(attacks: Iterator[str], part: str, seconds: float, record: Record) -> None:
-    """Attack until the time is over, or until one attack is not survived."""
+def one_by_one(part: str, attack: Attack, seconds: float, record: Record) -> None:
+    """Attack until the time is over."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    for number in count():
+        if time.monotonic() > deadline or record.lost_by(part) == MOST_LOST:
+            return
         try:
-            what = next(attacks, "")
+            hit, what = attack(Random(f"{record.seed} {part} {number}"))
         except NotSurvivedError as error:
-            record.add(part, 1, "", str(error))
-            return
+            record.add(part, 1, f"attack {number}", str(error))
         except Exception as error:  # of the campaign itself: also a reason to look
-            record.add(part, 1, "", f"{type(error).__name__}: {error}")
-            return
-        if not what:  # nothing to attack here
-            return
-        record.add(part, 1, what)
+            record.add(part, 1, f"attack {number}", f"{type(error).__name__}: {error}")
+        else:
+            record.add(part, hit, what)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,31 +152,34 @@ def main(argv: list[str] | None = None) -> int:
     lab.measure(list(JOBS))
     print("undisturbed: " + ", ".join(f"{n} {s:.1f} s" for n, s in lab.seconds.items()), flush=True)
     earlier = record.path.read_text() if record.path.exists() else ""
-    whole, makers = sum(SHARES[part] for part in parts), attack_makers(lab, earlier)
+    if "storage" in parts and not servers.binaries():
+        print("storage: left out, since PostgreSQL is not here", flush=True)
+        parts.remove("storage")
+    whole, attacks = sum(SHARES[part] for part in parts), attacks_of(lab, earlier)
     waiting = sorted(parts, key=lambda part: -SHARES[part])
 
     def attack(part: str) -> None:
-        dice, end = Random(f"{seed} {part}"), time.monotonic()
-        end += 60 * args.minutes * WORKERS * SHARES[part] / whole
-        print(f"{part}: {end - time.monotonic():.0f} s", flush=True)
+        seconds = 60 * args.minutes * WORKERS * SHARES[part] / whole
+        print(f"{part}: {seconds:.0f} s", flush=True)
+        if part not in BULK:
+            one_by_one(part, attacks[part], seconds, record)
+            return
+        dice, end = Random(f"{seed} {part}"), time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and record.lost_by(part) < MOST_LOST:
-            if part in BULK:
-                in_bulk(part, lab, dice, left, record)
-            else:
-                one_by_one(makers[part](dice), part, left, record)
-            if part == "storage" and not servers.binaries():
-                print("storage: left out, since PostgreSQL is not here", flush=True)
-                return
+            in_bulk(part, lab, dice, left, record)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(attack, waiting))
-    for number in processes_of(root):
-        os.kill(number, signal.SIGKILL)
+    if left := processes_of(root):
+        record.add("kills", 1, "", f"processes are left: {left}")
+    for number in left:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     if not record.lost:
         shutil.rmtree(root)
     if "faults" in parts:
-        text = record.path.read_text()
-        missed = {each for each in faults.known_sites() if each.partition(": ")[2] not in text}
+        hit = faults.hit_sites(record.path.read_text())
+        missed = faults.known_sites() - hit
         print(
             f"writes that no attack in {record.path.name} has hit: {len(missed)}",
             *sorted(missed),
@@ -181,17 +189,17 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if record.lost else 0
 
 
-def attack_makers(lab: Lab, earlier: str) -> dict[str, Callable[[Random], Iterator[str]]]:
-    """For each kind of attack on whole commands, a function that yields attacks.
+def attacks_of(lab: Lab, earlier: str) -> dict[str, Attack]:
+    """The kinds of attacks on whole commands, by part.
 
     Args:
         earlier: The record of earlier campaigns, which decides what is attacked first.
     """
     return {
-        "kills": lambda dice: kills.attacks(lab, dice),
-        "together": lambda dice: kills.together(lab, dice),
-        "faults": lambda dice: faults.Faults(lab, dice, earlier).attacks(),
-        "tracking": lambda dice: servers.tracking(lab, dice),
-        "storage": lambda dice: servers.storage(lab, dice),
-        "commands": lambda dice: words.commands(lab, dice),
+        "kills": partial(kills.kills, lab),
+        "together": partial(kills.together, lab),
+        "faults": faults.Faults(lab, Random(0), earlier).attack,
+        "tracking": partial(servers.tracking, lab),
+        "storage": partial(servers.storage, lab),
+        "commands": partial(words.commands, lab),
     }

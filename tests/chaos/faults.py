@@ -13,24 +13,33 @@ import sqlite3
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.jobs import JOBS, PATIENCE, Job, Lab, NotSurvivedError, has_crashed, log_of
+from tests.chaos.jobs import (
+    JOBS,
+    PATIENCE,
+    PROMPT,
+    Job,
+    Lab,
+    NotSurvivedError,
+    check_error,
+    has_crashed,
+    log_of,
+)
 from tests.conftest import ROOT
 
 PRELOADED = ["experiments.run", "experiments.export", "experiments.prepare_faces", "mlflow"]
 JOB_NAMES = ("run", "compare", "prepare_faces", "export")
-KINDS = ("dies", "is full", "breaks once")  # the process, and the disk
+KINDS = ("dies", "is full", "breaks once")  # the process dies; the disk is full, or fails once
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 FREEING = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "DELETE")  # work on a full disk
-RENEWED = "UPDATE tags SET in experiments/tracking/session.py:write_heartbeat"  # on slow machines
+RENEWED = "UPDATE tags SET in experiments/tracking/session.py:write_heartbeat"  # only in slow runs
 WORKER_WRITES = 150  # of a worker of `compare`, about
-ATTACKED = re.compile(rf'"(\w+) ({"|".join(KINDS)}) at write \d+ of \d+, ([^"]*)"')  # in a record
+ATTACKED = re.compile(rf'"(\w+) ({"|".join(KINDS)}) at write \d+: ([^"]*)"')  # in a record
 KNOWN = Path(__file__).with_name("writes.txt")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -39,7 +48,7 @@ class Hook:
     """Counts the writes of this process, and lets one of them fail.
 
     Args:
-        folder: Only writes below it count.
+        folder: Only writes below it count. `fired(folder)` then lists those that failed.
         at: Number of the write that fails, from 1; 0 is none.
         kind: Of `KINDS`.
         seen: Where the writes are listed, if anywhere.
@@ -48,9 +57,12 @@ class Hook:
     def __init__(self, folder: Path, at: int, kind: str, seen: list[str] | None) -> None:
         self.folder, self.at, self.kind, self.seen = f"{folder}/", at, kind, seen
         self.count, self.owner = 0, os.getpid()
+        self.fired = fired(folder)
 
     def install(self) -> None:
         """See all writes from now on."""
+        if self.at:
+            self._note("installed")
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
@@ -75,6 +87,10 @@ class Hook:
     def _commit(self) -> None:
         self._write("COMMIT", "COMMIT", sqlite3.Error)
 
+    def _note(self, line: str) -> None:
+        with self.fired.open("a") as file:  # not below the folder, so that it is no write itself
+            file.write(f"{line}\n")
+
     def _write(self, what: str, path: str, error: type[Exception]) -> None:
         if os.getpid() != self.owner:
             return
@@ -86,6 +102,7 @@ class Hook:
             return
         if full and what.split(" ", 1)[0] in FREEING:
             return
+        self._note(f"{what} in {site()}")
         if self.kind == "dies":
             os.kill(self.owner, signal.SIGKILL)
         if error is OSError:
@@ -95,6 +112,24 @@ class Hook:
 
         text = "database or disk is full" if full else "disk I/O error"
         raise OperationalError(path, None, sqlite3.OperationalError(text))
+
+
+def fired(folder: Path) -> Path:
+    """Where hooks list the writes that failed, after a line for each process that has a hook."""
+    return folder.with_name(f"{folder.name}.fired")
+
+
+def failed_writes(folder: Path) -> list[str]:
+    """The writes that a fault has hit.
+
+    Raises:
+        RuntimeError: If no process had a hook.
+    """
+    lines = fired(folder).read_text().splitlines() if fired(folder).exists() else []
+    if "installed" not in lines:
+        raise RuntimeError("no process has installed the hook")
+    fired(folder).unlink()
+    return [line for line in lines if line != "installed"]
 
 
 def site() -> str:
@@ -126,6 +161,8 @@ def _child(
         os.environ["PYTHONPATH"] = f"{KNOWN.parent / 'inject'}{os.pathsep}{ROOT}"
         at = 0
     with (folder / "log").open("ab") as log:
+        log.write(f"{PROMPT}{' '.join(words)}\n".encode())
+        log.flush()
         for number in (1, 2):
             os.dup2(log.fileno(), number)
     tempfile.tempdir = None  # it was chosen before
@@ -175,7 +212,8 @@ class Faults:
                 self.seen = ours.recv()
         process.join(PATIENCE)
         if process.exitcode is None:
-            process.kill()
+            assert process.pid
+            os.killpg(process.pid, signal.SIGKILL)
             raise NotSurvivedError(f"it has not ended after {PATIENCE:g} s")
         return process.exitcode
 
@@ -188,65 +226,62 @@ class Faults:
                 self.writes[name] = self.seen
         return self.writes[name]
 
-    def attacks(self) -> Iterator[str]:
-        """Make one write at a time fail, in the functions that were tried least first."""
-        while True:
-            if self.dice.random() < 0.1:
-                yield self.attack_workers(self.dice.choice(KINDS))
-                continue
-            kind = self.dice.choice(KINDS)
-            places = [
-                (name, number) for name in JOB_NAMES for number in range(len(self.count(name)))
-            ]
+    def attack(self, dice: Random) -> tuple[int, str]:
+        """Make one write fail, in a function that was tried least."""
+        kind = dice.choice(KINDS)
+        if dice.random() < 0.1:
+            return self.attack_workers(kind, dice)
+        places = [(name, number) for name in JOB_NAMES for number in range(len(self.count(name)))]
 
-            def order(place: tuple[str, int], kind=kind) -> tuple[int, int, float]:
-                name, write = place[0], self.writes[place[0]][place[1]]
-                return self.tried[name, write], self.tried[name, write, kind], self.dice.random()
+        def order(place: tuple[str, int]) -> tuple[int, int, float]:
+            name, write = place[0], self.writes[place[0]][place[1]]
+            return self.tried[name, write], self.tried[name, write, kind], dice.random()
 
-            name, number = min(places, key=order)
-            writes = self.writes[name]
-            self.count_attack(name, kind, writes[number])
-            what = f"{name} {kind} at write {number + 1} of {len(writes)}, {writes[number]}"
-            with self.lab.folder(JOBS[name], self.dice) as folder:
-                try:
-                    self.attack(JOBS[name], folder, number + 1, kind)
-                except NotSurvivedError as error:
-                    raise NotSurvivedError(f"{what}: {error}") from None
-            yield what
+        name, number = min(places, key=order)
+        self.count_attack(name, kind, self.writes[name][number])
+        what = f"{name} {kind} at write {number + 1}"
+        with self.lab.folder(JOBS[name], dice) as folder:
+            try:
+                status = self.start(JOBS[name], folder, number + 1, kind)
+                hit = failed_writes(folder)
+                allowed = {-signal.SIGKILL} if kind == "dies" and hit else {0, 2}
+                self.check_and_finish(JOBS[name], folder, status, allowed)
+            except NotSurvivedError as error:
+                raise NotSurvivedError(f"{what}: {error}") from None
+        return int(bool(hit)), f"{what}: {hit[0] if hit else 'not reached'}"
 
     def count_attack(self, name: str, kind: str, write: str) -> None:
         """Note that a write of a job has been attacked."""
         self.tried[name, write] += 1
         self.tried[name, write, kind] += 1
 
-    def attack_workers(self, kind: str) -> str:
+    def attack_workers(self, kind: str, dice: Random) -> tuple[int, str]:
         """Let one write fail in each worker of a comparison, as far as they get to it."""
-        at = round(WORKER_WRITES ** self.dice.random())
+        at = round(WORKER_WRITES ** dice.random())
         what = f"compare {kind} at write {at} of its workers"
-        with self.lab.folder(JOBS["compare"], self.dice) as folder:
+        with self.lab.folder(JOBS["compare"], dice) as folder:
             try:
                 status = self.start(JOBS["compare"], folder, at, kind, in_workers=True)
-                if status not in (0, 2):
-                    raise NotSurvivedError(f"it ended with status {status}")
-                self.check_and_finish(JOBS["compare"], folder)
+                hit = failed_writes(folder)
+                self.check_and_finish(JOBS["compare"], folder, status, {0, 2})
             except NotSurvivedError as error:
                 raise NotSurvivedError(f"{what}: {error}") from None
-        return what
+        return int(bool(hit)), f"{what}: {', '.join(sorted({*hit})) or 'not reached'}"
 
-    def attack(self, job: Job, folder: Path, at: int, kind: str) -> None:
-        """Let one write fail, then let the command finish."""
-        status = self.start(job, folder, at, kind)
-        allowed = {-signal.SIGKILL, 0} if kind == "dies" else {0, 2}
+    def check_and_finish(self, job: Job, folder: Path, status: int, allowed: set[int]) -> None:
+        """Check what a command with a fault left, and repeat it until it succeeds."""
         if status not in allowed:
             raise NotSurvivedError(f"it ended with status {status}")
-        self.check_and_finish(job, folder)
-
-    def check_and_finish(self, job: Job, folder: Path) -> None:
-        """Check what a command with a fault left, and repeat it until it succeeds."""
+        check_error(folder, status)
         if has_crashed(folder):
             raise NotSurvivedError("a traceback is in the log")
         self.lab.check_gone(folder)
-        self.lab.finish(job, folder)
+        self.lab.finish(job, folder, succeeded=not status)
+
+
+def hit_sites(record: str) -> set[str]:
+    """The sites that the attacks of a record have hit, as `known_sites`."""
+    return {f"{name}: {write}" for name, _, write in ATTACKED.findall(record)}
 
 
 def known_sites() -> set[str]:

@@ -12,15 +12,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from math import inf, isfinite
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load
 
+from pruning.checkpoint import Checkpoint
 from pruning.packed import _SIZES, MAGIC
+from tests.chaos.faults import WRITES
 from tests.hostile import mutate, too_long
 from tests.portraits import portrait
 from tests.test_pruning_hostile import altered
@@ -31,18 +35,21 @@ EACH = 200  # files between two reports
 IMAGES = struct.pack(">4I", 0x803, 3, 28, 28) + bytes(range(256)) * 9 + bytes(48)  # as MNIST's
 LABELS = struct.pack(">2I", 0x801, 3) + bytes((0, 4, 9))
 READ_ERRORS = (ValueError, OSError)
-STARTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "pickle.find_class")
+STARTS = (
+    *("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"),
+    *("pickle.find_class", "ctypes.dlopen", "socket.connect"),
+)
 
 
 @dataclass(frozen=True)
 class Reader:
     """A function that reads files, and files that it can read.
 
-    `read` may raise `errors` in one line; what it returns must be sound, or it fails an assertion.
+    `read` may raise `errors` in one line; it asserts that what it has read is sound.
     """
 
     name: str
-    read: Callable[[Path], object]
+    read: Callable[[Path], None]
     intact: list[bytes]
     change: Callable[[bytes, Random], bytes]
     errors: tuple[type[Exception], ...] = READ_ERRORS
@@ -82,48 +89,57 @@ def _without_checksums(content: bytes) -> bytes:
     return b"\n".join(line.rpartition(b",")[0] for line in lines)
 
 
-def _checkpoint(path: Path) -> object:
-    from experiments.rounds.network import open_network
+def _checkpoint(path: Path) -> None:
     from pruning.checkpoint import load_checkpoint
 
-    found = load_checkpoint(path)
-    for name, mask in found.masks.items():
-        assert mask.shape == found.state[name].shape
-        assert not found.state[name][~mask].any()
-    return open_network(found, str(path))
+    _open(load_checkpoint(path), path)
 
 
-def _packed(path: Path) -> object:
-    from experiments.rounds.network import open_network
+def _packed(path: Path) -> None:
     from pruning.packed import load_packed
 
-    found = load_packed(path)
+    _open(load_packed(path), path)
+
+
+def _open(found: Checkpoint, path: Path) -> None:
+    from experiments.rounds.network import open_network
+
     for name, mask in found.masks.items():
         assert mask.shape == found.state[name].shape
         assert not found.state[name][~mask].any()
-    return open_network(found, str(path))
+    open_network(found, str(path))
 
 
-def _manifest(path: Path) -> object:
-    from datasets.photographs.manifest import read_manifest
+def _manifest(path: Path) -> None:
+    from datasets.photographs.manifest import OUTCOMES, read_manifest
 
-    return read_manifest(path)
+    table = read_manifest(path)
+    assert {*table["outcome"]} <= {*OUTCOMES}
+    for crop in table["crop"]:
+        inside = os.path.normpath(Path("/out", crop)).startswith("/out/crops/")
+        assert not crop or inside, f"the crop {crop} is outside"
+    assert not [label for label in table["label"] if "/" in label or label[:1] == "."]
 
 
-def _detections(path: Path) -> object:
+def _detections(path: Path) -> None:
     from datasets.photographs.detection import read_detections
 
-    return read_detections(path)
+    for source, found in read_detections(path).items():
+        assert source == found.source
+        assert found.width >= 0
+        assert found.height >= 0
 
 
-def _options(path: Path) -> object:
+def _options(path: Path) -> None:
     from datasets.photographs.loading import read_options
+    from datasets.photographs.options import FaceOptions
 
     shutil.copyfile(path, path.with_name("options.json"))
-    return read_options(path.parent)
+    found = read_options(path.parent)
+    assert FaceOptions.model_validate(found.model_dump()) == found
 
 
-def _mnist(path: Path) -> object:
+def _mnist(path: Path) -> None:
     from datasets import mnist
 
     folder, hostile = path.parent / "MNIST/raw", path.read_bytes()
@@ -132,28 +148,47 @@ def _mnist(path: Path) -> object:
         images, labels = (hostile, LABELS) if len(hostile) > 2 * len(LABELS) else (IMAGES, hostile)
         (folder / f"{name}-images-idx3-ubyte").write_bytes(images)
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(labels)
-    return mnist(path.parent)
+    processed = path.parent / "MNIST/processed"
+    processed.mkdir(exist_ok=True)
+    for name in ("training.pt", "test.pt"):
+        (processed / name).write_bytes(hostile)
+    found = mnist(path.parent)
+    for images, labels in (found.train, found.test):
+        assert images.shape == (len(labels), 28, 28)
+        assert images.dtype == torch.uint8
+        assert 0 <= int(labels.min()) <= int(labels.max()) <= 9
 
 
-def _picture(path: Path) -> object:
-    from datasets.photographs.pictures import ignore_decoder_warnings, read_picture
+def _picture(path: Path) -> None:
+    from datasets.photographs.pictures import LARGE, MAX_PIXELS, read_picture
+    from datasets.photographs.pictures import ignore_decoder_warnings as quiet
 
-    with ignore_decoder_warnings():
-        return read_picture(path)
-
-
-def _space(path: Path) -> object:
-    from experiments.config.space import parse_space
-
-    return parse_space(str(path))
+    with quiet():
+        found = read_picture(path)
+    assert (found.grey.mode, found.resized.mode) == ("L", "RGB")
+    assert found.grey.width * found.grey.height <= LARGE + found.grey.width + found.grey.height
+    assert found.resized.width * found.resized.height <= 1.1 * MAX_PIXELS
 
 
-def _published(path: Path) -> object:
+def _space(path: Path) -> None:
+    from experiments.config.space import Range, parse_space
+
+    for rule in parse_space(str(path)).values():
+        if isinstance(rule, Range):
+            assert isfinite(rule.low)
+            assert rule.low < rule.high < inf
+        else:
+            assert rule.values
+
+
+def _published(path: Path) -> None:
     from models.published import load_published
 
-    return load_published(
-        path, {"fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3)}, "fc.weight"
-    )
+    initial = {"fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3)}
+    found = load_published(path, initial, "fc.weight")
+    for name, value in initial.items():
+        assert found[name].shape == value.shape
+        assert found[name].dtype == value.dtype
 
 
 def readers(made: Path) -> list[Reader]:
@@ -195,28 +230,41 @@ def readers(made: Path) -> list[Reader]:
     ]
 
 
+def _watch(place: str) -> list[str]:
+    """What this process does from now on that no file may cause."""
+    caused: list[str] = []
+
+    def hook(name: str, args: tuple[Any, ...]) -> None:
+        writes = name == "open" and isinstance(args[0], str) and args[2] & WRITES
+        if name in STARTS or (writes and not args[0].startswith(f"{place}/")):
+            caused.append(f"{name} {args}")
+
+    sys.addaudithook(hook)
+    return caused
+
+
 def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
     """Read damaged files one by one, in this process; yields how many, and a problem or "".
 
-    No file may start a process or reach Python's unpickler.
+    No file may start a process, reach Python's unpickler or the network, or cause a write to
+    another folder.
     """
-    dice, known, executed = Random(seed), readers(made), False
-
-    def hook(name: str, args: tuple[object, ...]) -> None:
-        nonlocal executed
-        executed |= name in STARTS
-
-    sys.addaudithook(hook)
+    dice, known, total = Random(seed), readers(made), 0
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, too_long)
     with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "file.yaml")
+        for reader in known:  # imports what is imported late
+            path.write_bytes(reader.intact[0])
+            reader.read(path)
+        caused = _watch(place)
         while True:
             reader, problem = dice.choice(known), ""
-            path = Path(place, "file.yaml")
             for number in range(EACH):
                 path.write_bytes(reader.change(dice.choice(reader.intact), dice))
-                executed = False
+                caused.clear()
+                total += 1
                 signal.alarm(SECONDS)
                 try:
                     reader.read(path)
@@ -229,10 +277,10 @@ def read_hostile(made: Path, seed: int) -> Iterator[tuple[int, str]]:
                     problem = f"{type(error).__name__}: {error}"
                 finally:
                     signal.alarm(0)
-                if executed:
-                    problem = "it started a process, or an unpickler"
+                if caused:
+                    problem = f"it causes what no file may: {caused[0]}"
                 if problem:
-                    kept = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-{seed}-{number}")
+                    kept = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-{seed}-{total}")
                     kept.write_bytes(path.read_bytes())
                     yield number + 1, f"{reader.name}: {problem[:500]} (the file is {kept})"
                     break

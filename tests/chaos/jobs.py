@@ -20,12 +20,15 @@ from random import Random
 from tests.conftest import QUICK, ROOT, command, create_store
 from tests.portraits import folder as photographs
 
-ATTEMPTS = 5  # of the command after an attack; a worker that was killed costs one
+ATTEMPTS = 5  # of the command after an attack; see `Lab.finish`
 PATIENCE = 180.0  # seconds after which a command counts as hung; it normally takes a few
 ORPHANED = 1.0  # seconds after which a worker has noticed that its parent was killed
 GONE_AFTER = 45.0  # seconds within which the processes of a killed command must end
+LONGEST = 1700  # characters of an error's line
+PROMPT = "$ "  # begins the line of a log that shows a command
 MARK = "CHAOS"  # environment variable that all processes of an attack have
 TIMES = ("round_seconds", "train_seconds")
+COMPLETE = "checkpoint_bytes"  # metric of a round that is complete
 FINGERPRINT = "weight_loss.fingerprint"
 OF_THE_TRACKER = re.compile(  # of multiprocessing's resources
     r'Traceback .*\n  File "[^"]*/multiprocessing/resource_tracker\.py", .*\n.*\nKeyError: .*\n'
@@ -39,15 +42,16 @@ class NotSurvivedError(AssertionError):
 
 @dataclass(frozen=True)
 class Job:
-    """A command, the files that it needs, and what it leaves whatever happens meanwhile."""
+    """A command, the files that it needs, and what it leaves whatever happens to it."""
 
     name: str
     words: tuple[str, ...]
     results: Callable[[Path], Results]
     needs: Callable[[Path, "Lab"], None] = lambda folder, lab: None
+    resumes: bool = False  # continues its experiments after their last complete rounds
 
     def next_words(self, folder: Path) -> tuple[str, ...]:
-        """The command that starts or continues it; empty if it is done and would begin again."""
+        """The command that starts or continues it; empty if `run` has finished."""
         if self.name == "run" and (unfinished := _resumable(folder)):
             return ("run", f"--resume={unfinished}")
         if self.name == "run" and _query(folder, "mlflow.db", f"{FINISHED} LIMIT 1"):
@@ -58,7 +62,7 @@ class Job:
 def _query(folder: Path, file: str, text: str) -> list[tuple[str, ...]]:
     if not (folder / file).exists():
         return []
-    address = f"file:{folder / file}?mode=ro"
+    address = f"file:{folder / file}?mode=rw"
     with closing(sqlite3.connect(address, uri=True, timeout=30)) as database:
         return [tuple(map(str, row)) for row in database.execute(text)]
 
@@ -167,11 +171,12 @@ SEARCH = {name: value for name, value in QUICK.items() if name not in ("rounds",
 JOBS = {
     job.name: job
     for job in (
-        Job("run", ("run", *command(rounds=3)), results_of_runs),
+        Job("run", ("run", *command(rounds=3)), results_of_runs, resumes=True),
         Job(
             "compare",
             ("compare", *command(seeds=2, reinits="keep,lottery", workers=2)),
             results_of_runs,
+            resumes=True,
         ),
         Job(
             "tune",
@@ -262,7 +267,7 @@ class Lab:
     def start(self, words: tuple[str, ...], folder: Path, **more: str) -> "subprocess.Popen[bytes]":
         """Start a command; what it prints goes to the folder's log."""
         with (folder / "log").open("ab") as log:
-            log.write(f"$ {' '.join(words)}\n".encode())
+            log.write(f"{PROMPT}{' '.join(words)}\n".encode())
             log.flush()
             return subprocess.Popen(
                 [sys.executable, "-m", "experiments", *words],
@@ -294,13 +299,26 @@ class Lab:
                 raise NotSurvivedError(f"processes go on working: {left}")
             time.sleep(0.2)
 
-    def finish(self, job: Job, folder: Path, **more: str) -> None:
-        """Repeat the command until it succeeds, and check that it leaves what it should."""
+    def finish(self, job: Job, folder: Path, succeeded: bool = False, **more: str) -> None:
+        """Repeat the command until it succeeds, and check that it leaves what it should.
+
+        It may fail only if it met processes that a killed command had left.
+
+        Args:
+            succeeded: Whether the attacked command did, so that nothing is left to repeat.
+        """
+        if succeeded:
+            self.check_gone(folder)
+            self.check_results(job, folder)
+        begun = started_runs(folder) if job.resumes else set()
         for _ in range(ATTEMPTS):
-            words = job.next_words(folder)
+            words, left = job.next_words(folder), processes_of(folder)
             status = self.wait(self.start(words, folder, **more)) if words else 0
+            check_error(folder, status)
             if not status:
                 break
+            if not left:
+                raise NotSurvivedError(f"the same command fails with status {status}")
         else:
             raise NotSurvivedError(
                 f"it still fails after {ATTEMPTS} attempts, with status {status}"
@@ -309,6 +327,9 @@ class Lab:
         if has_crashed(folder):
             raise NotSurvivedError("a traceback is in the log")
         self.check_results(job, folder)
+        finished = {run_id for (run_id,) in _query(folder, "mlflow.db", FINISHED)}
+        if lost := begun - finished:
+            raise NotSurvivedError(f"complete rounds of these runs are lost: {lost}")
 
     def check_results(self, job: Job, folder: Path) -> None:
         """Check that each result is there, exactly once, and that no run is RUNNING."""
@@ -331,6 +352,13 @@ class Lab:
             raise NotSurvivedError(f"still marked RUNNING: {found}")
 
 
+def started_runs(folder: Path) -> set[str]:
+    """The runs of experiments that have complete rounds, whatever their status."""
+    text = f"""SELECT DISTINCT run_uuid FROM metrics JOIN runs USING (run_uuid)
+        WHERE metrics.key = '{COMPLETE}' AND lifecycle_stage = 'active'"""
+    return {run_id for (run_id,) in _query(folder, "mlflow.db", text)}
+
+
 def processes_of(folder: Path) -> list[int]:
     """The processes of the attacks in a folder, or below it, that are alive."""
     mark, found = f"{MARK}={folder}".encode(), []
@@ -342,9 +370,41 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def check_error(folder: Path, *statuses: int) -> None:
+    """Check that each of the last commands that failed (status 2) printed an error.
+
+    It is one printable line, which begins with "error: "; after a single command, it is the last.
+    """
+    lines = log_of(folder).splitlines()
+    first = max((n for n, line in enumerate(lines) if line.startswith(PROMPT)), default=0)
+    if len(statuses) > 1:
+        first = 0
+    errors = [line for line in lines[first:] if line.startswith("error: ")]
+    failed = statuses.count(2)
+    if len(errors) != failed:
+        raise NotSurvivedError(f"{failed} commands failed, with {len(errors)} lines that say why")
+    if len(statuses) == 1 and errors and lines[-1] != errors[0]:
+        raise NotSurvivedError(f"the error is not the last line: {lines[-1][:200]!r}")
+    for line in errors:
+        if len(line) > LONGEST or not line.isprintable():
+            raise NotSurvivedError(f"the error is too long or not printable: {line[:LONGEST]!r}")
+
+
+def put_log_aside(folder: Path) -> None:
+    """Begin a new log; processes that are left write to the old one."""
+    (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")
+
+
 def has_crashed(folder: Path) -> bool:
-    """Whether a traceback is in the log, other than Python's own after its tracker was killed."""
-    return "Traceback" in OF_THE_TRACKER.sub("", log_of(folder))
+    """Whether a traceback is in a log, other than Python's own.
+
+    Python prints its own if it is interrupted while it starts, or after its tracker was killed.
+    """
+    for log in folder.glob("log*"):
+        text = OF_THE_TRACKER.sub("", log.read_text(errors="replace"))
+        if "Traceback" in text and (log.name == "log" or f'"{ROOT}/' in text):
+            return True
+    return False
 
 
 def log_of(folder: Path) -> str:

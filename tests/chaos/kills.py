@@ -3,89 +3,105 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, has_crashed, log_of, processes_of
-from tests.conftest import ROOT
+from tests.chaos.jobs import (
+    JOBS,
+    Job,
+    Lab,
+    NotSurvivedError,
+    check_error,
+    has_crashed,
+    processes_of,
+    put_log_aside,
+)
 
 SIGNALS = (*(signal.SIGKILL,) * 3, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 3
 JOB_NAMES = tuple(JOBS)
+REFUSED = ("prepare_faces",)  # commands of which only one at a time may work in a folder
 
 
-def attacks(lab: Lab, dice: Random) -> Iterator[str]:
+def kills(lab: Lab, dice: Random) -> tuple[int, str]:
     """Signal a command up to three times, each at a random time; then let it finish."""
-    while True:
-        job = JOBS[dice.choice(JOB_NAMES)]
-        with lab.folder(job, dice) as folder:
-            done = []
+    job, done, hit, clean = JOBS[dice.choice(JOB_NAMES)], [], 0, True
+    with lab.folder(job, dice) as folder:
+        try:
             for _ in range(dice.randint(1, MOST_KILLS)):
+                if not (words := job.next_words(folder)):
+                    break
                 instant = dice.random() * 1.1 * lab.seconds[job.name]
                 number, whom = dice.choice(SIGNALS), dice.choice(("it", "all", "one"))
                 done.append(f"{number.name} to {whom} after {instant:.2f} s")
-                try:
-                    _kill(lab, job, folder, instant, number, whom, dice)
-                except NotSurvivedError as error:
-                    raise NotSurvivedError(f"{job.name}, {', '.join(done)}: {error}") from None
-            try:
-                lab.finish(job, folder)
-            except NotSurvivedError as error:
-                raise NotSurvivedError(f"{job.name}, {', '.join(done)}: {error}") from None
-        yield f"{job.name}, {', '.join(done)}"
+                attack = _Kill(words, instant, number, whom, waits=dice.random() < 0.5)
+                clean &= number != signal.SIGKILL and attack.waits
+                status = attack.run(lab, folder, dice)
+                hit += attack.hit
+                if clean:  # so that none may be marked RUNNING
+                    lab.check_ended(folder)
+            lab.finish(job, folder, succeeded=bool(done) and status == 0)
+        except NotSurvivedError as error:
+            raise NotSurvivedError(f"{job.name}, {', '.join(done)}: {error}") from None
+    return int(hit > 0), f"{job.name}, {', '.join(done)}"
 
 
-def _kill(
-    lab: Lab,
-    job: Job,
-    folder: Path,
-    instant: float,
-    number: signal.Signals,
-    whom: str,
-    dice: Random,
-) -> None:
-    if not (words := job.next_words(folder)):
-        return
-    process = lab.start(words, folder)
-    time.sleep(instant)
-    killed = time.time()
-    with suppress(ProcessLookupError):
-        if whom == "all":
-            os.killpg(process.pid, number)
-        elif whom == "it" or not (others := sorted({*processes_of(folder)} - {process.pid})):
-            os.kill(process.pid, number)
-        else:
-            os.kill(dice.choice(others), number)
-    status = lab.wait(process)
-    if dice.random() < 0.5:  # else the next command meets what is left of this one
-        lab.check_gone(folder)
-        if number == signal.SIGKILL and whom in ("it", "all"):
-            lab.check_none_began(folder, killed)
-    if whom == "it" and status not in (0, -number, 128 + number):
-        raise NotSurvivedError(f"it ended with status {status}")
-    if has_crashed(folder) and f'"{ROOT}/' in log_of(folder):  # not while Python itself starts
-        raise NotSurvivedError("a traceback is in the log")
-    (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")
+class _Kill:
+    """One signal to a command."""
+
+    def __init__(
+        self, words: tuple[str, ...], instant: float, number: signal.Signals, whom: str, waits: bool
+    ) -> None:
+        self.words, self.instant, self.number, self.whom = words, instant, number, whom
+        self.waits = waits  # for all processes; else the next command meets what is left of them
+        self.hit = False  # whether the signal reached a process of the command
+
+    def run(self, lab: Lab, folder: Path, dice: Random) -> int:
+        """The command's exit status."""
+        process = lab.start(self.words, folder)
+        time.sleep(self.instant)
+        whom, killed = self.whom, time.time()
+        self.hit = process.poll() is None
+        others = sorted({*processes_of(folder)} - {process.pid})
+        if whom == "one" and not others:
+            whom = "it"
+        with suppress(ProcessLookupError):
+            if whom == "all":
+                os.killpg(process.pid, self.number)
+            else:
+                os.kill(process.pid if whom == "it" else dice.choice(others), self.number)
+        status = lab.wait(process)
+        if self.waits:
+            lab.check_gone(folder)
+            if self.number == signal.SIGKILL and whom in ("it", "all"):
+                lab.check_none_began(folder, killed)
+        allowed = (0, 2) if whom == "one" else (0, -self.number, 128 + self.number)
+        if status not in allowed:
+            raise NotSurvivedError(f"it ended with status {status}")
+        check_error(folder, status)
+        put_log_aside(folder)
+        if has_crashed(folder):
+            raise NotSurvivedError("a traceback is in the log")
+        return status
 
 
-def together(lab: Lab, dice: Random) -> Iterator[str]:
+def together(lab: Lab, dice: Random) -> tuple[int, str]:
     """Two or three of the same command at once: nothing is done twice."""
-    while True:
-        job = JOBS[dice.choice([name for name in JOB_NAMES if name != "run"])]
-        count = dice.randint(2, 3)
-        with lab.folder(job, dice) as folder:
-            try:
-                started = []
-                for _ in range(count):
-                    started.append(lab.start(job.words, folder))
-                    time.sleep(dice.choice((0, 0, 0.3, 2)) * dice.random())
-                statuses = [lab.wait(process) for process in started]
-                shared = job.name in ("compare", "tune")  # the others are refused
-                if not {*statuses} <= ({0} if shared else {0, 2}):
-                    raise NotSurvivedError(f"they ended with {statuses}")
-                lab.finish(job, folder)
-            except NotSurvivedError as error:
-                raise NotSurvivedError(f"{count} times {job.name}: {error}") from None
-        yield f"{count} times {job.name}: {statuses}"
+    job: Job = JOBS[dice.choice([name for name in JOB_NAMES if name != "run"])]
+    count = dice.randint(2, 3)
+    with lab.folder(job, dice) as folder:
+        try:
+            started = []
+            for _ in range(count):
+                started.append(lab.start(job.words, folder))
+                time.sleep(dice.choice((0, 0, 0.3, 2)) * dice.random())
+            statuses = [lab.wait(process) for process in started]
+            allowed = {0, 2} if job.name in REFUSED else {0}
+            if 0 not in statuses or not {*statuses} <= allowed:
+                raise NotSurvivedError(f"they ended with {statuses}")
+            check_error(folder, *statuses)
+            lab.finish(job, folder, succeeded=True)
+        except NotSurvivedError as error:
+            raise NotSurvivedError(f"{count} times {job.name}: {error}") from None
+    return 1, f"{count} times {job.name}: {statuses}"

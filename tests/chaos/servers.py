@@ -15,59 +15,100 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, log_of
+from tests.chaos.jobs import (
+    JOBS,
+    Job,
+    Lab,
+    NotSurvivedError,
+    check_error,
+    has_crashed,
+    log_of,
+)
 from tests.postgres import Postgres, binaries, free_port
 
 MOODS = ("refuses", "hangs", "is slow", "answers 500", "answers garbage", "cuts answers")
 GARBAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nnot a JSON {"
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+HANGS = 8.0  # seconds before a server that hangs closes the connection
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
 class Proxy:
-    """Forwards connections to a server, or misbehaves as its mode says."""
+    """Forwards connections to a server, or misbehaves as its mood says.
+
+    Clients keep connections open, so the mood is looked at whenever something arrives.
+    """
 
     def __init__(self, target: int) -> None:
-        self.target, self.mode = target, ""
+        self.target, self.mood = target, ""
+        self.met = 0  # how often a client has met a mood
+        self.open: set[socket.socket] = set()  # connections of clients
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.socket.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listen()
 
-    def _accept(self) -> None:
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self.socket,), daemon=True).start()
+
+    def change(self, mood: str) -> None:
+        """Behave in another way; "" is as the server does."""
+        before, self.mood = self.mood, mood
+        if mood == "refuses":
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)  # ends `accept`, which close() would not
+            self.socket.close()
+            self.met += 1  # a refused connection is seen by nobody here
+            for connection in [*self.open]:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        elif before == "refuses":
+            self.socket = socket.create_server(("127.0.0.1", self.port))
+            self._listen()
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        self.socket.close()
+
+    def _accept(self, listening: socket.socket) -> None:
         with suppress(OSError):  # it is closed
             while True:
-                connection, _ = self.socket.accept()
+                connection, _ = listening.accept()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        mode = self.mode
+        self.open.add(client)
         with closing(client), suppress(OSError):
-            if mode == "refuses":
-                return
-            if mode == "hangs":
-                time.sleep(8)
-                return
-            if mode in ("answers 500", "answers garbage"):
-                client.recv(65536)
-                client.sendall(BROKEN if mode == "answers 500" else GARBAGE)
-                return
-            with socket.create_connection(("127.0.0.1", self.target)) as server:
-                back = threading.Thread(target=self._pass, args=(server, client, mode), daemon=True)
-                back.start()
-                self._pass(client, server, "")
-                back.join(10)
-
-    def _pass(self, source: socket.socket, target: socket.socket, mode: str) -> None:
-        with suppress(OSError):
-            while content := source.recv(65536):
-                if mode == "is slow":
-                    time.sleep(0.3)
-                if mode == "cuts answers":
-                    target.sendall(content[: len(content) // 2])
+            server: socket.socket | None = None
+            while content := client.recv(65536):
+                mood = self.mood
+                self.met += bool(mood)
+                if mood in ("hangs", "answers 500", "answers garbage"):
+                    if mood == "hangs":
+                        time.sleep(HANGS)
+                    else:
+                        client.sendall(BROKEN if mood == "answers 500" else GARBAGE)
                     break
-                target.sendall(content)
+                if not server:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                    args = (server, client)
+                    threading.Thread(target=self._answer, args=args, daemon=True).start()
+                server.sendall(content)
+            if server:
+                with suppress(OSError):
+                    server.shutdown(socket.SHUT_RDWR)
+        self.open.discard(client)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with closing(server), suppress(OSError):
+            while content := server.recv(65536):
+                if self.mood == "is slow":
+                    time.sleep(0.3)
+                if self.mood == "cuts answers":
+                    client.sendall(content[: len(content) // 2])
+                    break
+                client.sendall(content)
         with suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+            client.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -94,25 +135,23 @@ def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]
         process.wait()
 
 
-def tracking(lab: Lab, dice: Random) -> Iterator[str]:
+def tracking(lab: Lab, dice: Random) -> tuple[int, str]:
     """The tracking server misbehaves for a while, or is killed and comes back."""
-    while True:
-        job = JOBS[dice.choice(("run", "compare"))]
-        what = dice.choice((*MOODS, "is killed"))
-        instant = dice.random() * 1.2 * lab.seconds[job.name]
-        duration = dice.choice((1, 4, 10)) * dice.random()
-        with lab.folder(job, dice) as folder:
-            port = free_port()
-            proxy = Proxy(port)
-            more = PATIENT | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{proxy.port}"}
-            described = f"{job.name}, the server {what} from {instant:.1f} s for {duration:.1f} s"
-            try:
-                _misbehave(lab, job, folder, proxy, more, what, instant, duration)
-            except NotSurvivedError as error:
-                raise NotSurvivedError(f"{described}: {error}") from None
-            finally:
-                proxy.socket.close()
-        yield described
+    job = JOBS[dice.choice(("run", "compare"))]
+    mood = dice.choice((*MOODS, "is killed"))
+    instant = dice.random() * 1.2 * lab.seconds[job.name]
+    duration = dice.choice((1, 4, 10)) * dice.random()
+    described = f"{job.name}, the server {mood} from {instant:.1f} s for {duration:.1f} s"
+    with lab.folder(job, dice) as folder:
+        proxy = Proxy(free_port())
+        more = PATIENT | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{proxy.port}"}
+        try:
+            met = _misbehave(lab, job, folder, proxy, more, mood, instant, duration)
+        except NotSurvivedError as error:
+            raise NotSurvivedError(f"{described}: {error}") from None
+        finally:
+            proxy.close()
+    return int(met), described + ("" if met else ", which it did not notice")
 
 
 def _misbehave(
@@ -121,58 +160,68 @@ def _misbehave(
     folder: Path,
     proxy: Proxy,
     more: dict[str, str],
-    what: str,
+    mood: str,
     instant: float,
     duration: float,
-) -> None:
+) -> bool:
+    """Whether the command met the mood."""
     with tracking_server(folder, proxy.target):
         process = lab.start(job.words, folder, **more)
         time.sleep(instant)
-        if what != "is killed":
-            proxy.mode = what
+        worked = process.poll() is None
+        if mood != "is killed":
+            proxy.change(mood)
             time.sleep(duration)
-            proxy.mode = ""
+            proxy.change("")
             lab.wait(process)
-    if what == "is killed":
+    if mood == "is killed":
         time.sleep(duration)
     with tracking_server(folder, proxy.target):
         status = lab.wait(process)
         if status not in (0, 2):
             raise NotSurvivedError(f"it ended with status {status}: {log_of(folder)[-1000:]}")
-        lab.finish(job, folder, **more)
+        check_error(folder, status)
+        lab.finish(job, folder, succeeded=not status, **more)
+    return worked and (mood == "is killed" or proxy.met > 0)
 
 
-def storage(lab: Lab, dice: Random) -> Iterator[str]:
+def storage(lab: Lab, dice: Random) -> tuple[int, str]:
     """PostgreSQL is stopped in the middle of a search, and comes back."""
     found, job = binaries(), JOBS["tune"]
-    while found:
-        instant = dice.random() * 1.2 * lab.seconds["tune"]
-        duration = dice.choice((0, 3, 10)) * dice.random()
-        place = Path(tempfile.mkdtemp(dir="/tmp"))  # a folder that PostgreSQL's user can enter
-        with lab.folder(job, dice) as folder:
-            server = Postgres(place, found)
+    assert found, "there is no PostgreSQL on this machine"
+    instant = dice.random() * 1.2 * lab.seconds["tune"]
+    duration = dice.choice((0, 3, 10)) * dice.random()
+    what = f"tune, PostgreSQL away from {instant:.1f} s for {duration:.1f} s"
+    place = Path(tempfile.mkdtemp(dir="/tmp"))  # a folder that PostgreSQL's user can enter
+    with lab.folder(job, dice) as folder:
+        server = Postgres(place, found)
+        server.start()
+        words = (*job.words, f"--storage={server.url('optuna')}")
+        try:
+            process = lab.start(words, folder)
+            time.sleep(instant)
+            worked = process.poll() is None
+            server.stop()
+            time.sleep(duration)
             server.start()
-            words = (*job.words, f"--storage={server.url('optuna')}")
-            try:
-                process = lab.start(words, folder)
-                time.sleep(instant)
-                server.stop()
-                time.sleep(duration)
-                server.start()
-                statuses = [lab.wait(process)]
-                while statuses[-1] and len(statuses) < 5:
-                    statuses.append(lab.wait(lab.start(words, folder)))
-                lab.check_gone(folder)
-                trials = _states(server)
-                if statuses[-1] or "Traceback" in log_of(folder):
-                    raise NotSurvivedError(f"it ended with {statuses}: {log_of(folder)[-1000:]}")
-                if trials.count("COMPLETE") != 4 or {"RUNNING", "WAITING"} & {*trials}:
-                    raise NotSurvivedError(f"its trials are {trials}")
-                lab.check_ended(folder)
-            finally:
-                server.stop()
-                shutil.rmtree(place, ignore_errors=True)
-        yield f"tune, PostgreSQL away from {instant:.1f} s for {duration:.1f} s: {statuses}"
+            statuses = [lab.wait(process)]
+            check_error(folder, statuses[0])
+            if statuses[0]:
+                statuses.append(lab.wait(lab.start(words, folder)))
+                check_error(folder, statuses[1])
+            lab.check_gone(folder)
+            trials = _states(server)
+            if statuses[-1] or has_crashed(folder) or not {*statuses} <= {0, 2}:
+                raise NotSurvivedError(f"it ended with {statuses}: {log_of(folder)[-1000:]}")
+            if trials.count("COMPLETE") != 4 or {"RUNNING", "WAITING"} & {*trials}:
+                raise NotSurvivedError(f"its trials are {trials}")
+            lab.check_ended(folder)
+        except NotSurvivedError as error:
+            raise NotSurvivedError(f"{what}: {error}") from None
+        finally:
+            server.stop()
+            shutil.rmtree(place, ignore_errors=True)
+    return int(worked), f"{what}: {statuses}"
 
 
 def _states(server: Postgres) -> list[str]:

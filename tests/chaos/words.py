@@ -4,12 +4,21 @@ import signal
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.jobs import JOBS, Job, Lab, NotSurvivedError, log_of, need_files
+from tests.chaos.jobs import (
+    JOBS,
+    LONGEST,
+    Job,
+    Lab,
+    NotSurvivedError,
+    check_error,
+    has_crashed,
+    log_of,
+    need_files,
+)
 from tests.hostile import TooLongError, too_long
 
 SECONDS = 20  # to parse one command line
 EACH = 100  # command lines between two reports
-LONGEST = 1700  # characters of an error's line
 ODD = (
     *("", " ", "-", "--", "-1", "0", "1", "2", "7", "0.5", "1.0", "-0.0", "1e-9", "1e400", "-inf"),
     *("nan", "9" * 30, "9" * 400, "0x10", "1_000", "true", "false", "True", "none", "None", "auto"),
@@ -33,7 +42,7 @@ ODD = (
     *("lottery", "magnitude", "snip", "global", "layerwise", "iterative", "one_shot", "unit"),
 )
 COMMANDS = ("run", "compare", "tune", "prepare_faces", "predict", "export", "measure", "report")
-OTHER_JOBS = (  # they leave nothing that must not be lost
+OTHER_JOBS = (  # their output is not checked
     Job("predict", ("predict", "--run=checkpoints", "--images=source"), dict, need_files),
     Job(
         "measure",
@@ -102,8 +111,8 @@ def random_words(kind: object, dice: Random) -> list[str]:
     return words
 
 
-def commands(lab: Lab, dice: Random) -> Iterator[str]:
-    """Run command lines with one random parameter: status 0, or 2 and one line."""
+def commands(lab: Lab, dice: Random) -> tuple[int, str]:
+    """Run a command with one random parameter: status 0, or 2 and an error of one line."""
     from pkgutil import resolve_name
 
     from experiments.__main__ import COMMANDS as KNOWN
@@ -113,22 +122,22 @@ def commands(lab: Lab, dice: Random) -> Iterator[str]:
     left_out = {"seeds", "rounds", "epochs", "retrain_epochs", "workers", "out"}
     left_out |= {"trials", "seeds_per_trial", "confirm_seeds"}
     values = [each for each in ODD if "\0" not in each and each not in ("\udcff", "mnist")]
-    jobs = [*JOBS.values(), *OTHER_JOBS]
-    while True:
-        job = dice.choice(jobs)
-        fields = resolve_name(INSIDE + KNOWN[job.name].parameters).model_fields
-        name, value = dice.choice(sorted(fields.keys() - left_out)), dice.choice(values)
-        kept = _without(job.words, name)
-        with lab.folder(job, dice) as folder:
-            what = f"{' '.join(kept)[:200]} --{name}={value[:80]!r}"
+    job = dice.choice([*JOBS.values(), *OTHER_JOBS])
+    fields = resolve_name(INSIDE + KNOWN[job.name].parameters).model_fields
+    name, value = dice.choice(sorted(fields.keys() - left_out)), dice.choice(values)
+    kept = _without(job.words, name)
+    what = f"{' '.join(kept)[:200]} --{name}={value[:80]!r}"
+    with lab.folder(job, dice) as folder:
+        try:
             status = lab.wait(lab.start((*kept, f"--{name}={value}"), folder))
-            text = log_of(folder)
             lab.check_gone(folder)
-            lines = [line for line in text.splitlines() if line.startswith("error: ")]
-            if status not in (0, 2) or "Traceback" in text or (status == 2 and len(lines) != 1):
-                raise NotSurvivedError(f"{what}: status {status}: {text[-1000:]}")
+            if status not in (0, 2) or has_crashed(folder):
+                raise NotSurvivedError(f"status {status}: {log_of(folder)[-1000:]}")
+            check_error(folder, status)
             lab.check_ended(folder)
-        yield what
+        except NotSurvivedError as error:
+            raise NotSurvivedError(f"{what}: {error}") from None
+    return 1, what
 
 
 def _without(words: tuple[str, ...], name: str) -> tuple[str, ...]:
