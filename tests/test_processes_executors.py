@@ -4,6 +4,7 @@ Those on a cluster are tested in test_processes_ray.py.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,11 +146,11 @@ def test_a_process_that_dies_while_it_starts_costs_its_own_task_only(starting, n
 def test_ctrl_c_does_not_stop_a_process_that_starts(starting, capfd):
     """It reaches all processes; the command itself decides what to stop."""
     executor, process = starting
-    outcomes = {}
-    while not outcomes:
-        os.kill(process, signal.SIGINT)
-        outcomes = executor.wait(print, at_most=0.05)
-    assert outcomes["a"].run_id == "1" or outcomes["a"].reason == "it was stopped"
+    for _ in range(100):
+        if is_blocked(process, signal.SIGINT):  # until its first task begins
+            os.kill(process, signal.SIGINT)
+            time.sleep(0.02)
+    assert ended(executor)["a"].run_id == "1"
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -160,6 +161,14 @@ def test_processes_that_cannot_start_are_an_error(monkeypatch, starting):
     ended(executor)
     with pytest.raises(ConnectionError, match="processes died 1 times while they were starting"):
         executor.submit("b", count_threads, 0)
+
+
+def is_blocked(process, number):
+    """Whether a process blocks a signal; false if it has ended."""
+    with suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text()
+        return bool(int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def worker_processes():
@@ -194,10 +203,14 @@ def test_a_worker_whose_parent_was_killed_begins_no_other_task(tmp_path, monkeyp
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen([sys.executable, "parent.py"], start_new_session=True)
     wait_until(lambda: Path("begun-0").exists())
-    time.sleep(1)  # the next task is in the pipe by then
+    time.sleep(2)  # the next task is in the pipe by then
     parent.kill()
     parent.wait()
-    wait_until(lambda: not members(parent.pid))
+    try:
+        wait_until(lambda: not members(parent.pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
     assert sorted(path.name for path in tmp_path.glob("begun-*")) == ["begun-0"]
 
 

@@ -40,7 +40,9 @@ def test_parts_of_long_lines_may_come_in_turns(pipe):
     inbox, writer = pipe
     lines = {name: [f"{name} {number} " * 3000 for number in range(20)] for name in "abc"}
     threads = [
-        threading.Thread(target=lambda name=name: [send(writer, (name, x)) for x in lines[name]])
+        threading.Thread(
+            target=lambda name=name: [send(writer, (name, x)) for x in lines[name]], daemon=True
+        )
         for name in lines
     ]
     for thread in threads:
@@ -64,9 +66,12 @@ def test_a_message_without_an_end_is_dropped(pipe, monkeypatch):
     assert received(inbox) == [("a", "round 1")]
 
 
+LINE = "x" * 10_000  # in three parts
+
+
 def send_for_ever(writer):
     while True:
-        send(writer, ("killed", "x" * 1000))
+        send(writer, ("killed", LINE))
 
 
 def test_a_process_that_is_killed_while_it_sends_stops_nobody(pipe):
@@ -79,6 +84,6 @@ def test_a_process_that_is_killed_while_it_sends_stops_nobody(pipe):
         time.sleep(0.01 * number)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert set(received(inbox)) == {("killed", "x" * 1000)}
+        assert set(received(inbox)) == {("killed", LINE)}
         send(writer, ("alive", "line"))
         assert received(inbox) == [("alive", "line")]

@@ -154,8 +154,9 @@ def test_plan_refuses_a_rate_that_removes_nothing():
 def test_plan_names_the_rates_that_remove_nothing():
     groups = [Group(("w",), 0.5), Group(("output",), 0.001)]
     rule = r"round 4 would remove no weight of the 101 that survive \(0.5 of 1, 0.001 of 100\)"
-    with pytest.raises(ValueError, match=rule):
+    with pytest.raises(ValueError, match=rule) as error:
         plan_removals({"w": 10, "output": 100}, groups, 0.9, 0)
+    assert "raise it (or output_prune_rate)" in str(error.value)
 
 
 def test_plan_refuses_a_target_out_of_reach():

@@ -126,10 +126,10 @@ def test_a_killed_run_is_marked_by_the_next_run_and_can_still_be_resumed(anywher
 
 
 @pytest.mark.slow
-def test_a_run_waits_while_another_process_locks_the_database(anywhere, capsys):
+def test_a_run_waits_while_another_process_locks_the_database(anywhere):
     """For longer than MLflow does, which is 20 seconds."""
     path = mlflow.get_tracking_uri().removeprefix("sqlite:///")
-    running = start(*command())
+    running = start(*command(**LONG))
     for line in running.stdout:
         if line.startswith("round 0/"):
             break
@@ -140,7 +140,7 @@ def test_a_run_waits_while_another_process_locks_the_database(anywhere, capsys):
     rest, _ = running.communicate(timeout=TIMEOUT)
     assert running.returncode == 0, rest
     assert "MLflow's database is locked (" in rest
-    straight = run_experiment(config_from(QUICK))
+    straight = run_experiment(config_from(QUICK | LONG))
     (run,) = (run for run in all_runs() if run.info.run_id != straight)
     assert run.info.status == "FINISHED"
     assert histories(run.info.run_id) == histories(straight)
