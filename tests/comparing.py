@@ -1,12 +1,14 @@
 """Comparisons that tests run: small ones, and what they left in MLflow."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 
 from experiments.__main__ import run_command
-from tests.conftest import QUICK
+from tests.conftest import QUICK, ROOT, TIMEOUT
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
 
@@ -20,6 +22,29 @@ def compare(**changes):
     run_command("compare", command(**changes))
     run = runs("kind", "comparison")[0]
     return run, Path("reports", run.info.run_id)
+
+
+def two_at_once(tmp_path, name, words, machines=1):
+    """What two equal commands print; on one machine they share a temporary folder."""
+    processes = []
+    for number in range(2):
+        folder = tmp_path / f"machine-{number % machines}"
+        folder.mkdir(exist_ok=True)
+        with (tmp_path / f"log-{number}").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "experiments", name, *words],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+                stdout=log,
+                stderr=log,
+            )
+        processes.append(process)
+    logs = []
+    for number, process in enumerate(processes):
+        status = process.wait(timeout=TIMEOUT)
+        logs.append((tmp_path / f"log-{number}").read_text())
+        assert status == 0, logs[-1]
+    assert not list(tmp_path.glob("machine-*/*.lock"))
+    return "".join(logs)
 
 
 def runs(tag, value):

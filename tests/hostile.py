@@ -17,7 +17,7 @@ def too_long(*_):
 
 @contextmanager
 def memory_limit():
-    """Fails if the block takes more than 64 MB at its peak."""
+    """Fails if the block takes more than 64 MB of Python's and NumPy's memory at its peak."""
     tracemalloc.start()
     try:
         yield

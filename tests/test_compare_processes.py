@@ -11,24 +11,20 @@ import pytest
 
 from experiments.__main__ import run_command
 from experiments.tracking.session import close_killed_runs, tracked_run
-from tests.comparing import command, compare, other_processes, runs, statuses
+from tests.comparing import command, compare, other_processes, runs, statuses, two_at_once
 from tests.conftest import ROOT, TIMEOUT, sent_when, wait_until
 
 
-@pytest.mark.parametrize("name", ["comparison", "prepare_faces", "search"])
-def test_the_run_of_a_command_that_was_killed_at_its_start_is_marked_by_the_next(store, name):
-    with tracked_run("killed", tags={"kind": name}) as killed:
+def test_a_run_whose_process_died_before_it_locked_it_is_marked(store):
+    with tracked_run("killed", tags={"kind": "comparison"}) as killed:
         pass
     client = mlflow.MlflowClient()
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
-    )
     client.set_terminated(killed, "RUNNING")
     for tag in ("lock", "heartbeat"):
         client.delete_tag(killed, f"weight_loss.{tag}")
-    client.set_tag(killed, "weight_loss.pid", gone.stdout.decode().strip())
-    with tracked_run("next", tags={"kind": name}) as run_id:
-        close_killed_runs(run_id, f"tags.kind = '{name}'")
+    client.set_tag(killed, "weight_loss.pid", "999999999")
+    with tracked_run("next", tags={"kind": "comparison"}) as run_id:
+        close_killed_runs(run_id, "tags.kind = 'comparison'")
         assert mlflow.get_run(run_id).info.status == "RUNNING"
     assert mlflow.get_run(killed).info.status == "KILLED"
 
@@ -64,34 +60,11 @@ def test_sigterm_stops_a_comparison_and_marks_its_runs(store, capfd):
     assert "RUNNING" not in statuses()
 
 
-def two_at_once(tmp_path, machines):
-    """What two equal comparisons print; on one machine they share a temporary folder."""
-    processes = []
-    for number in range(2):
-        folder = tmp_path / f"machine-{number % machines}"
-        folder.mkdir(exist_ok=True)
-        words = command(executor="processes", workers=2)
-        with (tmp_path / f"log-{number}").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "experiments", "compare", *words],
-                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
-                stdout=log,
-                stderr=log,
-            )
-        processes.append(process)
-    logs = []
-    for number, process in enumerate(processes):
-        status = process.wait(timeout=TIMEOUT)
-        logs.append((tmp_path / f"log-{number}").read_text())
-        assert status == 0, logs[-1]
-    assert not list(tmp_path.glob("machine-*/*.lock"))
-    return "".join(logs)
-
-
 @pytest.mark.parametrize("machines", [1, 2])
 def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
     """On one machine, locks in the temporary folder keep them apart; on two, the store does."""
-    assert "failed" not in two_at_once(tmp_path, machines)
+    words = command(executor="processes", workers=2)
+    assert "failed" not in two_at_once(tmp_path, "compare", words, machines)
     finished = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert {run.info.status for run in finished} == {"FINISHED"}
     prints = [run.data.tags.get("weight_loss.fingerprint") for run in finished]
@@ -120,7 +93,7 @@ def test_two_comparisons_that_continue_the_same_arms_do_nothing_twice(store, tmp
         if "weight_loss.fingerprint" in run.data.tags  # others had not begun
     ]
     assert stopped
-    assert "failed" not in two_at_once(tmp_path, machines=1)
+    assert "failed" not in two_at_once(tmp_path, "compare", words)
     found = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert "RUNNING" not in {run.info.status for run in found}
     prints = [run.data.tags.get("weight_loss.fingerprint") for run in found]

@@ -12,7 +12,7 @@ from experiments.processes.terminal import describe_error, printable
 from experiments.tracking import ui
 from experiments.tuning.storage import parse_url
 
-SECRET = "geheim-42"
+SECRET = "secret-42"
 ADDRESSES = [
     f"http://me:{SECRET}@host:5000",
     f"http://{SECRET}@host:5000",  # a token

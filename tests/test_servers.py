@@ -111,6 +111,10 @@ def test_the_logged_model_can_be_served(store):
         )
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             answer = np.array(json.load(response)["predictions"])
+        request.data = json.dumps({"inputs": (np.nan * pixels).tolist()}).encode()
+        with pytest.raises(urllib.error.HTTPError, match=r"^HTTP Error (400|500)") as refused:
+            urllib.request.urlopen(request, timeout=TIMEOUT)
+        assert "pixels must be finite" in refused.value.read().decode()
     expected = mlflow.pyfunc.load_model(logged.model_uri).predict(pixels)
     assert answer.shape == (3, 10)
     assert np.allclose(answer, expected, atol=1e-5)

@@ -173,6 +173,10 @@ def test_the_logged_model_is_the_last_network(finished):
         values = (values @ last[f"{layer}.weight"].T + last[f"{layer}.bias"]).relu()
     logits = values @ last["fc3.weight"].T + last["fc3.bias"]
     assert np.allclose(model.predict(pixels), logits.numpy(), atol=1e-4)
+    for value in (np.nan, np.inf):  # a server would answer NaN, which is not JSON
+        pixels[1, 0, 3, 3] = value
+        with pytest.raises(RuntimeError, match="pixels must be finite"):
+            model.predict(pixels)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

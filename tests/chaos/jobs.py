@@ -408,6 +408,6 @@ def has_crashed(folder: Path) -> bool:
 
 
 def log_of(folder: Path) -> str:
-    """What the commands in a folder have printed, since the log was last put aside."""
+    """What the commands in a folder have printed, since `put_log_aside`."""
     log = folder / "log"
     return log.read_text(errors="replace") if log.exists() else ""
