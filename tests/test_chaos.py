@@ -17,16 +17,8 @@ import requests
 
 from tests.chaos.campaign import SHARES
 from tests.chaos.faults import failed_writes, known_sites, sites
-from tests.chaos.jobs import (
-    FINGERPRINT,
-    JOBS,
-    Lab,
-    NotSurvivedError,
-    check_error,
-    has_crashed,
-    put_log_aside,
-    started_runs,
-)
+from tests.chaos.jobs import FINGERPRINT, JOBS, Lab, started_runs
+from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, put_log_aside
 from tests.chaos.servers import MOODS, Proxy, binaries
 from tests.conftest import ROOT, TIMEOUT
 

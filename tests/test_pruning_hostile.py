@@ -1,6 +1,5 @@
 """Altered checkpoints with a matching digest: each is an error in one line, or sound."""
 
-import hashlib
 import json
 import os
 import random
@@ -18,27 +17,10 @@ from pruning import checkpoint
 from pruning.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from pruning.masks import apply_masks
 from tests.conftest import ROOT
-from tests.hostile import memory_limit, mutate
+from tests.hostile import altered, forged, memory_limit
 
 GOLDEN = Path(__file__).parent / "golden"
 HUGE = 10**9
-
-
-def digest_of(tensors, header):
-    """As the format says, written a second time."""
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def forged(tensors, header):
-    """A file of these tensors and this header, with a matching digest."""
-    tensors = {name: torch.as_tensor(value).clone() for name, value in tensors.items()}
-    text = json.dumps(header | {"digest": digest_of(tensors, header)})
-    return save(tensors, metadata={"weight_loss": text})
 
 
 def header(shape=(4, 4), encoding="bits", **others):
@@ -232,25 +214,6 @@ def test_mutations_with_a_digest_that_fits_are_sound_or_an_error(tmp_path, densi
             assert mask.shape == found.state[name].shape
             assert not found.state[name][~mask].any()
     assert 100 < read < 1900
-
-
-def altered(tensors, text, dice, in_header):
-    """The file with its header or a tensor mutated and the digest computed again, if it can be."""
-    if in_header:
-        text = mutate(bytearray(text.encode()), dice).decode("latin-1")
-    else:
-        name = dice.choice(sorted(tensors))
-        kind = tensors[name].dtype
-        content = mutate(bytearray(tensors[name].numpy().tobytes()), dice)
-        content = content[: len(content) // kind.itemsize * kind.itemsize]
-        empty = torch.zeros(0, dtype=kind)
-        tensors[name] = torch.frombuffer(content, dtype=kind) if content else empty
-    try:
-        changed = json.loads(text)
-        changed.pop("digest")
-    except (ValueError, AttributeError, KeyError):
-        return save(tensors, metadata={"weight_loss": text})
-    return forged(tensors, changed)
 
 
 def test_what_was_read_stays_when_the_file_changes(tmp_path):

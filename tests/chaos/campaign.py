@@ -24,7 +24,8 @@ from random import Random
 from typing import Any
 
 from tests.chaos import faults, hostile, kills, servers, words
-from tests.chaos.jobs import JOBS, Lab, NotSurvivedError, processes_of
+from tests.chaos.jobs import JOBS, Lab, processes_of
+from tests.chaos.logs import NotSurvivedError
 
 # Shares of the time. An attack in bulk counts files or command lines.
 SHARES = {

@@ -19,17 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.jobs import (
-    JOBS,
-    PATIENCE,
-    PROMPT,
-    Job,
-    Lab,
-    NotSurvivedError,
-    check_error,
-    has_crashed,
-    log_of,
-)
+from tests.chaos.jobs import JOBS, PATIENCE, Job, Lab
+from tests.chaos.logs import PROMPT, NotSurvivedError, check_error, has_crashed, log_of
 from tests.conftest import ROOT
 
 PRELOADED = ["experiments.run", "experiments.export", "experiments.prepare_faces", "mlflow"]

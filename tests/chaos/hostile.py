@@ -25,9 +25,8 @@ from safetensors.torch import load
 from pruning.checkpoint import Checkpoint
 from pruning.packed import _SIZES, MAGIC
 from tests.chaos.faults import WRITES
-from tests.hostile import mutate, too_long
+from tests.hostile import altered, mutate, too_long
 from tests.portraits import portrait
-from tests.test_pruning_hostile import altered
 
 MEMORY = 1 << 30  # bytes that a reader may take more than the process had
 SECONDS = 20  # for one file

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from tests.chaos.logs import PROMPT, NotSurvivedError, check_error, has_crashed, log_of
 from tests.conftest import QUICK, ROOT, command, create_store
 from tests.portraits import folder as photographs
 
@@ -24,20 +25,11 @@ ATTEMPTS = 5  # of the command after an attack; see `Lab.finish`
 PATIENCE = 180.0  # seconds after which a command counts as hung; it normally takes a few
 ORPHANED = 1.0  # seconds after which a worker has noticed that its parent was killed
 GONE_AFTER = 45.0  # seconds within which the processes of a killed command must end
-LONGEST = 1700  # characters of an error's line
-PROMPT = "$ "  # begins the line of a log that shows a command
 MARK = "CHAOS"  # environment variable that all processes of an attack have
 TIMES = ("round_seconds", "train_seconds")
 COMPLETE = "checkpoint_bytes"  # metric of a round that is complete
 FINGERPRINT = "weight_loss.fingerprint"
-OF_THE_TRACKER = re.compile(  # of multiprocessing's resources
-    r'Traceback .*\n  File "[^"]*/multiprocessing/resource_tracker\.py", .*\n.*\nKeyError: .*\n'
-)
 Results = dict[str, str]
-
-
-class NotSurvivedError(AssertionError):
-    """An attack did what it must not: the message says what."""
 
 
 @dataclass(frozen=True)
@@ -368,46 +360,3 @@ def processes_of(folder: Path) -> list[int]:
             if any(word == mark or word.startswith(mark + b"/") for word in words):
                 found.append(int(place.name))
     return found
-
-
-def check_error(folder: Path, *statuses: int) -> None:
-    """Check that each of the last commands that failed (status 2) printed an error.
-
-    It is one printable line, which begins with "error: "; after a single command, it is the last.
-    """
-    lines = log_of(folder).splitlines()
-    first = max((n for n, line in enumerate(lines) if line.startswith(PROMPT)), default=0)
-    if len(statuses) > 1:
-        first = 0
-    errors = [line for line in lines[first:] if line.startswith("error: ")]
-    failed = statuses.count(2)
-    if len(errors) != failed:
-        raise NotSurvivedError(f"{failed} commands failed, with {len(errors)} lines that say why")
-    if len(statuses) == 1 and errors and lines[-1] != errors[0]:
-        raise NotSurvivedError(f"the error is not the last line: {lines[-1][:200]!r}")
-    for line in errors:
-        if len(line) > LONGEST or not line.isprintable():
-            raise NotSurvivedError(f"the error is too long or not printable: {line[:LONGEST]!r}")
-
-
-def put_log_aside(folder: Path) -> None:
-    """Begin a new log; processes that are left write to the old one."""
-    (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")
-
-
-def has_crashed(folder: Path) -> bool:
-    """Whether a traceback is in a log, other than Python's own.
-
-    Python prints its own if it is interrupted while it starts, or after its tracker was killed.
-    """
-    for log in folder.glob("log*"):
-        text = OF_THE_TRACKER.sub("", log.read_text(errors="replace"))
-        if "Traceback" in text and (log.name == "log" or f'"{ROOT}/' in text):
-            return True
-    return False
-
-
-def log_of(folder: Path) -> str:
-    """What the commands in a folder have printed, since `put_log_aside`."""
-    log = folder / "log"
-    return log.read_text(errors="replace") if log.exists() else ""

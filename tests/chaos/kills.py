@@ -7,16 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import (
-    JOBS,
-    Job,
-    Lab,
-    NotSurvivedError,
-    check_error,
-    has_crashed,
-    processes_of,
-    put_log_aside,
-)
+from tests.chaos.jobs import JOBS, Job, Lab, processes_of
+from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, put_log_aside
 
 SIGNALS = (*(signal.SIGKILL,) * 3, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 3

@@ -15,15 +15,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from tests.chaos.jobs import (
-    JOBS,
-    Job,
-    Lab,
-    NotSurvivedError,
-    check_error,
-    has_crashed,
-    log_of,
-)
+from tests.chaos.jobs import JOBS, Job, Lab
+from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, log_of
 from tests.postgres import Postgres, binaries, free_port
 
 MOODS = ("refuses", "hangs", "is slow", "answers 500", "answers garbage", "cuts answers")

@@ -4,17 +4,8 @@ import signal
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.jobs import (
-    JOBS,
-    LONGEST,
-    Job,
-    Lab,
-    NotSurvivedError,
-    check_error,
-    has_crashed,
-    log_of,
-    need_files,
-)
+from tests.chaos.jobs import JOBS, Job, Lab, need_files
+from tests.chaos.logs import LONGEST, NotSurvivedError, check_error, has_crashed, log_of
 from tests.hostile import TooLongError, too_long
 
 SECONDS = 20  # to parse one command line
