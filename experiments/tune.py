@@ -25,6 +25,7 @@ from experiments.processes.program import program_path
 from experiments.processes.retry import retry
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import (
+    STOPPED,
     THREADS_PER_WORKER,
     Executor,
     Outcome,
@@ -212,7 +213,7 @@ class Progress:
             self.workers.submit(name, self.work, self.jobs[method])
 
     def _handle(self, method: str, outcome: Outcome) -> None:
-        if outcome.died or outcome.reason == "it was stopped":
+        if outcome.died or outcome.reason == STOPPED:
             end = f"died ({outcome.reason})" if outcome.died else "was stopped"
             self.echo(f"{method}: a worker {end}; its trial is retried{' once' * outcome.died}")
             self.reclaim_dead()

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGINT
 
 import mlflow
 import pytest
@@ -20,7 +21,7 @@ from experiments.processes.executors import EXECUTORS, Needs, open_inline
 from experiments.processes.tasks import run_task
 from experiments.tracking import server
 from experiments.tracking.session import close_dead_runs, tracked_run
-from tests.conftest import TIMEOUT, wait_until
+from tests.conftest import ROOT, TIMEOUT, wait_until
 
 
 def count_threads(seconds, echo):
@@ -147,10 +148,75 @@ def test_ctrl_c_does_not_stop_a_process_that_starts(starting, capfd):
     """It reaches all processes; the command itself decides what to stop."""
     executor, process = starting
     for _ in range(100):
-        if is_blocked(process, signal.SIGINT):  # until its first task begins
-            os.kill(process, signal.SIGINT)
+        if is_blocked(process, SIGINT):  # until its first task begins
+            os.kill(process, SIGINT)
             time.sleep(0.02)
     assert ended(executor)["a"].run_id == "1"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+FIRST = """
+from experiments.processes.executors import EXECUTORS, Needs
+from tests.test_processes_executors import SIGINT, count_threads, is_blocked, worker_processes
+
+if __name__ == "__main__":
+    with EXECUTORS["processes"](Needs(workers=2, device="cpu", tracking_uri="")) as executor:
+        for name in "ab":
+            executor.submit(name, count_threads, 0)
+        print(*(is_blocked(process, SIGINT) for process in worker_processes()))
+"""
+
+
+def test_the_first_processes_of_a_command_block_ctrl_c_too(tmp_path):
+    """Python unblocks it when it starts its resource tracker."""
+    (tmp_path / "first.py").write_text(FIRST)
+    done = subprocess.run(
+        [sys.executable, "first.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def import_slow(_, echo):
+    """A task whose import a signal may interrupt."""
+    echo("imports")
+    sys.path.insert(0, str(Path.cwd()))
+    if "other" not in sys.modules:  # as torch decides whether it has imported a part of itself
+        __import__("slow")
+    return str(sys.modules["other"].whole)
+
+
+@pytest.mark.parametrize("number", [SIGINT, signal.SIGTERM])
+def test_a_task_that_is_stopped_spoils_no_other(number, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("slow.py").write_text(
+        "import other\nfrom time import sleep\nfrom pathlib import Path\n"
+        "sleep(0 if Path('fast').exists() else 100)\nother.whole = True\n"
+    )
+    Path("other.py").touch()  # stays imported, without what `slow` adds to it
+    with EXECUTORS["processes"](Needs(workers=1, device="cpu", tracking_uri="")) as executor:
+        before = worker_processes()
+        executor.submit("a", import_slow, 0)
+        executor.submit("b", import_slow, 0)
+        (process,) = worker_processes() - before
+        lines = []
+        while not lines:
+            assert not executor.wait(lines.append, at_most=0.2)
+        time.sleep(0.5)
+        Path("fast").touch()
+        os.kill(process, number)
+        outcomes = ended(executor)
+        while executor.running:
+            outcomes |= ended(executor)
+    assert (outcomes["a"].run_id, outcomes["a"].reason, outcomes["a"].died) == (
+        None,
+        "it was stopped",
+        False,
+    )
+    assert outcomes["b"].run_id == "True"
     assert "Traceback" not in capfd.readouterr().err
 
 

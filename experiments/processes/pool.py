@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from experiments.processes.messages import Inbox, send
 from experiments.processes.tasks import (
+    STOPPED,
     THREADS_PER_WORKER,
     Executor,
     Outcome,
@@ -33,6 +34,7 @@ from experiments.processes.tasks import (
 
 STOP_SECONDS = 30.0  # that a stopped process has to mark its run
 MOST_OPENED = 10  # times that all processes are started again
+STOPPED_STATUS = 128 + signal.SIGTERM  # of a process whose task was stopped
 
 
 class Pool(Executor):
@@ -63,6 +65,8 @@ class Pool(Executor):
             return Outcome(None, "its process died while it was starting", died=True)
         if not isinstance(error, ProcessExpired):
             raise error
+        if error.exitcode == STOPPED_STATUS:
+            return Outcome(None, STOPPED)
         return Outcome(None, f"its process died (exit code {error.exitcode})", died=True)
 
     def _open(self) -> None:
@@ -81,6 +85,7 @@ class Pool(Executor):
         )
         # The processes, and the threads that start others later, inherit this. Ctrl-C reaches them
         # too, and Python would report it with a traceback.
+        resource_tracker.ensure_running()  # later, this would unblock it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             assert self.pool.active  # this starts them
@@ -143,6 +148,8 @@ def _task(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
     _exit_if_orphan()  # the parent may have died before this task left the pipe
     gc.enable()
     outcome = run_task(work, args, lambda line: send(_worker["messages"], (name, line)))
+    if outcome.reason == STOPPED:  # perhaps in the middle of an import: another task would fail
+        os._exit(STOPPED_STATUS)
     _exit_if_orphan()  # the next task may already be in the pipe
     return outcome
 

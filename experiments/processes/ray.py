@@ -21,6 +21,7 @@ import torch
 from experiments.processes.program import IMPORT_ROOT, INSIDE
 from experiments.processes.signals import raise_if_interrupted
 from experiments.processes.tasks import (
+    STOPPED,
     THREADS_PER_WORKER,
     Executor,
     Message,
@@ -82,7 +83,7 @@ class Cluster(Executor):
 
     def _lost(self, error: BaseException) -> Outcome:
         if isinstance(error, exceptions.TaskCancelledError):
-            return Outcome(None, "it was stopped")
+            return Outcome(None, STOPPED)
         cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
         if not isinstance(error, exceptions.RayError):
             raise error

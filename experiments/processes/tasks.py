@@ -19,6 +19,7 @@ from experiments.processes.terminal import Echo, describe_error, is_user_error
 
 THREADS_PER_WORKER = 1
 POLL_SECONDS = 0.2
+STOPPED = "it was stopped"  # reason of a task that a signal ended
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def run_task(work: Work, args: tuple[Any, ...], echo: Echo) -> Outcome:
         with handle_signals() if main else nullcontext():
             return Outcome(work(*args, echo))
     except KeyboardInterrupt:
-        return Outcome(None, "it was stopped")
+        return Outcome(None, STOPPED)
     except DuplicateError as found:
         return Outcome(None, str(found), duplicate=found.run_id)
     except Exception as error:

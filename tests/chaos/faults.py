@@ -20,7 +20,14 @@ from random import Random
 from typing import Any
 
 from tests.chaos.jobs import JOBS, PATIENCE, Job, Lab
-from tests.chaos.logs import PROMPT, NotSurvivedError, check_error, has_crashed, log_of
+from tests.chaos.logs import (
+    PROMPT,
+    NotSurvivedError,
+    check_error,
+    has_crashed,
+    has_failures,
+    log_of,
+)
 from tests.conftest import ROOT
 
 PRELOADED = ["experiments.run", "experiments.export", "experiments.prepare_faces", "mlflow"]
@@ -267,7 +274,8 @@ class Faults:
         if has_crashed(folder):
             raise NotSurvivedError("a traceback is in the log")
         self.lab.check_gone(folder)
-        self.lab.finish(job, folder, succeeded=not status)
+        succeeded = status == 0 and not has_failures(folder)
+        self.lab.finish(job, folder, succeeded)
 
 
 def hit_sites(record: str) -> set[str]:

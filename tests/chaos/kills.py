@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.jobs import JOBS, Job, Lab, processes_of
-from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, put_log_aside
+from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, has_failures, put_log_aside
 
 SIGNALS = (*(signal.SIGKILL,) * 3, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS = 3
@@ -18,7 +18,8 @@ REFUSED = ("prepare_faces",)  # commands of which only one at a time may work in
 
 def kills(lab: Lab, dice: Random) -> tuple[int, str]:
     """Signal a command up to three times, each at a random time; then let it finish."""
-    job, done, hit, clean = JOBS[dice.choice(JOB_NAMES)], [], 0, True
+    job, done = JOBS[dice.choice(JOB_NAMES)], []
+    hit, clean, succeeded = 0, True, False
     with lab.folder(job, dice) as folder:
         try:
             for _ in range(dice.randint(1, MOST_KILLS)):
@@ -29,11 +30,12 @@ def kills(lab: Lab, dice: Random) -> tuple[int, str]:
                 done.append(f"{number.name} to {whom} after {instant:.2f} s")
                 attack = _Kill(words, instant, number, whom, waits=dice.random() < 0.5)
                 clean &= number != signal.SIGKILL and attack.waits
-                status = attack.run(lab, folder, dice)
+                attack.run(lab, folder, dice)
+                succeeded = attack.succeeded
                 hit += attack.hit
                 if clean:  # so that none may be marked RUNNING
                     lab.check_ended(folder)
-            lab.finish(job, folder, succeeded=bool(done) and status == 0)
+            lab.finish(job, folder, succeeded)
         except NotSurvivedError as error:
             raise NotSurvivedError(f"{job.name}, {', '.join(done)}: {error}") from None
     return int(hit > 0), f"{job.name}, {', '.join(done)}"
@@ -48,9 +50,10 @@ class _Kill:
         self.words, self.instant, self.number, self.whom = words, instant, number, whom
         self.waits = waits  # for all processes; else the next command meets what is left of them
         self.hit = False  # whether the signal reached a process of the command
+        self.succeeded = False  # whether nothing is left to do
 
-    def run(self, lab: Lab, folder: Path, dice: Random) -> int:
-        """The command's exit status."""
+    def run(self, lab: Lab, folder: Path, dice: Random) -> None:
+        """Start the command, signal it, and check how it ends."""
         process = lab.start(self.words, folder)
         time.sleep(self.instant)
         whom, killed = self.whom, time.time()
@@ -72,10 +75,10 @@ class _Kill:
         if status not in allowed:
             raise NotSurvivedError(f"it ended with status {status}")
         check_error(folder, status)
+        self.succeeded = status == 0 and not has_failures(folder)
         put_log_aside(folder)
         if has_crashed(folder):
             raise NotSurvivedError("a traceback is in the log")
-        return status
 
 
 def together(lab: Lab, dice: Random) -> tuple[int, str]:

@@ -37,6 +37,11 @@ def check_error(folder: Path, *statuses: int) -> None:
             raise NotSurvivedError(f"the error is too long or not printable: {line[:LONGEST]!r}")
 
 
+def has_failures(folder: Path) -> bool:
+    """Whether the last command lists arms that failed, although it succeeded."""
+    return "WARNING: failed: " in log_of(folder).rpartition(f"\n{PROMPT}")[2]
+
+
 def put_log_aside(folder: Path) -> None:
     """Begin a new log; processes that are left write to the old one."""
     (folder / "log").rename(folder / f"log.{time.monotonic_ns()}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.jobs import JOBS, Job, Lab
-from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, log_of
+from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, has_failures, log_of
 from tests.postgres import Postgres, binaries, free_port
 
 MOODS = ("refuses", "hangs", "is slow", "answers 500", "answers garbage", "cuts answers")
@@ -174,7 +174,8 @@ def _misbehave(
         if status not in (0, 2):
             raise NotSurvivedError(f"it ended with status {status}: {log_of(folder)[-1000:]}")
         check_error(folder, status)
-        lab.finish(job, folder, succeeded=not status, **more)
+        succeeded = status == 0 and not has_failures(folder)
+        lab.finish(job, folder, succeeded, **more)
     return worked and (mood == "is killed" or proxy.met > 0)
 
 
