@@ -1,6 +1,7 @@
 """Signals: SIGINT and SIGTERM stop a command with an exception, so that it can clean up."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,10 +68,18 @@ def handle_signals() -> Iterator[None]:
         if not _deferring:
             raise Interrupted(number)
 
+    report = sys.unraisablehook
+
+    def report_others(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, Interrupted):  # which `raise_if_interrupted` raises
+            report(dropped)
+
+    sys.unraisablehook = report_others
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        sys.unraisablehook = report
         _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
