@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
+from datasets.photographs import SIDE
 from datasets.photographs.contact_sheets import COLUMNS, ROWS, Tile, draw_page
 from datasets.photographs.crops import write_image
 from datasets.photographs.files import escape_formula, find_pictures
@@ -34,7 +36,8 @@ TABLE = "predictions.csv"
 CELLS = ("file", "outcome", "name", "probability", "second_name", "second_probability", "reason")
 TEXT_CELLS = ("file", "name", "second_name", "reason")  # of these, cells with text that users chose
 SHEET = "contact_sheet"
-BATCH = 64  # images in one pass through the network
+BATCH = 64  # images in one pass through the network, at most
+BATCH_PIXELS = 1 << 24
 SHOWN_ROWS = 100  # of the printed table
 
 
@@ -97,19 +100,30 @@ def predictions(network: Network, config: PredictConfig) -> Iterator[Prediction]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
     pictures = find_pictures(Path(config.images))
-    preparation = network.metadata["data"].get("preparation")
+    preparation = network.metadata["data"]["preparation"]
+    channels, height, width = network.spec.image_shape
+    if channels > 1 or (preparation and (height, width) != (SIDE, SIDE)):
+        raise ValueError(
+            f"run: its images have the shape {channels}x{height}x{width}, which no picture has"
+        )
     if preparation is None:
-        _, height, width = network.spec.image_shape
         inputs = whole_inputs(pictures, (height, width), config.invert)
     elif config.invert:
         raise ValueError("invert is not for networks that recognise faces, got true")
     else:
-        inputs = face_inputs(pictures, FaceOptions(**preparation), device)
+        inputs = face_inputs(pictures, _options(preparation), device)
     network.module.to(device)
-    for some in in_batches(inputs, BATCH):
+    for some in in_batches(inputs, max(1, min(BATCH, BATCH_PIXELS // (height * width)))):
         raise_if_interrupted()
         found = iter(_rankings(network, [each.image for each in some if each.image]))
         yield from (Prediction(each, next(found) if each.image else ()) for each in some)
+
+
+def _options(preparation: dict[str, object]) -> FaceOptions:
+    try:
+        return FaceOptions.model_validate(preparation)
+    except ValidationError:
+        raise ValueError("run: its metadata do not say how faces were cut") from None
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -128,6 +142,8 @@ def _rankings(
     device = next(network.module.parameters()).device
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).unsqueeze(1)
     logits = network.module(pixels.to(device).float() / 255)  # from [N, 1, height, width]
+    if not logits.isfinite().all():
+        raise ValueError("run: the answers of its network are not finite numbers")
     shares, classes = logits.softmax(1).sort(descending=True)
     names = network.class_names
     return [
@@ -174,8 +190,8 @@ def describe(
     lines = [table_text({str(name): column for name, column in shown.fillna("").items()})]
     if len(table) > SHOWN_ROWS:
         lines += [f"... and {len(table) - SHOWN_ROWS} more"]
-    images = network.metadata["data"]["images"]["test"]
-    if "test_accuracy" in network.metrics:
+    images = network.metadata["data"]["images"].get("test", 0)
+    if "test_accuracy" in network.metrics and images:
         accuracy = network.metrics["test_accuracy"]
         lines += ["", f"Test accuracy of this network: {accuracy:.1%} of {images} images."]
         lines += few_tests_warning(images)

@@ -7,6 +7,7 @@ in a pickle is never executed: a file that needs it is rejected.
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 SHOWN = 3  # problems in an error message
+MOST_PICKLED = 1 << 20  # bytes that the content of a file may take more than the file
+NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 
 
 class _Ignored:
@@ -57,6 +60,7 @@ def _read(path: Path) -> object:
     if not path.is_file():
         raise ValueError(f"pretrained must be an existing file, got {path}")
     try:
+        _check_memory(path)
         with torch.serialization.safe_globals(_IGNORED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -64,6 +68,19 @@ def _read(path: Path) -> object:
         raise ValueError(f"pretrained cannot be read: {error}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(_rejection(path, str(error))) from None
+
+
+def _check_memory(path: Path) -> None:
+    """Check that reading takes about as much memory as the file has bytes."""
+    whole = path.read_bytes()
+    pickles = [whole]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(each.file_size for each in file.infolist()) > len(whole) + MOST_PICKLED:
+                raise ValueError("it is compressed")
+            pickles = [file.read(each) for each in file.infolist() if each.filename[-4:] == ".pkl"]
+    if any(b"bytearray" in each for each in pickles):  # of any size
+        raise ValueError("it allocates memory")
 
 
 def _rejection(path: Path, error: str) -> str:
@@ -113,6 +130,11 @@ def _check(found: dict[str, Tensor], expected: dict[str, Tensor], kept: set[str]
         for name, value in expected.items()
         if name in found and found[name].shape != value.shape
     ]
+    wrong += [
+        f"has {name} with values that are not finite numbers of {expected[name].dtype}"
+        for name in expected
+        if name in found and not _is_plain(found[name], expected[name])
+    ]
     wrong += [f"has an extra {name}" for name in found if name not in expected and name not in kept]
     if wrong:
         more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
@@ -120,6 +142,15 @@ def _check(found: dict[str, Tensor], expected: dict[str, Tensor], kept: set[str]
             f"pretrained must fit the model, but the file {', '.join(wrong[:SHOWN])}{more}: use "
             "the model and image shape that it was trained with"
         )
+
+
+def _is_plain(value: Tensor, expected: Tensor) -> bool:
+    """Whether these are numbers in memory that a tensor like `expected` can hold."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return False
+    if value.dtype not in NUMBERS or value.is_floating_point() != expected.is_floating_point():
+        return False
+    return bool(value.isfinite().all())
 
 
 def _shape(value: Tensor) -> str:

@@ -6,7 +6,7 @@ from math import prod
 from typing import Annotated
 
 import torch
-from pydantic import Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 from torch import Tensor, nn
 
 from models import Architecture, linear_layers, resize
@@ -50,7 +50,16 @@ class FromPixels(nn.Module):
 
 
 MOST_SIDE = 1 << 16
+MOST_PIXELS = 1 << 22  # of an image, in all channels
+MOST_CLASSES = 1 << 17
 Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+Name = Annotated[str, Field(max_length=1000)]
+
+
+def _limited(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(shape) > MOST_PIXELS:
+        raise ValueError(f"an image may have {MOST_PIXELS:,} pixels, not {prod(shape):,}")
+    return shape
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,11 @@ class NetworkSpec:
 
     model: Annotated[str, Field(max_length=1000)]  # a name of `build_model`
     # Channels, height and width of an image, before the crop.
-    image_shape: Annotated[tuple[Side, ...], Field(min_length=3, max_length=3)]
-    class_names: Annotated[tuple[str, ...], Field(min_length=1)]  # in the order of the logits
+    image_shape: Annotated[
+        tuple[Side, ...], Field(min_length=3, max_length=3), AfterValidator(_limited)
+    ]
+    # In the order of the logits.
+    class_names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_CLASSES)]
     mean: FiniteFloat  # of the training pixels in [0, 1]
     std: Annotated[FiniteFloat, Field(gt=0)]
     # Side of the square that the network sees; 0 means the whole image.

@@ -68,7 +68,7 @@ def folder(store):
         ("run --data_root=a\0b", "data_root must not contain a null character"),
         (
             "tune --dataset=digits --search=deep.yaml",
-            "search: deep.yaml is not valid YAML: maximum",
+            "search: deep.yaml is not valid YAML: it is nested too deeply",
         ),
         ("tune --dataset=digits --search=bytes.yaml", "search: bytes.yaml is not valid YAML: "),
         *(

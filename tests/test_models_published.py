@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from models import Architecture, build_model
 from models.published import load_published
+from tests.hostile import memory_limit
 
 NAME, SHAPE, OUTPUT = "lightcnn_9", (1, 16, 16), "fc2.weight"
 HEAD = {"fc2.weight", "fc2.bias"}
@@ -54,6 +56,48 @@ def test_a_released_file_loads_for_any_number_of_classes(tmp_path, first, zipped
     loaded = load_published(path, first, OUTPUT)
     assert_loaded(loaded, first, content, HEAD if classes != 7 else frozenset())
     build_model(NAME, SHAPE, 7).load_state_dict(loaded)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda value: value.to_sparse(),
+        lambda value: value.to("meta"),
+        lambda value: value.to(torch.complex64),
+        lambda value: value.to(torch.int32),
+        lambda value: torch.full_like(value, torch.nan),
+        lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_values_that_are_no_plain_numbers_are_rejected(tmp_path, odd):
+    first = {"w": torch.zeros(2, 3)}
+    torch.save({"w": odd(torch.ones(2, 3))}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"^pretrained must ") as error:
+        load_published(tmp_path / "x.pth", first, "w")
+    assert "\n" not in str(error.value)
+
+
+def test_whole_and_half_precision_fit(tmp_path):
+    first = {"w": torch.zeros(2, 3), "steps": torch.tensor(0)}
+    torch.save({"w": torch.ones(2, 3).half(), "steps": torch.tensor(7)}, tmp_path / "x.pth")
+    loaded = load_published(tmp_path / "x.pth", first, "w")
+    assert (loaded["w"].dtype, int(loaded["steps"])) == (torch.float32, 7)
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    (tmp_path / "pickle").write_bytes(b"\x80\x02cbuiltins\nbytearray\n(J\x00\x94\x35\x77tR.")
+    torch.save({"w": torch.zeros(1 << 24)}, tmp_path / "stored")
+    with (
+        zipfile.ZipFile(tmp_path / "stored") as stored,
+        zipfile.ZipFile(tmp_path / "compressed", "w", zipfile.ZIP_DEFLATED) as compressed,
+    ):
+        for each in stored.namelist():
+            compressed.writestr(each, stored.read(each))
+    for name in ("pickle", "compressed"):
+        assert (tmp_path / name).stat().st_size < 100_000
+        with memory_limit(), pytest.raises(ValueError, match="is truncated or not a checkpoint"):
+            load_published(tmp_path / name, {"w": torch.zeros(1 << 24)}, "w")
 
 
 def test_an_output_layer_for_79077_people_is_not_loaded(tmp_path):

@@ -3,8 +3,10 @@ import pytest
 from PIL import Image
 
 from datasets.photographs import SIDE
-from datasets.photographs.crops import align_transform, box_transform, cut_crop
+from datasets.photographs.crops import align_transform, box_transform, cut_crop, cut_face
 from datasets.photographs.detection import Detector, Face
+from datasets.photographs.options import FaceOptions
+from datasets.splits import DataUnavailableError
 from tests.portraits import portrait
 
 
@@ -100,6 +102,16 @@ def test_fine_patterns_are_averaged_instead_of_aliased():
     face = Face((0, 0, 1200, 1200), face_at().landmarks, 1.0)
     crop = np.asarray(cut_crop(Image.fromarray(stripes), box_transform(face, 0.0)), dtype=int)
     assert np.abs(crop[4:-4, 4:-4] - 127).max() <= 3
+
+
+@pytest.mark.parametrize("side", [20_000.0, 1e6, 1e300])
+@pytest.mark.parametrize("align", [True, False])
+def test_a_face_larger_than_any_photograph_is_an_error(side, align):
+    """Such as in a forged cache."""
+    landmarks = ((0.0, 0.0), (side, 0.0), (side / 2, side / 2), (0.0, side), (side, side))
+    face = Face((0.0, 0.0, side, side), landmarks, 1.0)
+    with pytest.raises(DataUnavailableError, match="is larger than any photograph"):
+        cut_face(Image.new("L", (200, 200)), face, FaceOptions(align=align))
 
 
 def test_a_face_of_size_zero_does_not_divide_by_zero():

@@ -64,6 +64,18 @@ def test_a_line_of_the_cache_that_has_changed_is_not_believed(tmp_path):
     assert lost > 1000
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+def test_a_cached_face_that_is_nowhere_is_not_believed(tmp_path, value):
+    face = Face((1.0, 2.0, 3.0, 4.0), ((1.0, 2.0),) * 5, 0.5)
+    found = Detection("a/1.png", "a", (1, 2), "0" * 32, (), 10, 10, (face,))
+    line = detection_lines([found]).strip().rpartition(b"\t")[0]
+    path = tmp_path / "found.jsonl"
+    path.write_bytes(line)
+    assert read_detections(path) == {"a/1.png": found}
+    path.write_bytes(line.replace(b"3.0", value.encode()))
+    assert read_detections(path) == {}
+
+
 def test_a_cache_without_checksums_is_read(tmp_path):
     known = Detection("a/1.png", "a", (1, 2))
     path = tmp_path / "found.jsonl"

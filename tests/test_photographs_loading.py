@@ -1,5 +1,7 @@
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -198,6 +200,45 @@ def test_a_damaged_crop_is_reported(own, monkeypatch, damage, mapped_bytes):
     with pytest.raises(DataUnavailableError, match=r"\.png is damaged: run prepare_faces again"):
         faces(own)
     assert not list(own.glob("crops.*.bin"))
+
+
+@pytest.mark.parametrize("mapped_bytes", [0, 2 << 30])
+@pytest.mark.parametrize("what", ["pipe", "device", "bomb", "GIF"])
+def test_what_is_no_crop_is_reported_at_once(own, monkeypatch, what, mapped_bytes):
+    monkeypatch.setattr(loading, "MAPPED_BYTES", mapped_bytes)
+    path = first_crop(own)
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "bomb":
+        header = struct.pack(">4sIIBBBBB", b"IHDR", 30_000, 30_000, 8, 0, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    else:
+        Image.new("L", (144, 144)).save(path, what)
+    with pytest.raises(DataUnavailableError, match=r"\.png is damaged: run prepare_faces again"):
+        faces(own)
+
+
+@pytest.mark.parametrize("name", [".crops.partial", "crops"])
+def test_a_memory_map_is_never_written_through_a_link(own, tmp_path, monkeypatch, name):
+    """Of a folder that someone else has made."""
+    monkeypatch.setattr(loading, "MAPPED_BYTES", 0)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"12345")
+    if name == "crops":
+        faces(own)
+        (path,) = own.glob("crops.*.bin")
+        path.unlink()
+        path.symlink_to(precious)
+    else:
+        (own / name).symlink_to(precious)
+    assert faces(own).mapped
+    assert precious.read_bytes() == b"12345"
+    (path,) = own.glob("crops.*.bin")
+    assert not path.is_symlink()
 
 
 def test_memory_mapped_images_equal_images_in_memory(prepared, own, monkeypatch):

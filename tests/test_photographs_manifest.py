@@ -240,7 +240,7 @@ def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "binary", "half a row", "columns", "outcome", "number"]
+    "damage", ["empty", "binary", "half a row", "columns", "outcome", "number", "huge"]
 )
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_damaged_manifest_is_an_error_that_says_what_to_do(tmp_path, damage, checked):
@@ -254,6 +254,7 @@ def test_a_damaged_manifest_is_an_error_that_says_what_to_do(tmp_path, damage, c
         "columns": text.replace("outcome", "result"),
         "outcome": text.replace(",kept,", ",fine,"),
         "number": text.replace("0.99,", "sure,"),
+        "huge": text.replace(f",{table['width'][0]},", f",{10**30},"),
     }
     path.write_bytes(damaged[damage].encode("latin-1"))
     with pytest.raises(DataUnavailableError, match=r"is damaged \(.+\): delete it and") as error:

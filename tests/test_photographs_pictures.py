@@ -1,6 +1,10 @@
+import os
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -113,12 +117,43 @@ def test_very_large_pictures_are_reduced_when_they_are_read(tmp_path, monkeypatc
     assert (reduced.digest, reduced.resized.size) == (whole.digest, reduced.grey.size)
 
 
+def test_no_other_program_reads_a_picture(tmp_path, monkeypatch):
+    """Pillow would pass PostScript to Ghostscript, which executes it."""
+    called = tmp_path / "called"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {called}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnreadableError, match="unknown image format"):
+        read_picture(path)
+    with suppress(Exception), Image.open(path) as image:
+        image.load()
+    assert called.exists()  # the trap was real
+
+
+def test_few_pixels_are_decoded_at_a_time(monkeypatch):
+    monkeypatch.setattr(pictures, "LARGE", 100)
+    most, lock, decoding = [0], Lock(), pictures._Decoding()
+
+    def decode(pixels):
+        with decoding.reserved(pixels):
+            with lock:
+                most.append(decoding.pixels)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(decode, [10, 60, 100, 5, 40] * 20))
+    assert 60 < max(most) <= 100
+    assert decoding.pixels == 0
+
+
 def test_only_one_very_large_picture_is_read_at_a_time(tmp_path, monkeypatch):
     portrait().resize((800, 800)).save(tmp_path / "large.png")
     portrait(96).save(tmp_path / "small.png")
     monkeypatch.setattr(pictures, "LARGE", 50_000)
     with ThreadPoolExecutor(1) as pool:
-        with pictures._large_lock:
+        with pictures._decoding.reserved(10_000):
             read_picture(tmp_path / "small.png")
             other = pool.submit(read_picture, tmp_path / "large.png")
             with pytest.raises(TimeoutError):

@@ -24,6 +24,7 @@ from experiments.rounds.network import data_of, evaluate
 from experiments.run import run_experiment
 from experiments.tracking import orphan
 from experiments.tracking.networks import load_network
+from pruning.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import QUICK, TIMEOUT, working_in
 from tests.portraits import flower, folder
 from tests.test_project import path, run_project, runs
@@ -135,6 +136,53 @@ def test_a_checkpoint_and_a_round_can_be_chosen(digits_run, tmp_path):
     two = predict(PredictConfig(run=f"{checkpoints}/round_00.safetensors", **asked))
     assert one.equals(two)
     assert not one.equals(predict(PredictConfig(run=run_id, **asked)))
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (lambda metadata, state: metadata.pop("data"), ""),
+        (lambda metadata, state: metadata["data"].pop("images"), ""),
+        (lambda metadata, state: metadata["metrics"].update(test_accuracy=None), ""),
+        (
+            lambda metadata, state: metadata["data"].update(preparation={"margin": "a"}),
+            "run: its images have the shape 1x8x8, which no picture has",
+        ),
+        (
+            lambda metadata, state: state["fc3.bias"].fill_(torch.nan),
+            "run: the answers of its network are not finite numbers",
+        ),
+        (
+            lambda metadata, state: metadata["network"].update(image_shape=[4, 4, 4]),
+            "run: its images have the shape 4x4x4, which no picture has",
+        ),
+        (
+            lambda metadata, state: metadata["network"].update(
+                model=f"lenet_{10**22}", compact=True
+            ),
+            "does not fit its model lenet_1000",
+        ),
+    ],
+)
+def test_a_forged_checkpoint_gives_predictions_or_one_line(
+    digits_run, tmp_path, capsys, forge, message
+):
+    run_id, _ = digits_run
+    path = tmp_path / "forged.safetensors"
+    load_network(run_id).save(path)
+    found = load_checkpoint(path)
+    forge(found.metadata, found.state)
+    save_checkpoint(path, found.state, {}, found.metadata)
+    words = [f"--run={path}", "--images=pictures", f"--out={tmp_path / 'out'}"]
+    if not message:
+        run_command("predict", words)
+        return
+    with pytest.raises(SystemExit) as stop:
+        run_command("predict", words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("error: ")
+    assert message in error[-1]
 
 
 def test_checkpoints_of_the_same_name_do_not_share_a_folder(digits_run, monkeypatch, tmp_path):

@@ -200,7 +200,6 @@ def test_a_task_that_is_stopped_spoils_no_other(number, tmp_path, monkeypatch, c
     with EXECUTORS["processes"](Needs(workers=1, device="cpu", tracking_uri="")) as executor:
         before = worker_processes()
         executor.submit("a", import_slow, 0)
-        executor.submit("b", import_slow, 0)
         (process,) = worker_processes() - before
         lines = []
         while not lines:
@@ -209,8 +208,8 @@ def test_a_task_that_is_stopped_spoils_no_other(number, tmp_path, monkeypatch, c
         Path("fast").touch()
         os.kill(process, number)
         outcomes = ended(executor)
-        while executor.running:
-            outcomes |= ended(executor)
+        executor.submit("b", import_slow, 0)
+        outcomes |= ended(executor)
     assert (outcomes["a"].run_id, outcomes["a"].reason, outcomes["a"].died) == (
         None,
         "it was stopped",
@@ -220,9 +219,42 @@ def test_a_task_that_is_stopped_spoils_no_other(number, tmp_path, monkeypatch, c
     assert "Traceback" not in capfd.readouterr().err
 
 
+class SlowToReceive:
+    """An argument of a task that tells which process receives it, and takes long."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return received, (self.path,)
+
+
+def received(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(TIMEOUT)
+
+
+def test_a_process_that_dies_while_it_receives_a_task_stops_no_other(tmp_path):
+    """Then it has a lock, which nobody releases."""
+    path = tmp_path / "process"
+    with EXECUTORS["processes"](Needs(workers=2, device="cpu", tracking_uri="")) as executor:
+        executor.submit("a", count_threads, SlowToReceive(path))
+        wait_until(lambda: path.exists() and path.read_text())
+        os.kill(int(path.read_text()), signal.SIGKILL)
+        executor.submit("b", count_threads, 0)
+        outcomes, began = {}, time.monotonic()
+        while executor.running:
+            outcomes |= executor.wait(print, at_most=1.0)
+            assert time.monotonic() - began < 40  # Pebble waits for a lock for 60 seconds
+        executor.submit("c", count_threads, 0)
+        outcomes |= ended(executor)
+    assert outcomes["a"].died
+    assert [outcomes[name].run_id for name in "bc"] == ["1", "1"]
+
+
 def test_processes_that_cannot_start_are_an_error(monkeypatch, starting):
     executor, process = starting
-    monkeypatch.setattr("experiments.processes.pool.MOST_OPENED", 1)
+    monkeypatch.setattr("experiments.processes.pool.MOST_DIED_EARLY", 1)
     os.kill(process, signal.SIGKILL)
     ended(executor)
     with pytest.raises(ConnectionError, match="processes died 1 times while they were starting"):
@@ -253,7 +285,8 @@ if __name__ == "__main__":
     with EXECUTORS["processes"](Needs(workers=1, device="cpu", tracking_uri="")) as executor:
         for number in range(3):
             executor.submit(str(number), begin, number)
-        time.sleep(600)
+            while executor.running:
+                executor.wait(print)
 """
 
 
@@ -269,7 +302,6 @@ def test_a_worker_whose_parent_was_killed_begins_no_other_task(tmp_path, monkeyp
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen([sys.executable, "parent.py"], start_new_session=True)
     wait_until(lambda: Path("begun-0").exists())
-    time.sleep(2)  # the next task is in the pipe by then
     parent.kill()
     parent.wait()
     try:

@@ -33,6 +33,8 @@ ADDRESSES = [
     f"postgresql://host/x?password=a){SECRET}",
     f"http://me:a<{SECRET}@host:5000",
     f"http://me:a/{SECRET}@host:5000/x",
+    f"http://me:12/{SECRET}@host:5000/x",
+    f"postgresql://me:12/{SECRET}@host/x",
 ]
 
 
@@ -55,7 +57,6 @@ def test_a_secret_in_an_address_is_hidden(address):
         "file:///home/me@work/mlruns",
         "s3://bucket/me@work",
         "postgresql://host/x?sslkey=key.pem",
-        "http://host:5000/me@work",
         "https://host/x/me@work",
         "me@example.com wrote data/me@home/1.png",
         "prune_rate=0.2 keeps the key= of nothing",
@@ -63,6 +64,12 @@ def test_a_secret_in_an_address_is_hidden(address):
 )
 def test_a_text_without_a_secret_stays_as_it_is(text):
     assert redact(text) == text
+
+
+def test_the_address_in_the_environment_is_hidden_whatever_is_in_its_password(monkeypatch):
+    address = f"postgre://me:a b {SECRET}@127.0.0.1/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert redact(f"unsupported URI '{address}'") == "unsupported URI 'postgre://127.0.0.1/db'"
 
 
 def test_a_login_with_spaces_is_hidden_where_the_address_is_known():

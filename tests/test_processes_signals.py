@@ -44,6 +44,20 @@ def test_a_signal_is_deferred_until_the_block_ends():
     assert done == ["in the block"]
 
 
+def test_an_error_that_a_signal_has_caused_is_the_signal():
+    def work():
+        try:
+            send(signal.SIGTERM)
+        except BaseException:
+            raise RecursionError("half of a module") from None
+
+    with pytest.raises(Interrupted) as stop, handle_signals():
+        work()
+    assert stop.value.number == signal.SIGTERM
+    with pytest.raises(RecursionError), handle_signals():
+        raise RecursionError
+
+
 class Finalized:
     def __init__(self, action):
         self.action = action

@@ -29,6 +29,11 @@ def test_a_table_aligns_words_on_the_left_and_values_on_the_right():
     ]
 
 
+def test_a_table_has_one_line_for_each_row_whatever_is_in_it():
+    text = table_text({"name": ["a\nb", "\x1b[31mred"], "value": [1, 2]})
+    assert text.splitlines() == ["name         value", "a\\nb             1", "\\x1b[31mred      2"]
+
+
 def test_a_table_may_have_no_rows():
     assert table_text({"one": [], "two\nlines": []}) == "       two\none  lines"
 

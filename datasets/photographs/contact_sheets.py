@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.photographs import CONTACT_SHEETS, SIDE
-from datasets.photographs.crops import write_image
+from datasets.photographs.crops import read_crop, write_image
 from datasets.photographs.files import NO_CLASS, short_name
 from datasets.photographs.manifest import BOX, KEPT
 from datasets.photographs.pictures import UnreadableError, read_picture
@@ -108,8 +108,8 @@ def _tile(row: Cells, paths: Paths, out: Path) -> Tile:
     if row["outcome"] != KEPT:
         note = f"{row['outcome']}: {row['reason']}"
         return Tile(draw_rejected(_thumbnail(row, paths)), name, note, rejected=True)
-    with Image.open(out / str(row["crop"])) as crop:
-        return Tile(crop.convert("RGB"), name, str(row["split"]))
+    crop = Image.fromarray(read_crop(out / str(row["crop"])))
+    return Tile(crop.convert("RGB"), name, str(row["split"]))
 
 
 def _thumbnail(row: Cells, paths: Paths) -> Image.Image | None:
@@ -143,8 +143,9 @@ def draw_rejected(thumbnail: Image.Image | None) -> Image.Image:
 
 def _caption(tile: Tile) -> list[str]:
     """The name, shortened from the left, and the note."""
-    name = wrap(tile.name, CAPTION_WIDTH)
-    notes = wrap(tile.note, CAPTION_WIDTH)[: CAPTION_LINES - min(2, len(name))]
+    most = CAPTION_LINES * CAPTION_WIDTH  # wrapping a long text takes long
+    name = wrap(tile.name[-most:], CAPTION_WIDTH)
+    notes = wrap(tile.note[:most], CAPTION_WIDTH)[: CAPTION_LINES - min(2, len(name))]
     return name[len(notes) - CAPTION_LINES :] + notes
 
 

@@ -15,12 +15,14 @@ from PIL import Image
 
 from datasets.photographs import SIDE
 from datasets.photographs.detection import Face
-from datasets.photographs.files import write_atomically
+from datasets.photographs.files import read_regular_file, write_atomically
 from datasets.photographs.options import FaceOptions
 from datasets.splits import DataUnavailableError
 
 EYES_Y = 48  # pixels from the crop's top edge to the eyes
 EYES_TO_MOUTH = 48  # pixels between the two midpoints
+MOST_BYTES = 1 << 20  # of a crop's file
+MOST_SIDE = 12_000  # pixels of the photograph around a face, black edges included
 MIN_DISTANCE = 1.0  # pixels in the photograph; keeps the scale finite for degenerate faces
 
 
@@ -69,6 +71,8 @@ def cut_crop(picture: Image.Image, transform: np.ndarray) -> Image.Image:
     inverse = np.linalg.inv(linear)
     corners = (np.array([[0, 0], [SIDE, 0], [0, SIDE], [SIDE, SIDE]]) - shift) @ inverse.T
     low, high = np.floor(corners.min(0)) - 2, np.ceil(corners.max(0)) + 2
+    if not max(high - low) < MOST_SIDE:
+        raise DataUnavailableError("a detected face is larger than any photograph")
     region = picture.crop((low[0], low[1], high[0], high[1])).convert("L")  # black outside
     size = high - low
     reduced = np.maximum(1, np.rint(size * min(1, math.sqrt(np.linalg.det(linear)))))
@@ -103,11 +107,12 @@ def read_crop(path: Path) -> np.ndarray:
     """
     reason = "damaged"
     try:
-        with Image.open(path) as crop:
+        content = read_regular_file(path, MOST_BYTES)
+        with Image.open(BytesIO(content), formats=("PNG",)) as crop:
             if (crop.mode, crop.size) == ("L", (SIDE, SIDE)):
                 return np.asarray(crop)
     except FileNotFoundError:
         reason = "missing"
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
+    except Exception:  # the decoder raises many types
         pass
     raise DataUnavailableError(f"{path} is {reason}: run prepare_faces again")

@@ -19,7 +19,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import FiniteFloat, StringConstraints, TypeAdapter, ValidationError
 
 from datasets.photographs.files import Photograph, read_regular_file
 from datasets.photographs.pictures import HASH_SIDE, Picture, UnreadableError, read_picture
@@ -28,7 +28,7 @@ MIN_FACE = 20  # pixels along a side of the smallest face that MTCNN detects
 BATCH_PIXELS = 3_000_000  # in one call of MTCNN
 WINDOW = 16  # photographs in memory at once; the next window is read at the same time
 
-Point = tuple[float, float]
+Point = tuple[FiniteFloat, FiniteFloat]
 Landmarks = tuple[Point, Point, Point, Point, Point]
 Hash = Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{HASH_SIDE**2 // 4}}}$")]
 
@@ -37,9 +37,9 @@ Hash = Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{HASH_SIDE**2 // 4
 class Face:
     """A face in a picture, in the picture's pixels: x to the right, y down."""
 
-    box: tuple[float, float, float, float]  # left, top, right, bottom
+    box: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # left, top, right, bottom
     landmarks: Landmarks  # left eye, right eye, nose, left and right corner of the mouth
-    confidence: float  # in [0, 1]
+    confidence: FiniteFloat  # in [0, 1]
 
     @property
     def size(self) -> float:

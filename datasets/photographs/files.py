@@ -125,17 +125,17 @@ def unescape_formula(text: str) -> str:
     return text[1:] if text[:1] == "'" and _FORMULA.match(text[1:]) else text
 
 
-def read_regular_file(path: Path) -> bytes:
+def read_regular_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """The content of a file in a prepared folder, which may come from someone else.
 
     Raises:
         FileNotFoundError: If it does not exist.
-        DataUnavailableError: If it is not a regular file, or has more than `MOST_BYTES`.
+        DataUnavailableError: If it is not a regular file, or has more than `most_bytes`.
     """
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
         raise DataUnavailableError(
-            f"{path} is not a regular file of at most {MOST_BYTES:,} bytes: remove it"
+            f"{path} is not a regular file of at most {most_bytes:,} bytes: remove it"
         )
     return path.read_bytes()
 

@@ -131,11 +131,14 @@ def _read_crops(folder: Path, crops: Sequence[str]) -> tuple[Tensor, bool]:
         return torch.from_numpy(images), False
     path = folder / f"crops.{_state_digest(folder, crops)}.bin"
     with FileLock(folder / ".crops.lock"):
-        if not path.exists():
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
             for old in folder.glob("crops.*.bin"):
                 old.unlink()
             partial = folder / ".crops.partial"
-            _fill(np.memmap(partial, np.uint8, "w+", shape=(len(crops), SIDE, SIDE)), folder, crops)
+            partial.unlink(missing_ok=True)  # it could be a link to another file
+            with partial.open("xb") as file:
+                file.truncate(size)
+            _fill(np.memmap(partial, np.uint8, "r+", shape=(len(crops), SIDE, SIDE)), folder, crops)
             partial.rename(path)
     mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     return mapped.view(-1, SIDE, SIDE), True

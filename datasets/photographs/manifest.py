@@ -255,7 +255,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise
     except FileNotFoundError:
         raise DataUnavailableError(f"{path} does not exist: run prepare_faces first") from None
-    except (ValueError, KeyError) as error:  # pandas raises subclasses of these
+    except (ValueError, KeyError, ArithmeticError) as error:  # pandas raises subclasses of these
         reason = " ".join(str(error).split())
         raise DataUnavailableError(
             f"{path} is damaged ({reason}): delete it and run prepare_faces again"

@@ -4,11 +4,12 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 
 import imagehash
 import numpy as np
@@ -19,8 +20,9 @@ SHORT_SIDE = 160  # small pictures are enlarged by an integer to at least this b
 MAX_ENLARGEMENT = 4  # ... but by no more than this
 MAX_BYTES = 1 << 29  # of a file
 MAX_PIXELS = 1_500_000  # larger pictures are reduced to this, which bounds time and memory
-LARGE = 50_000_000  # pixels; larger pictures are decoded one at a time, and reduced
-_large_lock = Lock()
+LARGE = 50_000_000  # pixels that are decoded at a time; larger pictures are reduced
+# Pillow passes others, such as PostScript, to other programs.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "AVIF")
 
 
 class UnreadableError(ValueError):
@@ -45,7 +47,8 @@ def read_picture(path: Path) -> Picture:
     """
     try:
         content = _read_bytes(path)
-        with Image.open(BytesIO(content)) as image, _lock_if_large(image):
+        image = Image.open(BytesIO(content), formats=_formats())
+        with image, _decoding.reserved(image.width * image.height):
             rgb = _to_rgb(ImageOps.exif_transpose(_reduced(image)))
         grey = rgb.convert("L")
         hashes = _hash(grey), _hash(ImageOps.mirror(grey))
@@ -80,8 +83,34 @@ def ignore_decoder_warnings() -> Iterator[None]:
         yield
 
 
-def _lock_if_large(image: Image.Image) -> AbstractContextManager[object]:
-    return _large_lock if image.width * image.height > LARGE else nullcontext()
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow decodes."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+class _Decoding:
+    """The pixels that are being decoded, by all threads; at most `LARGE`, or one picture."""
+
+    def __init__(self) -> None:
+        self.pixels, self.changed = 0, Condition()
+
+    @contextmanager
+    def reserved(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for these pixels."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.pixels or self.pixels + pixels <= LARGE)
+            self.pixels += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.pixels -= pixels
+                self.changed.notify_all()
+
+
+_decoding = _Decoding()
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -205,7 +205,13 @@ def _unchanged(photograph: Photograph, cached: Detection | None) -> Detection | 
 def _write_crops(detection: Detection, picture: Picture, out: Path, options: FaceOptions) -> None:
     for row in classify(detection, options):
         if row.outcome == KEPT and row.label and row.face:
-            write_image(cut_face(picture.grey, row.face, options), out / row.crop)
+            try:
+                crop = cut_face(picture.grey, row.face, options)
+            except DataUnavailableError as error:
+                raise DataUnavailableError(
+                    f"{out / DETECTIONS} is damaged ({error}): delete it"
+                ) from None
+            write_image(crop, out / row.crop)
 
 
 def _write_missing_crops(

@@ -65,7 +65,8 @@ DEFAULT: Space = {
     "prune_rate": Range(0.05, 0.6, log=True),
     "retrain_epochs": Range(1, 20, log=True),
 }
-MOST_BYTES = 1 << 20  # of a file with ranges
+MOST_BYTES = 1 << 16  # of a file with ranges
+MOST_DEPTH = 3  # of its lists and mappings
 EDGE = 0.02  # share of a range that counts as its edge
 RETRAIN_LR = (1 / 30, 10 / 3)  # times its default; searched for methods that continue to train
 
@@ -120,8 +121,7 @@ def _from_file(path: Path) -> Space:
         raise ValueError(f"search: {error}") from None
     try:
         text = content.decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases are not supported")  # a few lines of them need gigabytes
+        _check_events(yaml.parse(text))
         found = yaml.safe_load(text)
     except Exception as error:  # PyYAML raises many types, such as for a value that misfits its tag
         why = " ".join(str(error).split()) or type(error).__name__
@@ -145,6 +145,18 @@ def _from_file(path: Path) -> Space:
                 f"and optionally log, got {reprlib.repr(rule)}"
             )
     return space
+
+
+def _check_events(events: Iterable[yaml.Event]) -> None:
+    """Check that a document is small when it is expanded, and quick to read."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases are not supported")  # a few lines of them need gigabytes
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ValueError("it is nested too deeply")
 
 
 def _range(name: str, low: object, high: object, log: bool) -> Range:

@@ -33,20 +33,25 @@ from experiments.processes.tasks import (
 )
 
 STOP_SECONDS = 30.0  # that a stopped process has to mark its run
-MOST_OPENED = 10  # times that all processes are started again
+MOST_DIED_EARLY = 10  # processes, before their tasks began
 STOPPED_STATUS = 128 + signal.SIGTERM  # of a process whose task was stopped
 
 
 class Pool(Executor):
-    """Processes of this machine, which start with the first task."""
+    """Processes of this machine, which start with the first task.
+
+    Each is a pool of its own, which ends with it. Processes of one pool share locks, and one that
+    is killed would keep them: the others would wait until they give up.
+    """
 
     def __init__(self, count: int) -> None:
         self.context = get_context("spawn")  # torch's threads do not survive a fork
         reader, self.writer = self.context.Pipe(duplex=False)
         super().__init__(Inbox(reader))
         self._count = count
-        self.pool: ProcessPool | None = None
-        self.opened = 0  # how many times
+        self.pools: list[ProcessPool] = []
+        self.used: dict[Future[Outcome], ProcessPool] = {}
+        self.died_early = 0  # processes, before their tasks began
 
     @property
     def count(self) -> int:
@@ -54,14 +59,25 @@ class Pool(Executor):
         return self._count
 
     def _start(self, name: str, work: Work, args: tuple[Any, ...]) -> "Future[Outcome]":
-        if not self.pool or not self.pool.active:
-            self._open()
-        assert self.pool
-        return self.pool.schedule(_task, args=(name, work, args))
+        while len(self.pools) < self.count:
+            self.pools.append(self._open())
+        pool = next(pool for pool in self.pools if pool not in self.used.values())
+        if not pool.active:
+            _stop(pool)
+            self.pools[self.pools.index(pool)] = pool = self._open()
+        future: Future[Outcome] = pool.schedule(_task, args=(name, work, args))
+        self.used[future] = pool
+        return future
+
+    def _outcome(self, future: "Future[Outcome]") -> Outcome:
+        pool = self.used.pop(future)
+        if future.exception():  # the next task gets another
+            _stop(pool)
+        return super()._outcome(future)
 
     def _lost(self, error: BaseException) -> Outcome:
-        if isinstance(error, BrokenProcessPool):  # a process died while no task was running
-            self.stop()  # others may have received the tasks that the pool has given up
+        if isinstance(error, BrokenProcessPool):
+            self.died_early += 1
             return Outcome(None, "its process died while it was starting", died=True)
         if not isinstance(error, ProcessExpired):
             raise error
@@ -69,40 +85,44 @@ class Pool(Executor):
             return Outcome(None, STOPPED)
         return Outcome(None, f"its process died (exit code {error.exitcode})", died=True)
 
-    def _open(self) -> None:
-        if self.opened == MOST_OPENED:
+    def _open(self) -> ProcessPool:
+        if self.died_early == MOST_DIED_EARLY:
             raise ConnectionError(
-                f"processes died {MOST_OPENED} times while they were starting: free some memory, "
-                "or use fewer workers"
+                f"processes died {MOST_DIED_EARLY} times while they were starting: free some "
+                "memory, or use fewer workers"
             )
-        self.stop()
-        self.opened += 1
-        self.pool = ProcessPool(
-            max_workers=self.count,
+        pool = ProcessPool(
+            max_workers=1,
             context=self.context,
             initializer=_start_worker,
             initargs=(self.writer,),
         )
-        # The processes, and the threads that start others later, inherit this. Ctrl-C reaches them
+        # The process, and the threads that start another later, inherit this. Ctrl-C reaches them
         # too, and Python would report it with a traceback.
         resource_tracker.ensure_running()  # later, this would unblock it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            assert self.pool.active  # this starts them
+            assert pool.active  # this starts it
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pool
 
     def close(self) -> None:
         """Let the processes end by themselves."""
-        if self.pool:
-            self.pool.close()  # type: ignore[no-untyped-call]
+        for pool in self.pools:
+            pool.close()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """Stop the processes, which have `STOP_SECONDS` to mark their runs."""
-        if self.pool:
-            self.pool.stop()  # type: ignore[no-untyped-call]
-            self.pool.join()
-            self.pool = None
+        for pool in self.pools:
+            pool.stop()  # type: ignore[no-untyped-call]
+        for pool in self.pools:
+            _stop(pool)
+
+
+def _stop(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    pool.join()
 
 
 def worker_count(asked: int | None, device: str) -> int:
@@ -145,16 +165,11 @@ def _start_worker(writer: Connection) -> None:
 
 
 def _task(name: str, work: Work, args: tuple[Any, ...]) -> Outcome:
-    _exit_if_orphan()  # the parent may have died before this task left the pipe
+    parent = parent_process()
+    if not parent or not parent.is_alive():  # it died before this task left the pipe
+        os._exit(1)
     gc.enable()
     outcome = run_task(work, args, lambda line: send(_worker["messages"], (name, line)))
     if outcome.reason == STOPPED:  # perhaps in the middle of an import: another task would fail
         os._exit(STOPPED_STATUS)
-    _exit_if_orphan()  # the next task may already be in the pipe
     return outcome
-
-
-def _exit_if_orphan() -> None:
-    parent = parent_process()
-    if not parent or not parent.is_alive():
-        os._exit(1)

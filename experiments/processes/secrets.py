@@ -15,12 +15,13 @@ VARIABLES = (  # of the environment, whose values are never shown
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
+URLS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # of the environment; may have a login
 MIN_LENGTH = 6  # characters of a value; shorter ones occur in ordinary words
 REDACTED = "***"
 
 # Up to the last @: a password that is not escaped may contain @, / and quotes. What is left as it
-# is: an @ in the paths of files, buckets and plain hosts, and our own examples.
-_LOGIN_STARTS = r"(?<!\bs3)(?<!\bgs)://(?!/)(?![\w.-]+(?::\d+)?/)(?!<user>@)"
+# is: an @ in the paths of files, buckets and hosts without a port, and our own examples.
+_LOGIN_STARTS = r"(?<!\bs3)(?<!\bgs)://(?!/)(?![\w.-]+/)(?!<user>@)"
 _LOGIN_IN_TEXT = re.compile(rf"{_LOGIN_STARTS}\S*@")
 _LOGIN = re.compile(rf"{_LOGIN_STARTS}.*@", re.S)
 _QUERY = re.compile(
@@ -41,6 +42,10 @@ def _redact_query(text: str) -> str:
 
 def redact(text: str) -> str:
     """The text without logins, passwords, tokens and the values of `VARIABLES`."""
+    for name in URLS:
+        url = os.environ.get(name, "")
+        if has_secret(url):  # a password in it may contain spaces
+            text = text.replace(url, redact_url(url))
     text = _redact_query(_LOGIN_IN_TEXT.sub("://", text))
     for name in VARIABLES:
         value = os.environ.get(name, "")

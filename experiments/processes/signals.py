@@ -78,6 +78,10 @@ def handle_signals() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Exception as error:
+        if _received:  # in an import, it leaves half a module, with which something else fails
+            raise Interrupted(_received[0]) from error
+        raise
     finally:
         sys.unraisablehook = report
         _received.clear()

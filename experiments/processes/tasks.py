@@ -82,7 +82,8 @@ class Executor(ABC):
         return len(self.running) < self.count
 
     def submit(self, name: str, work: Work, *args: Any) -> None:
-        """Start `work(*args, echo)`; no other running task may have this name."""
+        """Start `work(*args, echo)`; there must be room, and no running task of this name."""
+        assert self.has_room
         assert name not in self.running
         self.running[name] = self._start(name, work, args)
 

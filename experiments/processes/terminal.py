@@ -41,7 +41,7 @@ def table_text(columns: Mapping[str, Iterable[object]]) -> str:
     heads = [head.split("\n") for head in columns]
     height = max(map(len, heads))
     cells = [
-        [""] * (height - len(head)) + head + [str(value) for value in values]
+        [""] * (height - len(head)) + head + [printable(str(value)) for value in values]
         for head, values in zip(heads, columns.values(), strict=True)
     ]
     widths = [max(map(len, column)) for column in cells]

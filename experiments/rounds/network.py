@@ -141,7 +141,7 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
             metadata |= describe_network(config.resolved(data.name), data)
         if "network" not in metadata:
             raise KeyError("network")
-        spec = _Metadata.model_validate(metadata).network
+        checked = _Metadata.model_validate(metadata)
     except KeyError as error:
         raise ValueError(
             f"{name} does not say how to build its network (its metadata lack {error}): it was "
@@ -152,12 +152,17 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{name} has unusable metadata: {where}: {first['msg']}") from None
-    masks = checkpoint.masks
-    if spec.compact and not masks:  # stored dense
-        prunable = spec.architecture.prunable
-        masks = {name: checkpoint.state[name] != 0 for name in prunable if name in checkpoint.state}
+    spec, masks = checked.network, checkpoint.masks
+    known = {name: value for name, value in checked.metrics.items() if value is not None}
+    metadata |= {
+        "metrics": known,
+        "data": {**metadata.get("data", {}), **checked.data.model_dump()},
+    }
     try:
         module = spec.build(checkpoint.state)
+        if spec.compact and not masks:  # stored dense
+            prunable = spec.architecture.prunable
+            masks = {each: checkpoint.state[each] != 0 for each in prunable}
         _check_masks(masks, module.network)
     except ValueError as error:
         raise ValueError(f"{name} does not fit its model {spec.model}: {error}") from None

@@ -28,6 +28,8 @@ from experiments.processes.terminal import DISK_FULL, describe_error
 from experiments.tracking import orphan
 from experiments.tracking.server import attached_run, short_timeouts
 
+# MLflow would print the name of each run as it is; control characters act on a terminal.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 PARENT = "mlflow.parentRunId"
 TRACKING_ERRORS = (OSError, MlflowException)  # a store or a server that does not answer
 INTERNAL = "weight_loss."  # prefix of the tags that the program reads, which the UI lists last
