@@ -97,6 +97,8 @@ def write_all(request: Request, formats: Sequence[str], folder: Path) -> Iterato
     assert test
     module = request.network.module
     logits = logits_of(module, test)
+    if not logits.isfinite().all():
+        raise ValueError("run: the answers of its network are not finite numbers")
     path = folder / "checkpoint.safetensors"
     size = request.network.save(path)
     valid = accuracy_of(logits_of(module, request.data.valid), request.data.valid)

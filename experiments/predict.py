@@ -100,7 +100,7 @@ def predictions(network: Network, config: PredictConfig) -> Iterator[Prediction]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device if config.device == AUTO else config.device
     pictures = find_pictures(Path(config.images))
-    preparation = network.metadata["data"]["preparation"]
+    preparation = network.metadata["data"].get("preparation")
     channels, height, width = network.spec.image_shape
     if channels > 1 or (preparation and (height, width) != (SIDE, SIDE)):
         raise ValueError(

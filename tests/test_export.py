@@ -157,6 +157,20 @@ def test_a_file_whose_outputs_differ_is_an_error(digits_run, tmp_path, change):
         write_format("packed", request, tmp_path, logits + change)
 
 
+def test_a_network_without_finite_answers_is_one_line(digits_run, tmp_path, capsys):
+    run_id, _ = digits_run
+    network = load_network(run_id)
+    with torch.no_grad():
+        network.module.network.get_parameter("fc1.bias").fill_(torch.nan)
+    network.save(tmp_path / "x.safetensors")
+    words = [f"--run={tmp_path / 'x.safetensors'}", "--round=2", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit) as stop:
+        run_command("export", words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: run: the answers of its network are not finite numbers"
+
+
 def test_the_best_round_is_chosen_by_validation_accuracy(digits_run):
     run_id, _ = digits_run
     rows = {n: load_network(run_id, n).metrics for n in range(3)}

@@ -106,8 +106,6 @@ def write_format(name: str, request: Request, folder: Path, expected: Tensor) ->
     """
     form, test, valid = FORMATS[name], request.data.test, request.data.valid
     assert test
-    if not expected.isfinite().all():
-        raise ValueError("run: the answers of its network are not finite numbers")
     path = folder / form.file
     model = form.write(request, path)
     logits = logits_of(model, test)

@@ -156,7 +156,7 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
     known = {name: value for name, value in checked.metrics.items() if value is not None}
     metadata |= {
         "metrics": known,
-        "data": {**metadata.get("data", {}), **checked.data.model_dump()},
+        "data": {**metadata.get("data", {}), **checked.data.model_dump(exclude_none=True)},
     }
     try:
         module = spec.build(checkpoint.state)
