@@ -161,14 +161,14 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
         _unmark(mlflow.start_run(run_id=resume))
         return resume
     attached = attached_run()
-    process = internal(
-        {"host": socket.gethostname(), "pid": str(os.getpid()), "request": uuid.uuid4().hex}
-    )
+    process = {"host": socket.gethostname(), "pid": str(os.getpid())}
+    if remote := str(mlflow.get_tracking_uri()).startswith("http"):
+        process["request"] = uuid.uuid4().hex
     start = partial(
         mlflow.start_run,
         run_name=None if attached else name,
         parent_run_id=parent,
-        tags={**tags, **process},
+        tags={**tags, **internal(process)},
     )
     try:
         run = start()
@@ -177,7 +177,7 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
             raise
         # Another process has created the experiment since MLflow looked for it.
         run = start()
-    if str(mlflow.get_tracking_uri()).startswith("http"):
+    if remote:
         _delete_duplicates(run)
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
