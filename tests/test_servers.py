@@ -15,11 +15,9 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from mlflow.entities import ViewType
 
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
-from tests.chaos.servers import Proxy, tracking_server
 from tests.conftest import QUICK, ROOT, TIMEOUT, command
 
 pytestmark = pytest.mark.servers
@@ -97,31 +95,6 @@ def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
         resumed = mlflow.get_run(run_id)
         assert resumed.info.status == "FINISHED"
         assert resumed.data.metrics["sparsity"] == pytest.approx(1 - 0.8**5, abs=1e-3)
-
-
-def test_a_run_whose_answer_is_lost_is_not_created_twice(store, monkeypatch):
-    with tracking_server(store, free_port()) as server:
-        port = int(next(word for word in server.args if "--port=" in word).partition("=")[2])
-        proxy = Proxy(port)
-        proxy.loses = b"/runs/create"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.port}")
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments", "run", *command()],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert not proxy.loses
-        proxy.close()
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    views = (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY)
-    active, deleted = (
-        mlflow.search_runs(search_all_experiments=True, run_view_type=view, output_format="list")
-        for view in views
-    )
-    assert [run.info.status for run in active] == ["FINISHED"]
-    assert len(deleted) == 1
 
 
 def test_the_logged_model_can_be_served(store):

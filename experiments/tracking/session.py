@@ -10,7 +10,6 @@ import re
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -161,14 +160,12 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
         _unmark(mlflow.start_run(run_id=resume))
         return resume
     attached = attached_run()
-    process = {"host": socket.gethostname(), "pid": str(os.getpid())}
-    if remote := str(mlflow.get_tracking_uri()).startswith("http"):
-        process["request"] = uuid.uuid4().hex
+    process = internal({"host": socket.gethostname(), "pid": str(os.getpid())})
     start = partial(
         mlflow.start_run,
         run_name=None if attached else name,
         parent_run_id=parent,
-        tags={**tags, **internal(process)},
+        tags={**tags, **process},
     )
     try:
         run = start()
@@ -177,24 +174,9 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
             raise
         # Another process has created the experiment since MLflow looked for it.
         run = start()
-    if remote:
-        _delete_duplicates(run)
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
     return str(run.info.run_id)
-
-
-def _delete_duplicates(run: MlflowRun) -> None:
-    """Delete runs of the same request: if an answer is lost, MLflow's client sends it again."""
-    request = run.data.tags.get(f"{INTERNAL}request")
-    same = mlflow.search_runs(
-        [run.info.experiment_id],
-        filter_string=f"tags.`{INTERNAL}request` = '{request}'",
-        output_format="list",
-    )
-    for other in same:
-        if other.info.run_id != run.info.run_id:
-            mlflow.MlflowClient().delete_run(other.info.run_id)
 
 
 def describe(

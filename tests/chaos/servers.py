@@ -35,7 +35,6 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target, self.mood = target, ""
         self.met = 0  # how often a client has met a mood
-        self.loses = b""  # the answer to the first request that contains this, if anything
         self.open: set[socket.socket] = set()  # connections of clients
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.socket.getsockname()[1])
@@ -86,14 +85,7 @@ class Proxy:
                     server = socket.create_connection(("127.0.0.1", self.target))
                     args = (server, client)
                     threading.Thread(target=self._answer, args=args, daemon=True).start()
-                lost = self.loses and self.loses in content
-                if lost:
-                    self.loses = b""
-                    client.shutdown(socket.SHUT_WR)
                 server.sendall(content)
-                if lost:
-                    time.sleep(1)  # so that the server acts on it
-                    break
             if server:
                 with suppress(OSError):
                     server.shutdown(socket.SHUT_RDWR)
