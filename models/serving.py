@@ -58,7 +58,7 @@ Name = Annotated[str, Field(max_length=1000)]
 
 def _limited(shape: tuple[int, ...]) -> tuple[int, ...]:
     if prod(shape) > MOST_PIXELS:
-        raise ValueError(f"an image may have {MOST_PIXELS:,} pixels, not {prod(shape):,}")
+        raise ValueError(f"an image may have at most {MOST_PIXELS:,} pixels, not {prod(shape):,}")
     return shape
 
 

@@ -24,6 +24,16 @@ def compare(**changes):
     return run, Path("reports", run.info.run_id)
 
 
+def started(words, *, name="compare", folder="", **streams):
+    """The process of a command; `folder` is where it has its temporary files."""
+    place = {"TMPDIR": str(folder)} if folder else {}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", name, *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | place,
+        **streams,
+    )
+
+
 def two_at_once(tmp_path, name, words, machines=1):
     """What two equal commands print; on one machine they share a temporary folder."""
     processes = []
@@ -31,13 +41,7 @@ def two_at_once(tmp_path, name, words, machines=1):
         folder = tmp_path / f"machine-{number % machines}"
         folder.mkdir(exist_ok=True)
         with (tmp_path / f"log-{number}").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "experiments", name, *words],
-                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
-                stdout=log,
-                stderr=log,
-            )
-        processes.append(process)
+            processes.append(started(words, name=name, folder=folder, stdout=log, stderr=log))
     logs = []
     for number, process in enumerate(processes):
         status = process.wait(timeout=TIMEOUT)

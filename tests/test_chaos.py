@@ -23,15 +23,13 @@ from tests.chaos.servers import MOODS, Proxy, binaries
 from tests.conftest import ROOT, TIMEOUT
 
 MINUTES = 2.5
-# Truncated answers of a tracking server can leave a run RUNNING until the next command.
-LEFT_OUT = {"tracking"}
 
 
 @pytest.mark.slow
 @pytest.mark.servers
 def test_attacks_are_survived(tmp_path):
     record = tmp_path / "chaos.jsonl"
-    parts = set(SHARES) - LEFT_OUT - (set() if binaries() else {"storage"})
+    parts = set(SHARES) - (set() if binaries() else {"storage"})
     words = [f"--minutes={MINUTES}", "--seed=0", f"--record={record}"]
     words.append(f"--parts={','.join(sorted(parts))}")
     done = subprocess.run(

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
+import threading
 import time
 
 import mlflow
@@ -11,8 +11,8 @@ import pytest
 
 from experiments.__main__ import run_command
 from experiments.tracking.session import close_killed_runs, tracked_run
-from tests.comparing import command, compare, other_processes, runs, statuses, two_at_once
-from tests.conftest import ROOT, TIMEOUT, sent_when, wait_until
+from tests.comparing import command, compare, other_processes, runs, started, statuses, two_at_once
+from tests.conftest import TIMEOUT, sent_when, wait_until
 
 
 def test_a_run_whose_process_died_before_it_locked_it_is_marked(store):
@@ -32,11 +32,7 @@ def test_a_run_whose_process_died_before_it_locked_it_is_marked(store):
 @pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
 def test_a_comparison_killed_at_its_start_leaves_nothing_running(store, delay):
     words = command(executor="processes", workers=1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "compare", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
+    process = started(words, stdout=subprocess.DEVNULL)
     wait_until(statuses)
     time.sleep(delay)
     process.kill()
@@ -45,6 +41,24 @@ def test_a_comparison_killed_at_its_start_leaves_nothing_running(store, delay):
     assert "RUNNING" in statuses()
     compare()
     assert "RUNNING" not in statuses()
+
+
+def test_a_run_that_could_not_be_marked_is_marked_at_the_end(store):
+    """A tracking server that did not answer has a run of a process that has ended."""
+    made = []
+
+    def leave_a_run():
+        wait_until(lambda: runs("kind", "comparison"))
+        parent = runs("kind", "comparison")[0].info
+        dead = {"host": os.uname().nodename, "pid": "999999999"}
+        tags = {"mlflow.parentRunId": parent.run_id} | dead
+        made.append(mlflow.MlflowClient().create_run(parent.experiment_id, tags=tags))
+
+    thread = threading.Thread(target=leave_a_run)
+    thread.start()
+    compare(reinits="keep", seeds=1)
+    thread.join()
+    assert mlflow.get_run(made[0].info.run_id).info.status == "FAILED"
 
 
 def test_sigterm_stops_a_comparison_and_marks_its_runs(store, capfd):
@@ -75,12 +89,7 @@ def test_two_comparisons_at_once_do_nothing_twice(store, machines, tmp_path):
 
 def test_two_comparisons_that_continue_the_same_arms_do_nothing_twice(store, tmp_path):
     words = command(executor="processes", workers=2)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "compare", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = started(words, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "round 0/" in line:
             process.send_signal(signal.SIGTERM)

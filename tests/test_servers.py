@@ -4,21 +4,26 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
-from tests.conftest import QUICK, ROOT, TIMEOUT, command
+from experiments.tracking.session import tracked_run
+from tests.chaos.servers import Proxy, tracking_server
+from tests.conftest import QUICK, ROOT, TIMEOUT, command, wait_until
 
 pytestmark = pytest.mark.servers
 BIN = Path(sys.executable).parent
@@ -95,6 +100,45 @@ def test_a_run_outlives_a_lost_tracking_server(store, monkeypatch):
         resumed = mlflow.get_run(run_id)
         assert resumed.info.status == "FINISHED"
         assert resumed.data.metrics["sparsity"] == pytest.approx(1 - 0.8**5, abs=1e-3)
+
+
+@pytest.fixture
+def proxy(tmp_path, monkeypatch):
+    """Stands between this process and a tracking server."""
+    proxy = Proxy(free_port())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "6")
+    with tracking_server(tmp_path, proxy.target):
+        # So that a run's first request is the one that creates it.
+        monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", "0")
+        yield proxy
+    proxy.close()
+
+
+def runs_of(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        return [*database.execute("SELECT run_uuid, status, lifecycle_stage FROM runs")]
+
+
+def test_a_run_whose_first_answer_is_lost_is_there_once(proxy, tmp_path):
+    def get_well():
+        wait_until(lambda: runs_of(tmp_path))
+        proxy.change("")
+
+    proxy.change("loses answers")
+    threading.Thread(target=get_well, daemon=True).start()
+    with tracked_run("run") as run_id:
+        found = runs_of(tmp_path)
+        assert len(found) > 1
+        assert [each for each in found if each[2] == "active"] == [(run_id, "RUNNING", "active")]
+
+
+def test_an_answer_that_is_cut_off_is_an_error(proxy, tmp_path):
+    """MLflow would take it for an empty one, and create the run in its default experiment."""
+    proxy.change("cuts answers")
+    for call in (mlflow.search_runs, mlflow.start_run):
+        with pytest.raises(MlflowException, match=r"the answer to /api/2\.0/\S+ is empty"):
+            call()
 
 
 def test_the_logged_model_can_be_served(store):

@@ -160,6 +160,7 @@ def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> 
                 raise_if_interrupted()
                 time.sleep(LOOK_SECONDS)
             schedule.close_dead()
+    close_dead_runs(parent, "its process ended without marking it")  # a server did not answer
     return {arm: schedule.outcomes[arm] for arm in arms}
 
 

@@ -5,10 +5,13 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.utils import rest_utils
 from sqlalchemy import make_url
 
 from experiments.processes.retry import retry
@@ -17,6 +20,25 @@ from experiments.processes.terminal import describe_error, print_line
 
 PATIENCE = 600.0  # seconds to wait for a locked database
 UNAUTHORIZED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")  # MLflow's error codes for HTTP 401
+
+
+def _refuse_empty(verify: Callable[..., Any]) -> Callable[..., Any]:
+    """`verify_rest_response` of MLflow that does not take an empty answer for an empty object.
+
+    An answer that is cut off in its headers looks empty. A search would then find nothing, and a
+    new run would have no id.
+    """
+
+    @wraps(verify)
+    def verified(response: Any, endpoint: str, *args: Any, **more: Any) -> Any:
+        if response.status_code == 200 and not response.content:
+            raise MlflowException(f"the answer to {endpoint} is empty")
+        return verify(response, endpoint, *args, **more)
+
+    return verified
+
+
+rest_utils.verify_rest_response = _refuse_empty(rest_utils.verify_rest_response)
 
 
 @contextmanager

@@ -176,7 +176,20 @@ def _start(name: str, resume: str, parent: str | None, tags: Mapping[str, str]) 
         run = start()
     if _DEFAULT_NAME.fullmatch(run.info.run_name):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
+    if not attached and mlflow.get_tracking_uri().startswith("http"):
+        _delete_copies(run)
     return str(run.info.run_id)
+
+
+def _delete_copies(run: MlflowRun) -> None:
+    """Delete what a server made of a request that MLflow repeated because its answer was lost."""
+    same = internal({name: tags_of(run)[name] for name in ("host", "pid")})
+    where = [f"tags.`{name}` = '{value}'" for name, value in same.items()]
+    where.append(f"attributes.start_time = {run.info.start_time}")
+    client = mlflow.MlflowClient()
+    for copy in client.search_runs([run.info.experiment_id], " AND ".join(where)):
+        if copy.info.run_id != run.info.run_id:
+            client.delete_run(copy.info.run_id)
 
 
 def describe(

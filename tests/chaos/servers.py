@@ -19,7 +19,10 @@ from tests.chaos.jobs import JOBS, Job, Lab
 from tests.chaos.logs import NotSurvivedError, check_error, has_crashed, has_failures, log_of
 from tests.postgres import Postgres, binaries, free_port
 
-MOODS = ("refuses", "hangs", "is slow", "answers 500", "answers garbage", "cuts answers")
+MOODS = (
+    *("refuses", "hangs", "is slow"),
+    *("answers 500", "answers garbage", "cuts answers", "loses answers"),
+)
 GARBAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nnot a JSON {"
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 HANGS = 8.0  # seconds before a server that hangs closes the connection
@@ -96,6 +99,8 @@ class Proxy:
             while content := server.recv(65536):
                 if self.mood == "is slow":
                     time.sleep(0.3)
+                if self.mood == "loses answers":
+                    break
                 if self.mood == "cuts answers":
                     client.sendall(content[: len(content) // 2])
                     break
