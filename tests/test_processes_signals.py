@@ -1,7 +1,10 @@
 """Signals: one becomes an exception, and is not lost where Python drops exceptions."""
 
+import importlib
 import os
 import signal
+import sys
+import time
 
 import pytest
 
@@ -56,6 +59,60 @@ def test_an_error_that_a_signal_has_caused_is_the_signal():
     assert stop.value.number == signal.SIGTERM
     with pytest.raises(RecursionError), handle_signals():
         raise RecursionError
+
+
+MODULE = """
+import os, signal, time
+os.kill(os.getpid(), signal.{name})
+time.sleep(0.2)
+whole = True
+"""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_waits_until_an_import_has_ended(number, tmp_path, monkeypatch):
+    (tmp_path / "interrupted_module.py").write_text(MODULE.format(name=number.name))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "interrupted_module", raising=False)
+    before = [signal.getsignal(each) for each in (*NUMBERS, signal.SIGALRM)]
+
+    def work():
+        importlib.import_module("interrupted_module")
+        time.sleep(60)
+
+    with pytest.raises(Interrupted) as stop, handle_signals():
+        work()
+    assert stop.value.number == number
+    assert sys.modules.pop("interrupted_module").whole
+    assert [signal.getsignal(each) for each in (*NUMBERS, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_import_that_does_not_end_is_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.processes.signals.IMPORT_SECONDS", 0.3)
+    text = MODULE.format(name="SIGTERM").replace("0.2", "60")
+    (tmp_path / "endless_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(Interrupted), handle_signals():
+        importlib.import_module("endless_module")
+    assert 0.3 < time.monotonic() - began < 30
+
+
+def test_a_command_that_runs_in_an_import_can_be_interrupted(tmp_path, monkeypatch):
+    (tmp_path / "script_module.py").write_text(
+        "import time\n"
+        "from experiments.processes.signals import handle_signals\n"
+        "from tests.test_processes_signals import send\n"
+        "with handle_signals():\n"
+        "    send(15)\n"
+        "    time.sleep(60)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        importlib.import_module("script_module")
+    assert time.monotonic() - began < 30
 
 
 class Finalized:

@@ -3,9 +3,14 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+IMPORT_SECONDS = 15.0  # for which an import that is under way may delay a signal
+LOOK_SECONDS = 0.05  # between looks whether it has ended
+_IMPORTER = "<frozen importlib._bootstrap>"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,18 +60,27 @@ def defer_signals() -> Iterator[None]:
 def handle_signals() -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into `Interrupted`.
 
-    During the clean-up that follows, SIGTERM is ignored (`mlflow run` sends one after a Ctrl-C),
-    and another SIGINT ends the process at once.
+    An import that is under way is finished first: an exception there can leave half a module, and
+    ends the process if it meets an extension in C++. During the clean-up that follows, SIGTERM is
+    ignored (`mlflow run` sends one after a Ctrl-C), and another SIGINT ends the process at once.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del frame
         # Not SIG_IGN, with which Python reports a signal that is already pending as an error.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _received.append(number)
         if not _deferring:
+            give_up = time.monotonic() + IMPORT_SECONDS
+            signal.signal(signal.SIGALRM, lambda _, frame: stop_later(number, frame, give_up))
+            stop_later(number, frame, give_up)
+
+    def stop_later(number: int, frame: FrameType | None, give_up: float) -> None:
+        if _imports(frame) <= outside or time.monotonic() > give_up:
             raise Interrupted(number)
+        signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS)
+
+    outside = _imports(sys._getframe())
 
     report = sys.unraisablehook
 
@@ -76,14 +90,25 @@ def handle_signals() -> Iterator[None]:
 
     sys.unraisablehook = report_others
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield
     except Exception as error:
-        if _received:  # in an import, it leaves half a module, with which something else fails
+        if _received:  # it may have left something half done, with which something else fails
             raise Interrupted(_received[0]) from error
         raise
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = report
         _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> int:
+    """How many frames of Python's importer are below this one."""
+    count = 0
+    while frame:
+        count += frame.f_code.co_filename == _IMPORTER
+        frame = frame.f_back
+    return count
