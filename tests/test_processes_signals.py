@@ -88,6 +88,42 @@ def test_a_signal_waits_until_an_import_has_ended(number, tmp_path, monkeypatch)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_a_signal_in_an_import_is_raised_before_signals_are_deferred(tmp_path, monkeypatch):
+    """Before a run is created, for instance, although no look has come since the import."""
+    monkeypatch.setattr("experiments.processes.signals.LOOK_SECONDS", 60.0)
+    (tmp_path / "slow_module.py").write_text(MODULE.format(name="SIGTERM"))
+    monkeypatch.syspath_prepend(tmp_path)
+    done = []
+
+    def work():
+        importlib.import_module("slow_module")
+        done.append("after the import")
+        with defer_signals():
+            done.append("in the block")
+
+    with pytest.raises(Interrupted), handle_signals():
+        work()
+    assert done == ["after the import"]
+
+
+def test_a_signal_is_raised_once(monkeypatch):
+    """The clean-up after it may defer signals."""
+    done = []
+
+    def work():
+        try:
+            with defer_signals(), defer_signals():
+                send(signal.SIGTERM)
+                done.append("in both blocks")
+        finally:
+            with defer_signals():
+                done.append("clean-up")
+
+    with pytest.raises(Interrupted), handle_signals():
+        work()
+    assert done == ["in both blocks", "clean-up"]
+
+
 def test_an_import_that_does_not_end_is_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.processes.signals.IMPORT_SECONDS", 0.3)
     text = MODULE.format(name="SIGTERM").replace("0.2", "60")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 IMPORT_SECONDS = 15.0  # for which an import that is under way may delay a signal
-LOOK_SECONDS = 0.05  # between looks whether it has ended
+LOOK_SECONDS = 0.01  # between looks whether it has ended
 _IMPORTER = "<frozen importlib._bootstrap>"
 
 
@@ -23,6 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _received: list[int] = []  # numbers of the signals since `handle_signals` began
+_waiting: list[int] = []  # those whose exceptions are still to be raised
 _deferring: list[bool] = []  # one entry for each `defer_signals` that is active
 
 
@@ -33,7 +34,13 @@ def raise_if_interrupted() -> None:
     callback. A thread other than the main one never gets it.
     """
     if _received:
+        _waiting.clear()
         raise Interrupted(_received[0])
+
+
+def _raise_waiting() -> None:
+    if _waiting and not _deferring:
+        raise Interrupted(_waiting.pop())
 
 
 @contextmanager
@@ -46,14 +53,13 @@ def defer_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield
         return
-    before = len(_received)
+    _raise_waiting()  # if it came in an import
     _deferring.append(True)
     try:
         yield
     finally:
         _deferring.pop()
-    if len(_received) > before:
-        raise Interrupted(_received[-1])
+    _raise_waiting()
 
 
 @contextmanager
@@ -70,18 +76,18 @@ def handle_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _received.append(number)
-        if not _deferring:
-            give_up = time.monotonic() + IMPORT_SECONDS
-            signal.signal(signal.SIGALRM, lambda _, frame: stop_later(number, frame, give_up))
-            stop_later(number, frame, give_up)
+        _waiting.append(number)
+        give_up = time.monotonic() + IMPORT_SECONDS
+        signal.signal(signal.SIGALRM, lambda _, frame: stop_unless_importing(frame, give_up))
+        stop_unless_importing(frame, give_up)
 
-    def stop_later(number: int, frame: FrameType | None, give_up: float) -> None:
+    def stop_unless_importing(frame: FrameType | None, give_up: float) -> None:
         if _imports(frame) <= outside or time.monotonic() > give_up:
-            raise Interrupted(number)
-        signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS)
+            _raise_waiting()
+        elif _waiting:
+            signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS)
 
     outside = _imports(sys._getframe())
-
     report = sys.unraisablehook
 
     def report_others(dropped: "sys.UnraisableHookArgs") -> None:
@@ -101,6 +107,7 @@ def handle_signals() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = report
         _received.clear()
+        _waiting.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
