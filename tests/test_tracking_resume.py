@@ -230,6 +230,14 @@ def test_a_run_interrupted_while_logging_ends_the_same(store, straight, monkeypa
     assert account(run.info.run_id) == straight
 
 
+def test_a_run_that_could_not_be_marked_ends_the_same(store, straight):
+    """All is logged, and the end of the run is not; what is logged again is there once."""
+    run_id = run_experiment(config_from(QUICK))
+    mlflow.MlflowClient().set_terminated(run_id, "FAILED")
+    run_experiment(config_from({"resume": run_id}))
+    assert account(run_id) == straight
+
+
 def test_a_run_interrupted_between_its_metrics_ends_the_same(store, straight, monkeypatch):
     """Its epochs are logged, its round is not: nothing may be logged twice, or be missing."""
     real, calls = mlflow.MlflowClient.log_batch, []

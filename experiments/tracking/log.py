@@ -94,7 +94,9 @@ class Run:
         for name, figure in figures.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
         self._log_model(self.network)
-        mlflow.log_metrics(summary.headlines(rounds))  # without a step: the UI draws bars
+        at, values = self._time_of(self.network.round), summary.headlines(rounds)
+        # All with step 0, so that the UI draws bars.
+        self.client.log_batch(self.run_id, [Metric(name, values[name], at, 0) for name in values])
 
     def _log_checkpoints(self, result: RoundResult) -> int:
         network = result.network
@@ -185,10 +187,7 @@ class Run:
 
     def _log_model_metrics(self, model_id: str, number: int) -> None:
         """Log the metrics of a round to its model too, each with the images that it is of."""
-        history = self.client.get_metric_history(self.run_id, COMPLETE)
-        # The time at which the run got them; with another one it would have them twice.
-        (at,) = {point.timestamp for point in history if point.step == number}
-        metrics = []
+        at, metrics = self._time_of(number), []
         for name, value in self.history.rounds[number].items():
             split = METRICS[name].split if name in METRICS else None
             images = {"dataset_name": f"{self.data.name}-{split}"} if split else {}
@@ -196,6 +195,15 @@ class Run:
             if name != "round":
                 metrics.append(Metric(name, value, at, number, model_id=model_id, **images))
         self.client.log_batch(self.run_id, metrics=metrics)
+
+    def _time_of(self, number: int) -> int:
+        """When the metrics of a round were logged; with another time, others would be there twice.
+
+        A resumed run may log again what it has logged.
+        """
+        history = self.client.get_metric_history(self.run_id, COMPLETE)
+        (at,) = {point.timestamp for point in history if point.step == number}
+        return int(at)
 
 
 @contextmanager
