@@ -106,7 +106,7 @@ def test_a_signal_in_an_import_is_raised_before_signals_are_deferred(tmp_path, m
     assert done == ["after the import"]
 
 
-def test_a_signal_is_raised_once(monkeypatch):
+def test_a_signal_is_raised_once():
     """The clean-up after it may defer signals."""
     done = []
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,16 +23,11 @@ from experiments.run import run_experiment
 from experiments.tracking.session import tracked_run
 from tests.chaos.servers import Proxy, tracking_server
 from tests.conftest import QUICK, ROOT, TIMEOUT, command, wait_until
+from tests.postgres import free_port
 
 pytestmark = pytest.mark.servers
 BIN = Path(sys.executable).parent
 ENV = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -133,7 +127,7 @@ def test_a_run_whose_first_answer_is_lost_is_there_once(proxy, tmp_path):
         assert [each for each in found if each[2] == "active"] == [(run_id, "RUNNING", "active")]
 
 
-def test_an_answer_that_is_cut_off_is_an_error(proxy, tmp_path):
+def test_an_answer_that_is_cut_off_is_an_error(proxy):
     """MLflow would take it for an empty one, and create the run in its default experiment."""
     proxy.change("cuts answers")
     for call in (mlflow.search_runs, mlflow.start_run):
