@@ -116,7 +116,7 @@ def runs_of(tmp_path):
 
 def test_a_run_whose_first_answer_is_lost_is_there_once(proxy, tmp_path):
     def get_well():
-        wait_until(lambda: runs_of(tmp_path))
+        wait_until(lambda: len(runs_of(tmp_path)) > 1)  # so the first answer has been lost
         proxy.change("")
 
     proxy.change("loses answers")
@@ -125,6 +125,15 @@ def test_a_run_whose_first_answer_is_lost_is_there_once(proxy, tmp_path):
         found = runs_of(tmp_path)
         assert len(found) > 1
         assert [each for each in found if each[2] == "active"] == [(run_id, "RUNNING", "active")]
+
+
+def test_runs_that_start_in_the_same_millisecond_are_no_copies(proxy, tmp_path, monkeypatch):
+    clock = "mlflow.tracking._tracking_service.client.get_current_time_millis"
+    monkeypatch.setattr(clock, lambda: 1)
+    for name in ("one", "another"):
+        with tracked_run(name):
+            pass
+    assert [each[1:] for each in runs_of(tmp_path)] == [("FINISHED", "active")] * 2
 
 
 def test_an_answer_that_is_cut_off_is_an_error(proxy):

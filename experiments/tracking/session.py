@@ -188,7 +188,7 @@ def _delete_copies(run: MlflowRun) -> None:
     where.append(f"attributes.start_time = {run.info.start_time}")
     client = mlflow.MlflowClient()
     for copy in client.search_runs([run.info.experiment_id], " AND ".join(where)):
-        if copy.info.run_id != run.info.run_id:
+        if copy.info.run_id != run.info.run_id and copy.info.run_name == run.info.run_name:
             client.delete_run(copy.info.run_id)
 
 
