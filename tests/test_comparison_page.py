@@ -252,9 +252,14 @@ def test_the_page_has_its_caveats_command_and_checklist(html):
     assert "1 arm failed" in text
     assert "random lacks 2 networks (seed 2)" in text
     assert "Each method prunes its own networks" in text
-    assert "p-values on this page are not corrected for multiple comparisons" in text
+    assert (
+        "Corrected by Holm&#39;s method (headline family: 3 tests; controls family: 1 test)" in text
+    )
     assert "<td>it matters which weights are kept</td>" in text
-    assert "The smallest network of each method whose validation accuracy" in text
+    assert "is above \N{MINUS SIGN}0.20 points." in text
+    assert "winning ticket" not in text  # the rate is not constant
+    assert "follows schedule=cosine, which sets when validation loss is lowest" in text
+    assert "of means it is an upper bound, and of differences it is unknown" in text
     assert "mlflow run . -e compare -P reinits=keep,random,lottery -P seeds=3" in text
     assert text.count('class="answer ') == len(ITEMS)
     assert not re.search(r"\bnan\b(?! in )|None|NaN(?!\()", text.partition("<script>")[0])
@@ -267,13 +272,57 @@ def test_the_answer_and_its_figure_come_first(html):
     assert html.index('id="accuracy"') < html.index("<main")  # beside the answer
 
 
-def test_the_means_and_differences_of_the_shown_round_have_verdicts(html):
-    table = re.search(r'aria-label="Differences in accuracy".*?</table>', html, re.DOTALL)[0]
-    rows = re.findall(r"<tr>\n<th scope=\"row.*?</tr>", table, flags=re.DOTALL)
-    assert len(rows) == 10  # six pairs of methods, and four with the dense network
-    verdicts = ">(higher|lower|no difference shown)<"
-    assert all(re.search(verdicts, row) for row in rows)
-    assert len(set(re.findall(verdicts, table))) > 1
+def table_rows(html, name):
+    table = re.search(rf'aria-label="{name}".*?</table>', html, re.DOTALL)[0]
+    return re.findall(r"<tr>\n<th scope=\"row.*?</tr>", table, flags=re.DOTALL)
+
+
+def test_only_the_tests_of_the_family_have_verdicts(html):
+    rows = table_rows(html, "Tested differences in accuracy")
+    assert len(rows) == 3  # the best method against two others and the dense network
+    verdict = r">(higher|lower|undecided \(\d\.\d\d points could have been shown\))<"
+    assert all(re.search(verdict, row) for row in rows)
+    assert len({re.search(verdict, row)[1][:6] for row in rows}) > 1
+    for name, count in (("All differences in accuracy", 10), ("Differences, all rounds", 400)):
+        rows = table_rows(html, name)
+        assert len(rows) == count  # six pairs of methods, and four with the dense network
+        assert not any(re.search(verdict, row) for row in rows)
+
+
+def test_early_stops_are_tested_only_if_the_rate_is_constant(html):
+    def heads(page):
+        table = re.search(r'aria-label="Differences in early stop".*?</table>', page, re.DOTALL)[0]
+        return re.findall(r"<th scope=\"col\"[^>]*>([^<]*)<", table)
+
+    whole = comparison_of()
+    constant = replace(whole, setting=whole.setting | {"schedule": "constant"})
+    page = render_page(constant, drawings())
+    assert "p" in heads(page)
+    assert "p" not in heads(html)
+    assert "a matching subnetwork of <code>lottery</code> whose early" in page
+
+
+def test_with_the_images_of_every_network_the_intervals_are_over_images_too():
+    whole, draw = comparison_of(), np.random.default_rng(0)
+    hard = np.arange(257) < 40
+    correct = {
+        (row.method, row.seed, row.round): ~(hard & (draw.random(257) < 0.2))
+        for row in whole.rounds.itertuples()
+    }
+    page = render_page(replace(whole, correct=correct), drawings())
+    assert "upper bound" not in page
+    assert "Differences are conditional" not in page
+    cells = [row.count("\N{EN DASH}") for row in table_rows(page, "Tested differences in accuracy")]
+    assert cells == [0, 0, 0]
+
+
+def test_where_a_method_restarts_is_said_without_a_paper_that_does_otherwise():
+    own = comparison_of()
+    shared = replace(own, setting=own.setting | {"masks": "shared"})
+    cell = "Survivors get new random values"
+    pages = [render_page(each, drawings()) for each in (own, shared)]
+    assert f"{cell}</td>" in pages[0]
+    assert f"{cell}: the control of Frankle &amp; Carbin 2019, arXiv:1803.03635</td>" in pages[1]
 
 
 def test_one_seed_makes_a_page_without_spread():

@@ -57,7 +57,9 @@ def test_a_summary_holds_mean_deviation_and_student_interval():
     assert isclose(row["test_accuracy_high"], 0.93 + T2 * 0.02 / sqrt(3))
     assert row["early_stop_iteration_mean"] == 400
     assert row["early_stop_iteration_std"] == 100
-    assert row["early_stop_test_accuracy_low"] == row["early_stop_test_accuracy_high"] == 0.5
+    assert row["early_stop_test_accuracy_n"] == 3
+    # A few equal values do not prove that there is no spread.
+    assert np.isnan(row["early_stop_test_accuracy_low"])
 
 
 def test_one_seed_has_a_mean_and_no_spread():
@@ -81,9 +83,80 @@ def test_a_summary_keeps_the_order_of_methods_and_of_rounds():
     ]
 
 
-def test_a_value_that_is_not_known_is_not_averaged_away():
-    table = rows("keep", [0.9, float("nan"), 0.9])
-    assert np.isnan(statistics.summarise(table)["test_accuracy_mean"].iloc[1])
+def test_a_mean_says_over_how_many_seeds_it_is_where_some_have_no_value():
+    """Such as iterations to a loss that a network never reaches."""
+    table = rows("keep", [0.9, 0.92, 0.94], stops=(300, float("nan"), 500))
+    row = statistics.summarise(table).iloc[1]
+    names = ("n", "mean", "std", "low", "high")
+    n, mean, *rest = row[[f"early_stop_iteration_{name}" for name in names]]
+    assert (row["n"], n, mean) == (3, 2, 400)
+    assert np.isnan(rest).all()
+    found = pair(statistics.differences(table), "early_stop_iteration", "keep", "dense")
+    assert (found["n"], found["difference"]) == (2, -600)
+    assert found[["std", "low", "high", "p_value"]].isna().all()
+
+
+def test_a_metric_that_no_run_has_is_left_out():
+    table = rows("keep", [0.9, 0.92, 0.94])
+    lacking = table.drop(columns="early_stop_test_accuracy").assign(early_stop_iteration=np.nan)
+    assert statistics.measured(lacking) == ["test_accuracy", "valid_accuracy"]
+    assert "early_stop_iteration_mean" not in statistics.summarise(lacking)
+    assert set(statistics.differences(lacking)["metric"]) == {"test_accuracy", "valid_accuracy"}
+
+
+def test_intervals_end_where_values_cannot_be():
+    table = rows("keep", [1.0, 0.7, 1.0], stops=(1, 500, 2))
+    row = statistics.summarise(table).iloc[1]
+    assert (row["test_accuracy_high"], row["early_stop_iteration_low"]) == (1.0, 0.0)
+    assert row["test_accuracy_low"] == pytest.approx(0.9 - T2 * sqrt(0.03) / sqrt(3))
+    far = rows("keep", [0.0, 0.01, 0.3])  # 0.9, 0.91 and 0.64 below the dense networks
+    found = pair(statistics.differences(far), "test_accuracy", "keep", "dense")
+    assert found["low"] == -1
+
+
+def both_right(table, images, hard):
+    """Images that each network gets right: all but the first ones, as many as its accuracy says."""
+    correct = {}
+    for row in table.itertuples():
+        right = np.ones(images, dtype=bool)
+        right[: round((1 - row.test_accuracy) * images)] = False
+        correct[row.method, row.seed, row.round] = right if row.round else np.roll(right, hard)
+    return correct
+
+
+def test_the_interval_over_images_is_wider_than_that_over_seeds_and_stays_below_one():
+    table = rows("keep", [0.98, 0.99, 1.0])
+    for known in (None, both_right(table, 100, 0)):
+        row = statistics.summarise(table, 100, known).iloc[1]
+        low, high = row["test_accuracy_images_low"], row["test_accuracy_images_high"]
+        assert low < 0.99 - 1.96 * sqrt(0.99 * 0.01 / 100)
+        assert 0.99 < high < 1
+    unknown = statistics.summarise(table).iloc[1]
+    assert np.isnan(unknown["test_accuracy_images_low"])
+
+
+def test_the_dense_networks_interval_over_images_uses_any_methods_images():
+    table = pd.concat([rows("lottery", [0.9, 0.9, 0.9]), rows("keep", [0.9, 0.9, 0.9])])
+    correct = {key: right for key, right in both_right(table, 100, 0).items() if key[0] == "keep"}
+    bound = statistics.dense_interval(table, "test_accuracy", 100)
+    known = statistics.dense_interval(table, "test_accuracy", 100, correct)
+    assert bound["images_low"] != known["images_low"]
+    assert (
+        known["images_low"]
+        == statistics.summarise(table, 0, correct)
+        .set_index(["method", "round"])
+        .loc[("keep", 0), "test_accuracy_images_low"]
+    )
+
+
+def test_a_difference_over_images_needs_the_images_of_every_network():
+    table = rows("keep", [0.80, 0.83, 0.85])
+    correct = both_right(table, 100, 30)
+    found = pair(statistics.differences(table, correct), "test_accuracy", "keep", "dense")
+    assert -1 < found["images_low"] < found["low"] < found["high"] < found["images_high"]
+    del correct["keep", 1, 1]
+    found = pair(statistics.differences(table, correct), "test_accuracy", "keep", "dense")
+    assert found[["images_low", "images_high"]].isna().all()
 
 
 def test_the_dense_network_of_a_seed_counts_once():
@@ -160,52 +233,11 @@ def test_a_round_that_a_method_never_reached_has_no_seed_in_common():
     assert len(late) == 4
 
 
-def test_equal_differences_have_a_point_for_an_interval_and_no_p_value():
+def test_equal_differences_have_no_interval_and_no_p_value():
     table = pd.concat([rows("lottery", [0.91, 0.93, 0.95]), rows("random", [0.90, 0.92, 0.94])])
     row = pair(statistics.differences(table), "test_accuracy", "lottery", "random")
     assert isclose(row["difference"], 0.01)
-    assert np.isnan(row["p_value"])
-    assert row["low"] == row["high"] == row["difference"]
-
-
-def test_the_match_is_the_smallest_network_that_matches_the_dense_one_on_validation_data():
-    valids = [[0.89] * 3, [0.95, 0.92, 0.83], [0.7] * 3]  # the mean of round 2 is 0.9 exactly
-    table = rows("lottery", [0.91, 0.93, 0.95], valids, rounds=3)
-    row = statistics.smallest_matches(table).iloc[0]
-    assert (row["method"], row["n"], row["round"]) == ("lottery", 3, 2)
-    assert isclose(row["remaining"], 0.64)
-    assert isclose(row["valid_accuracy"], 0.9)
-    assert isclose(row["dense_valid_accuracy"], 0.9)
-    assert isclose(row["test_accuracy"], 0.93)
-    assert isclose(row["dense_test_accuracy"], 0.92)
-    assert isclose(row["test_low"], 0.93 - T2 * 0.02 / sqrt(3))
-    assert isclose(row["test_high"], 0.93 + T2 * 0.02 / sqrt(3))
-    assert (row["early_stop_iteration"], row["dense_early_stop_iteration"]) == (400, 1000)
-
-
-def test_a_good_test_accuracy_does_not_make_a_match():
-    row = statistics.smallest_matches(rows("keep", [0.99, 0.99, 0.99], [[0.8] * 3])).iloc[0]
-    assert row["round"] is pd.NA
-    assert row["n"] == 3
-    named = ["remaining", "valid_accuracy", "test_accuracy", "test_low", "test_high"]
-    assert row[[*named, "early_stop_iteration"]].isna().all()
-    assert isclose(row["dense_valid_accuracy"], 0.9)
-
-
-def test_a_match_needs_all_seeds_of_its_method():
-    table = rows("keep", [0.91, 0.93, 0.95], [[0.95] * 3, [0.95] * 3], rounds=2)
-    table = table[(table["round"] < 2) | (table["seed"] == 2)]
-    row = statistics.smallest_matches(table).iloc[0]
-    assert (row["round"], row["n"]) == (1, 3)
-    (only,) = statistics.smallest_matches(table[table["seed"] == 2]).itertuples()
-    assert (only.round, only.n) == (2, 1)
-    assert isclose(only.dense_test_accuracy, 0.94)
-    assert np.isnan(only.test_low)
-
-
-def test_matches_keep_the_order_of_methods():
-    table = pd.concat([rows("b", [0.9], [[0.95]]), rows("a", [0.9], [[0.1]])])
-    assert list(statistics.smallest_matches(table)["method"]) == ["b", "a"]
+    assert row[["low", "high", "p_value"]].isna().all()
 
 
 def mask(*kept, size=4):

@@ -64,17 +64,22 @@ def test_the_rounds_are_a_table_of_at_most_80_columns():
 
 def test_a_comparison_ends_with_a_table_of_the_smallest_matching_networks(tmp_path):
     (tmp_path / "matches.csv").write_text(
-        "method,round,remaining,test_accuracy,dense_test_accuracy\n"
-        "keep,11,0.0866,0.9721,0.975\n"
-        "random,,,,0.975\n"
+        "method,margin,name,round,remaining,gain_low,test_accuracy,dense_test_accuracy\n"
+        "keep,0.002,matching subnetwork,11,0.0866,-0.0013,0.9721,0.975\n"
+        "lottery,0.002,winning ticket,9,0.134,0.0002,0.9731,0.975\n"
+        "random,0.002,,,,,,0.975\n"
     )
     assert report_text(tmp_path).split("\n") == [
-        "The smallest network that matches the dense one in mean validation accuracy:",
+        "The smallest network that is shown to match the dense one: the one-sided 95% lower",
+        "bound of its validation accuracy minus dense is above -0.20 points.",
         "",
-        "        weights      test  dense test",
-        "method     left  accuracy    accuracy",
-        "keep      8.66%    97.21%      97.50%",
-        "random     none      none      97.50%",
+        "         weights     bound      test  dense test",
+        "method      left  (points)  accuracy    accuracy",
+        "keep       8.66%     -0.13    97.21%      97.50%",
+        "lottery    13.4%     +0.02    97.31%      97.50%",
+        "random      none      none      none      97.50%",
+        "",
+        "Winning ticket (it also stops early no later): lottery.",
         "",
         f"Report: {tmp_path / 'report.html'}",
     ]

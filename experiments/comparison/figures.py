@@ -21,22 +21,23 @@ from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import dense_interval, methods_of, overlap, pixels, summarise
 from experiments.comparison.text import count, in_percent
 from experiments.figures import experiment
-from experiments.figures.intervals import accuracy_limits, mean_interval
+from experiments.figures.intervals import SHARE, accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
 from experiments.rounds.metrics import METRICS
 from pruning.masks import Masks
 
-BARS = "Mean over seeds; bars are its 95% Student interval"
+BARS = "Mean over seeds; bars are its 95% Student interval, conditional on this test set"
 DENSE_LINE = "The dashed line and the faint band are the dense network's."
 CAPTIONS = {
     "accuracy": "Test accuracy at the end of each round against the share of weights that remain, "
     f"the dense network on the left. {BARS}; methods are drawn side by side within a round. "
     f"{DENSE_LINE}",
-    "early_stop": "Iteration of minimum validation loss (lower is faster) against the share of "
-    f"weights that remain; on the log scale equal distances are equal ratios. {BARS}. {DENSE_LINE}",
+    "early_stop": "Iteration of minimum validation loss against the share of weights that remain, "
+    "on a log scale; where the learning rate falls, its schedule sets these iterations. Mean over "
+    f"seeds; bars are its 95% Student interval. {DENSE_LINE}",
     "epochs": "Test accuracy against retraining epoch in the shown round. Mean over seeds; bands "
-    "are its 95% Student interval. The dashed line and the faint band are the dense network's at "
-    "the end of its training.",
+    "are its 95% Student interval, conditional on this test set. The dashed line and the faint "
+    "band are the dense network's at the end of its training.",
     "tradeoff": "Test accuracy against compression ratio (parameters) and against theoretical "
     f"speed-up (multiply-adds). {BARS}. {DENSE_LINE}",
     "layers": "Share of each layer's weights that is pruned after each round, mean over seeds; "
@@ -75,7 +76,7 @@ def draw_accuracy(rounds: pd.DataFrame) -> Figure:
 @report_style
 def draw_early_stop(rounds: pd.DataFrame) -> Figure:
     """Iteration of minimum validation loss against remaining weights."""
-    figure, (axes,) = new_figure("How fast: iteration of minimum validation loss")
+    figure, (axes,) = new_figure("Iteration of minimum validation loss")
     drawn = draw_rounds(axes, rounds, "early_stop_iteration", "remaining")
     ticks = [digit * 10**power for power in range(8) for digit in (1, 2, 3, 5, 7)]
     axes.set(yscale="log", ylabel="early-stop iteration (log scale)")
@@ -92,7 +93,7 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
     """Test accuracy against retraining epoch in one round, with a close-up if needed."""
     rows = rounds[rounds["round"] == shown_round]
     here = epochs[epochs["round"] == shown_round]
-    table = mean_interval(here, ["method", "epoch"], "test_accuracy")
+    table = mean_interval(here, ["method", "epoch"], "test_accuracy", SHARE)
     table = (100 * table[["mean", "low", "high"]]).reset_index()
     late = table[table["epoch"] > table["epoch"].max() / 2]
     close = accuracy_limits(late["mean"], late["low"], late["high"])
@@ -258,9 +259,10 @@ def draw_rounds(axes: Axes, rounds: pd.DataFrame, metric: str, against: str) -> 
         step = min(steps.median(), steps.sum() / 8)
         aside = np.exp(0.4 * step * ((place + 0.5) / len(by_method) - 0.5))
         table.loc[own.index, "x"] *= np.where(own["round"] > 0, aside, 1)
-        half = (own["high"] - own["mean"]).where(own["round"] > 0)  # dense: the band
+        below, above = own["mean"] - own["low"], own["high"] - own["mean"]
+        bars = [side.where(own["round"] > 0) for side in (below, above)]  # dense: the band
         x = table.loc[own.index, "x"]
-        axes.errorbar(x, own["mean"], half, lw=1.3, elinewidth=1, capsize=1.5, **style)
+        axes.errorbar(x, own["mean"], bars, lw=1.3, elinewidth=1, capsize=1.5, **style)
     return table
 
 

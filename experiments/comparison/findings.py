@@ -1,6 +1,7 @@
 """Findings: the sentences at the top of a page, the verdict on each difference, and caveats.
 
-A difference counts as shown only if its 95% interval excludes 0.
+A difference counts as shown only if it belongs to a family of families.py and its corrected p-value
+is below 5%. What is not shown is undecided, never "the same".
 """
 
 import math
@@ -8,22 +9,37 @@ import math
 import numpy as np
 import pandas as pd
 
-from experiments.comparison.results import Comparison
-from experiments.comparison.statistics import DENSE, ROUNDING, dense_interval, methods_of
-from experiments.comparison.text import count, listed, percent, weights
+from experiments.comparison.families import (
+    CONTROLS,
+    HEADLINE,
+    LEVEL,
+    SELECTED_BY,
+    contenders,
+    plain_of,
+)
+from experiments.comparison.matching import WINNING
+from experiments.comparison.results import EARLY_STOP, Comparison
+from experiments.comparison.statistics import (
+    ACCURACY,
+    DENSE,
+    dense_interval,
+    methods_of,
+)
+from experiments.comparison.text import count, listed, p_value, percent, points, weights
+from experiments.figures.intervals import ROUNDING
 from experiments.figures.page import UNKNOWN
 from pruning.reinit import REINITS
 
-ACCURACY, EARLY_STOP = "test_accuracy", "early_stop_iteration"
-SELECTED_BY = "valid_accuracy_mean"
 TRAINED_STARTS = ("keep", "lr_rewind", "rewind")  # their early stop excludes earlier training
+HIGHER, LOWER = "higher", "lower"
 CANNOT_TEST, EQUAL = "same in every seed", "equal in every seed"
 ONE_SEED, NO_SEED = "one seed", "no common seed"
-NOT_SHOWN = "no difference shown"
+UNDECIDED = "undecided"
+OUTSIDE = "not tested"
 CLAIMS = {  # verdict -> what the best method's difference from others is called
-    "higher": "is more accurate than {}",
-    "lower": "is less accurate than {}",
-    NOT_SHOWN: "shows no difference from {}",
+    HIGHER: "is more accurate than {}",
+    LOWER: "is less accurate than {}",
+    UNDECIDED: "is undecided against {}",
     CANNOT_TEST: "differs from {} by the same amount in every seed, which leaves nothing to test",
     EQUAL: "has the same accuracy in every seed as {}",
     ONE_SEED: "shares one seed with {}, too few to show a difference",
@@ -32,14 +48,27 @@ CLAIMS = {  # verdict -> what the best method's difference from others is called
 
 
 def verdict(row: pd.Series) -> str:
-    """What one row of `statistics.differences` shows: a key of `CLAIMS`."""
+    """What one row of `Comparison.differences` shows: a key of `CLAIMS`, or `OUTSIDE`."""
     if row["n"] < 2:
         return ONE_SEED if row["n"] else NO_SEED
     if np.isnan(row["p_value"]):  # no spread to test against, which a few seeds do not prove
         return CANNOT_TEST if abs(row["difference"]) > ROUNDING else EQUAL
-    if row["low"] <= 0 <= row["high"]:
-        return NOT_SHOWN
-    return "higher" if row["difference"] > 0 else "lower"
+    if not row["family"]:
+        return OUTSIDE
+    if row["p_holm"] >= LEVEL:
+        return UNDECIDED
+    return HIGHER if row["difference"] > 0 else LOWER
+
+
+def verdict_text(row: pd.Series) -> str:
+    """The verdict, and what could have been shown where nothing was."""
+    shown = verdict(row)
+    return f"{shown} ({could_have(row)})" if shown == UNDECIDED else shown
+
+
+def could_have(row: pd.Series) -> str:
+    """The difference that these seeds would probably have shown."""
+    return f"{points(row['detectable'])} could have been shown"
 
 
 def difference(
@@ -52,7 +81,9 @@ def difference(
         return found.iloc[0]
     row = here[(here["method"] == other) & (here["other"] == method)].iloc[0]
     swapped = {"method": method, "other": other, "difference": -row["difference"]}
-    return pd.Series({**row, **swapped, "low": -row["high"], "high": -row["low"]})
+    for low, high in (("low", "high"), ("images_low", "images_high")):
+        swapped |= {low: -row[high], high: -row[low]}
+    return pd.Series({**row, **swapped})
 
 
 def headline(comparison: Comparison) -> list[str]:
@@ -62,20 +93,16 @@ def headline(comparison: Comparison) -> list[str]:
     which no test image has chosen.
     """
     number, summary = comparison.shown_round, comparison.summary
-    here = summary[summary["round"] == number]
     if number == 0:
         return ["There is no pruned network, so there is nothing to compare."]
-    # Methods with fewer seeds rank last, since the worst seeds may be missing.
-    ranks = here.sort_values(["n", SELECTED_BY], ascending=False, kind="stable")
-    best, *others = ranks["method"]
-    dense = dense_interval(comparison.rounds, ACCURACY)
+    ranks = contenders(summary, number)
+    dense = dense_interval(comparison.rounds, ACCURACY, comparison.test_images, comparison.correct)
+    left = 1 - summary.loc[summary["round"] == number, "sparsity"].mean()
     return [
-        f"With {weights(1 - here['sparsity'].mean())} of the weights, {_lead(ranks)} a mean test "
-        f"accuracy of {_accuracy(ranks.iloc[0], f'{ACCURACY}_')}; the dense network has "
-        f"{_accuracy(dense)}.",
-        _claims(comparison, best, others),
-        _smallest(comparison.matches),
-        _rates(comparison),
+        f"With {weights(left)} of the weights, {_lead(ranks)} a mean test accuracy of "
+        f"{_accuracy(ranks.iloc[0], f'{ACCURACY}_')}; the dense network has {_accuracy(dense)}.",
+        _claims(comparison),
+        _smallest(comparison),
     ]
 
 
@@ -108,7 +135,8 @@ def learning_rates(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def _rates(comparison: Comparison) -> str:
+def rates(comparison: Comparison) -> str:
+    """The learning rates of retraining in a sentence."""
     methods: dict[str, list[str]] = {}
     for method, rate in learning_rates(comparison).items():
         methods.setdefault(rate, []).append(method)
@@ -117,49 +145,91 @@ def _rates(comparison: Comparison) -> str:
 
 
 def _accuracy(row: pd.Series, prefix: str = "") -> str:
-    mean, low, high = (row[f"{prefix}{part}"] for part in ("mean", "low", "high"))
-    spread = f"95% interval {percent(low)} to {percent(high)}" if row["n"] > 1 else "one seed"
+    mean, low, high = (row[f"{prefix}{part}"] for part in ("mean", "images_low", "images_high"))
+    spread = "one seed"
+    if row["n"] > 1:
+        spread = "no interval" if np.isnan(low) else f"95%: {percent(low)} to {percent(high)}"
     return f"{percent(mean)} ({spread})"
 
 
-def _claims(comparison: Comparison, best: str, others: list[str]) -> str:
+def _claims(comparison: Comparison) -> str:
+    """What the tests of the headline's family show."""
+    family = comparison.families[HEADLINE]
     rivals: dict[str, list[str]] = {claim: [] for claim in CLAIMS}
-    for other in (*others, DENSE):
+    tests, seeds = 0, set()
+    for best, other in family:
         row = difference(comparison.differences, ACCURACY, comparison.shown_round, best, other)
-        rivals[verdict(row)].append("the dense network" if other == DENSE else other)
+        shown, name = verdict(row), "the dense network" if other == DENSE else other
+        if shown in (HIGHER, LOWER):
+            name += f" (by {points(row['difference'])}, p = {p_value(row['p_holm'])})"
+        rivals[shown].append(f"{name} ({could_have(row)})" if shown == UNDECIDED else name)
+        tests += not np.isnan(row["p_value"])
+        seeds.add(row["n"])
     *first, last = [
-        CLAIMS[claim].format(listed(names, "or" if claim == NOT_SHOWN else "and"))
+        CLAIMS[claim].format(listed(names)).replace("p = <", "p < ")
         for claim, names in rivals.items()
         if names
     ]
-    return f"Compared seed by seed, {best} {', '.join(first)}{', and ' * bool(first)}{last}."
+    corrected = f", corrected for {count(tests, 'test')} (Holm)" if tests else ""
+    paired = f"Test accuracy, paired over {_seeds(seeds)}{corrected}: "
+    return f"{paired}{family[0][0]} {', '.join(first)}{', and ' * bool(first)}{last}."
 
 
-def _smallest(matches: pd.DataFrame) -> str:
-    shares = [
-        f"{row['method']} {'none' if pd.isna(row['remaining']) else weights(row['remaining'])}"
-        for _, row in matches.sort_values("remaining", kind="stable").iterrows()
-    ]
-    return (
-        "Weights left in the smallest network that matches the dense one (mean validation accuracy "
-        f"at least as high): {listed(shares)}."
-    )
+def _seeds(numbers: set[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least} to {most} seeds" if least < most else count(most, "seed")
+
+
+def _smallest(comparison: Comparison) -> str:
+    matches = comparison.matches.sort_values("remaining", kind="stable")
+    if matches["n"].max() < 2:
+        return "One seed cannot show that a smaller network matches the dense one."
+    shares = []
+    for _, row in matches.iterrows():
+        share = "none" if pd.isna(row["remaining"]) else weights(row["remaining"])
+        shares.append(f"{row['method']} {share}{', a winning ticket' * (row['name'] == WINNING)}")
+    return f"Smallest network shown to match the dense one: {'; '.join(shares)}."
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """What limits every number on the page: seeds, assumptions, many tests, missing networks."""
+    """What the numbers at the top stand on: seeds, images, intervals, families, margin."""
     seeds = comparison.rounds["seed"].unique()
+    images = count(comparison.test_images, "test image")
     found = [f"n = {count(len(seeds), 'seed')} ({', '.join(map(str, seeds))})."]
     if len(seeds) == 1:
-        found.append("With one seed no spread is known, and any difference may be chance.")
-    tests = int(comparison.differences["p_value"].notna().sum())
-    if tests:
         found.append(
-            "Intervals and p-values assume normally distributed differences between seeds. "
-            f"The {count(tests, 'p-value')} on this page are not corrected for multiple "
-            "comparisons: without any real difference, about one in twenty would be below 0.05."
+            f"With one seed no spread is known, and any difference may be chance; all is "
+            f"conditional on these {images}."
         )
-    return found
+    else:
+        over = f"over new seeds and new test images (here {images})"
+        bound = "" if comparison.correct else ", the images' part an upper bound"
+        found.append(f"95% intervals of accuracies are {over}{bound}.")
+        if not comparison.correct:
+            found.append("Differences are conditional on this test set.")
+    found.append(
+        f"Matching: validation accuracy is less than {points(comparison.margin)} below the dense "
+        "network's (one-sided 95% bound, each round tested alone)."
+    )
+    return [*found, rates(comparison)]
+
+
+def note_on_tests(comparison: Comparison) -> str:
+    """Which p-values are corrected for what, and how many are not."""
+    table = comparison.differences
+    known = table["p_value"].notna()
+    parts = [
+        f"{name} family: {count(int(((table['family'] == name) & known).sum()), 'test')}"
+        for name in (HEADLINE, CONTROLS)
+        if comparison.families[name]
+    ]
+    free = int((known & (table["family"] == "")).sum())
+    return (
+        "Paired by seed, with two-sided t-tests, which assume normally distributed differences. "
+        f"Corrected by Holm's method ({'; '.join(parts)}); the other {count(free, 'p-value')} of "
+        "the comparison are not corrected: without any real difference, about one in twenty would "
+        "be below 0.05."
+    )
 
 
 def incomplete(rounds: pd.DataFrame) -> list[str]:
@@ -182,6 +252,12 @@ def early_stop_notes(comparison: Comparison) -> list[str]:
     rounds = comparison.rounds
     here = rounds[rounds["round"] == comparison.shown_round]
     notes = []
+    if not comparison.constant_rate:
+        notes.append(
+            f"The learning rate follows schedule={comparison.setting['schedule']}, which sets when "
+            "validation loss is lowest: these iterations say little about the networks, and are "
+            "not tested."
+        )
     trained = methods_of(here[here["reinit"].isin(TRAINED_STARTS)])
     if trained:
         notes.append(
@@ -205,33 +281,30 @@ def controls(comparison: Comparison) -> pd.DataFrame:
     Frankle et al. 2021, arXiv:2009.08576; Su et al. 2020, arXiv:2009.11094.
 
     Returns:
-        Rows of `statistics.differences` with one more column, `meaning`.
+        Rows of `Comparison.differences` with one more column, `meaning`.
     """
     number, summary = comparison.shown_round, comparison.summary
-    arms = summary[summary["round"] == number].set_index("method")
-    alike = arms[["reinit", "criterion", "pruning"]].agg(tuple, axis="columns")
-    plain = arms["control"] == "none"
+    kinds = summary.drop_duplicates("method").set_index("method")["control"]
     rows = []
-    for method in arms.index[~plain]:
-        others = arms.index[plain & (alike == alike[method])]
-        if others.empty:
+    for method, other in plain_of(summary, number).items():
+        if other is None:
             unknown = dict.fromkeys(comparison.differences, math.nan)
-            row = pd.Series(unknown | {"method": method, "other": UNKNOWN, "n": 0})
+            row = pd.Series(unknown | {"method": method, "other": UNKNOWN, "n": 0, "family": ""})
             meaning = "there is no arm without the control to compare with"
         else:
-            row = difference(comparison.differences, ACCURACY, number, method, others[0])
-            meaning = _meaning(row, str(arms.loc[method, "control"]))
+            row = difference(comparison.differences, ACCURACY, number, method, other)
+            meaning = _meaning(row, str(kinds[method]))
         rows.append({**row, "meaning": meaning})
     return pd.DataFrame(rows)
 
 
 def _meaning(row: pd.Series, control: str) -> str:
     shown = verdict(row)
-    if shown in (CANNOT_TEST, ONE_SEED, NO_SEED):
-        return "cannot be tested"
-    if shown == "lower":
+    if shown == LOWER:
         return "it matters which weights are kept"
-    if shown == "higher":
+    if shown == HIGHER:
         return "the weights that the criterion keeps do worse"
+    if shown != UNDECIDED:
+        return "cannot be tested"
     beyond = ", beyond how many in each layer" if control.endswith("_mask") else ""
-    return f"no sign that it matters which weights are kept{beyond}; more seeds might show one"
+    return f"undecided whether it matters which weights are kept{beyond}"

@@ -14,7 +14,7 @@ from experiments.comparison.checklist import checklist
 from experiments.comparison.figures import CAPTIONS
 from experiments.comparison.page_tables import tables
 from experiments.comparison.results import Comparison
-from experiments.comparison.text import count, listed, weights
+from experiments.comparison.text import count, listed, points, weights
 from experiments.figures.page import picture, render
 
 
@@ -31,6 +31,8 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
         "headline": findings.headline(comparison),
         "caveats": findings.caveats(comparison),
         "incomplete": findings.incomplete(comparison.rounds),
+        "note_on_tests": findings.note_on_tests(comparison),
+        "margin": points(comparison.margin),
         "early_stop_notes": findings.early_stop_notes(comparison),
         "shown": weights(1 - shown.mean()),
         "main": pictures[0],

@@ -10,13 +10,15 @@ import pandas as pd
 
 from experiments.comparison import record
 from experiments.comparison.figures import draw_all
-from experiments.comparison.findings import ACCURACY, headline, learning_rates
+from experiments.comparison.findings import caveats, headline, learning_rates
+from experiments.comparison.matching import WINNING
 from experiments.comparison.page import render_page
 from experiments.comparison.results import Comparison
-from experiments.comparison.text import percent, weights
+from experiments.comparison.statistics import ACCURACY
+from experiments.comparison.text import listed, percent, points, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.parameters import AUTO, as_text, validated
-from experiments.figures.page import to_svg
+from experiments.figures.page import UNKNOWN, to_svg
 from experiments.processes.terminal import table_text
 from experiments.tracking.paste import command_to_paste
 
@@ -72,6 +74,7 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         environment=record.environment_of(made),
         images=made.images,
         costs=record.read_costs(made),
+        margin=config.margin,
     )
 
 
@@ -109,43 +112,58 @@ def _write_files(comparison: Comparison, folder: Path) -> None:
 def describe(comparison: Comparison) -> str:
     """The comparison for MLflow's UI, in Markdown: the answer, and a table of the shown round."""
     summary, rates = comparison.summary, learning_rates(comparison)
-    matches = comparison.matches.set_index("method")["remaining"]
+    matches = comparison.matches.set_index("method")
     here = summary[summary["round"] == comparison.shown_round]
     lines = [
-        "| method | learning rate | test accuracy | 95% interval | smallest matching network |",
+        "| method | learning rate | test accuracy | 95% interval | smallest matching subnetwork |",
         "|---|---|---|---|---|",
     ]
     for _, row in here.iterrows():
-        mean, low, high = (row[f"{ACCURACY}_{part}"] for part in ("mean", "low", "high"))
-        interval = f"{percent(low)} to {percent(high)}" if row["n"] > 1 else "one seed"
-        share = matches[row["method"]]
+        names = (f"{ACCURACY}_{part}" for part in ("mean", "images_low", "images_high"))
+        mean, low, high = (row[name] for name in names)
+        interval = UNKNOWN if pd.isna(low) else f"{percent(low)} to {percent(high)}"
+        match = matches.loc[row["method"]]
+        share = f"{weights(match['remaining'])} ({match['name']})" if match["name"] else "none"
         lines.append(
-            f"| {row['method']} | {rates[row['method']]} | {percent(mean)} | {interval} | "
-            f"{'none' if pd.isna(share) else weights(share)} |"
+            f"| {row['method']} | {rates[row['method']]} | {percent(mean)} | {interval} | {share} |"
         )
-    return "\n".join(
-        [*headline(comparison)[:2], "", *lines, "", f"Page: artifact `{PAGE}`. Tables: `*.csv`."]
-    )
+    note = " ".join(caveats(comparison)[:-1])
+    page = f"Page: artifact `{PAGE}`. Tables: `*.csv`."
+    return "\n".join([*headline(comparison)[:2], "", *lines, "", note, "", page])
 
 
 def report_text(folder: Path) -> str:
-    """The smallest matching network of each method, and where the page is, for the terminal."""
+    """The smallest matching subnetwork of each method, and where the page is, for the terminal."""
     matches = pd.read_csv(folder / "matches.csv")
+    margin = float(matches["margin"].iloc[0])
     columns: dict[str, Iterable[object]] = {
         "method": matches["method"],
         "weights\nleft": [_or_none(weights, share) for share in matches["remaining"]],
+        "bound\n(points)": [_or_none(_points, bound) for bound in matches["gain_low"]],
         "test\naccuracy": [_or_none(percent, value) for value in matches["test_accuracy"]],
         "dense test\naccuracy": matches["dense_test_accuracy"].map(percent),
     }
     return "\n".join(
         [
-            "The smallest network that matches the dense one in mean validation accuracy:",
+            "The smallest network that is shown to match the dense one: the one-sided 95% lower",
+            f"bound of its validation accuracy minus dense is above -{points(margin)}.",
             "",
             table_text(columns),
             "",
+            *_tickets(matches),
             f"Report: {(folder / PAGE).resolve()}",
         ]
     )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.2f}"
+
+
+def _tickets(matches: pd.DataFrame) -> list[str]:
+    """Which of them are winning tickets, if any."""
+    won = list(matches.loc[matches["name"] == WINNING, "method"])
+    return [f"Winning ticket (it also stops early no later): {listed(won)}.", ""] if won else []
 
 
 def _or_none(text: Callable[[float], str], value: float) -> str:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.comparison import statistics
+from experiments.comparison import families, matching, statistics
+from experiments.config.comparison import MARGIN
 from pruning.masks import Masks
+
+EARLY_STOP = "early_stop_iteration"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Comparison:
         data_source: Where the images come from.
         costs: What `measure` found of networks of the arms: one row per method, seed, round and
             form, and for each number of threads and images in a query. Empty if it did not run.
+        correct: Which test images a network classifies correctly, [images], by method, seed and
+            round, always in the same order. Empty where that was not kept.
+        margin: How far below the dense network's validation accuracy a network still matches it.
     """
 
     name: str
@@ -51,21 +57,45 @@ class Comparison:
     images: Mapping[str, int]
     data_source: str
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    correct: statistics.Correct = field(default_factory=dict)
+    margin: float = MARGIN
 
     @cached_property
     def summary(self) -> pd.DataFrame:
         """See `statistics.summarise`."""
-        return statistics.summarise(self.rounds)
+        return statistics.summarise(self.rounds, self.test_images, self.correct)
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """See `statistics.differences`."""
-        return statistics.differences(self.rounds)
+        """`statistics.differences`, corrected (see `families.corrected`).
+
+        Where the schedule sets the early stop, differences of it have no p-value.
+        """
+        table = statistics.differences(self.rounds, self.correct)
+        if not self.constant_rate:
+            early = table["metric"] == EARLY_STOP
+            table["p_value"] = table["p_value"].mask(early)
+        return families.corrected(table, self.families, self.shown_round)
+
+    @cached_property
+    def families(self) -> dict[str, families.Pairs]:
+        """See `families.families`."""
+        return families.families(self.summary, self.shown_round)
 
     @cached_property
     def matches(self) -> pd.DataFrame:
-        """See `statistics.smallest_matches`."""
-        return statistics.smallest_matches(self.rounds)
+        """See `matching.smallest_matches`."""
+        return matching.smallest_matches(self.rounds, self.margin, self.constant_rate)
+
+    @property
+    def constant_rate(self) -> bool:
+        """Whether the learning rate is constant; if not, its schedule sets the early stop."""
+        return self.setting["schedule"] == "constant"
+
+    @property
+    def test_images(self) -> int:
+        """How many there are."""
+        return self.images["test"]
 
     @property
     def methods(self) -> list[str]:

@@ -23,6 +23,11 @@ def percent(accuracy: float) -> str:
     return f"{100 * accuracy:.2f}%"
 
 
+def points(difference: float) -> str:
+    """A difference of accuracies in [-1, 1] without its sign, such as `0.90 points`."""
+    return f"{100 * abs(difference):.2f} points"
+
+
 def weights(share: float) -> str:
     """A share of weights in [0, 1] to three digits, such as `10.7%`."""
     return f"{100 * share:.3g}%"

@@ -29,6 +29,7 @@ from pruning.masks import MOST_ROUNDS
 from pruning.reinit import REINITS
 
 MOST_SEEDS = 1000
+MARGIN = 0.002  # a fifth of a point
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Arms(Parameters):
     )
     shown_round: Annotated[int | None, Field(ge=1, le=MOST_ROUNDS), or_auto] = Field(
         None, description="round whose epochs and masks are shown; auto is the last"
+    )
+    margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+        MARGIN,
+        description="how much lower than the dense network's a matching network's validation "
+        "accuracy may be, as a share of the images",
     )
 
 

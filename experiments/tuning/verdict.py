@@ -13,7 +13,7 @@ import pandas as pd
 
 from experiments.config.space import Choices, edge_of, extended, format_space, parse_space
 from experiments.config.tune import methods_of
-from experiments.figures.intervals import mean_interval
+from experiments.figures.intervals import SHARE, SIGNED_SHARE, mean_interval
 from experiments.tuning.choose import ROUNDING, at_equal_cost, complete, describe_rule
 from experiments.tuning.confirm import DEFAULT, Recommendation
 from experiments.tuning.fronts import FOUND, as_text
@@ -63,7 +63,7 @@ def row_of(table: pd.DataFrame, recommended: Recommendation, tested: pd.DataFram
 def _means(rows: pd.DataFrame, prefix: str) -> Row:
     row: Row = {}
     for name in FRESH if len(rows) else ():
-        values = mean_interval(rows, ["method"], name).iloc[0]
+        values = mean_interval(rows, ["method"], name, SHARE).iloc[0]
         row[f"{prefix}_{name}"] = float(values["mean"])
         row[f"{prefix}_{name}_low"] = float(values["low"])  # NaN with one seed
         row[f"{prefix}_{name}_high"] = float(values["high"])
@@ -79,7 +79,7 @@ def _differences(tested: pd.DataFrame) -> Row:
     pairs = (found - default).dropna()
     row: Row = {"paired_seeds": len(pairs)} if len(pairs) else {}
     for name in COMPARED if len(pairs) else ():
-        one = mean_interval(pairs.assign(all=0), ["all"], name).iloc[0]
+        one = mean_interval(pairs.assign(all=0), ["all"], name, SIGNED_SHARE).iloc[0]
         row[f"{name}_difference"] = float(one["mean"])
         # A few seeds with the same difference do not prove that others have it.
         has_spread = one["std"] > ROUNDING
