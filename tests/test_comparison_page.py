@@ -311,7 +311,6 @@ def test_with_the_images_of_every_network_the_intervals_are_over_images_too():
     }
     page = render_page(replace(whole, correct=correct), drawings())
     assert "upper bound" not in page
-    assert "Differences are conditional" not in page
     cells = [row.count("\N{EN DASH}") for row in table_rows(page, "Tested differences in accuracy")]
     assert cells == [0, 0, 0]
 

@@ -11,7 +11,7 @@ REGULAR = [world for world in WORLDS if world.images * (1 - world.accuracy) > 5]
 SEEDS = (3, 5, 10)
 
 
-def mistakes_of(curve, seeds, margin, repeats=10_000):
+def mistakes_of(curve, seeds, margin, repeats=4000):
     return mistakes(CURVES[curve], seeds, repeats, margin, np.random.default_rng(0))
 
 
@@ -27,7 +27,7 @@ def test_intervals_contain_the_true_value_in_about_95_of_100_cases(world, seeds)
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("world", REGULAR, ids=str)
 def test_intervals_have_93_to_97_percent_coverage(world, seeds):
-    covered = coverage(world, seeds, repeats=10_000)["covered"]
+    covered = coverage(world, seeds, repeats=4000)["covered"]
     assert covered.between(0.93, 0.975).drop("bound, images").all()
     assert covered["bound, images"] > 0.93
 
@@ -36,7 +36,7 @@ def test_intervals_have_93_to_97_percent_coverage(world, seeds):
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("world", sorted({*WORLDS} - {*REGULAR}, key=str), ids=str)
 def test_with_a_handful_of_errors_intervals_are_too_wide_or_missing_but_not_too_short(world, seeds):
-    found = coverage(world, seeds, repeats=10_000)
+    found = coverage(world, seeds, repeats=4000)
     assert (found["covered"] > 0.93).all()
 
 

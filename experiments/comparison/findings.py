@@ -161,7 +161,10 @@ def _claims(comparison: Comparison) -> str:
         row = difference(comparison.differences, ACCURACY, comparison.shown_round, best, other)
         shown, name = verdict(row), "the dense network" if other == DENSE else other
         if shown in (HIGHER, LOWER):
-            name += f" (by {points(row['difference'])}, p = {p_value(row['p_holm'])})"
+            only = "; not shown for new test images" * bool(
+                row["images_low"] <= 0 <= row["images_high"]
+            )
+            name += f" (by {points(row['difference'])}, p = {p_value(row['p_holm'])}{only})"
         rivals[shown].append(f"{name} ({could_have(row)})" if shown == UNDECIDED else name)
         tests += not np.isnan(row["p_value"])
         seeds.add(row["n"])
@@ -205,8 +208,7 @@ def caveats(comparison: Comparison) -> list[str]:
         over = f"over new seeds and new test images (here {images})"
         bound = "" if comparison.correct else ", the images' part an upper bound"
         found.append(f"95% intervals of accuracies are {over}{bound}.")
-        if not comparison.correct:
-            found.append("Differences are conditional on this test set.")
+        found.append("Tests of differences are over seeds, conditional on this test set.")
     found.append(
         f"Matching: validation accuracy is less than {points(comparison.margin)} below the dense "
         "network's (one-sided 95% bound, each round tested alone)."

@@ -188,7 +188,7 @@ METRIC: Column = ("metric", lambda row: Cell(METRICS[row["metric"]].label))
 CONTROLS: list[Column] = [METHOD, OTHER, *GAP, RAW, HOLM, COULD, ("meaning", words("meaning"))]
 MATCHES: list[Column] = [
     METHOD,
-    ("", lambda row: Cell(row["name"] or "none shown")),
+    ("what it is", lambda row: Cell(row["name"] or "none shown")),
     ("weights left", number("remaining", weights)),
     ("validation", amount("valid_accuracy", "valid_accuracy")),
     ("dense", amount("dense_valid_accuracy", "valid_accuracy")),
