@@ -1,7 +1,7 @@
 """Datasets: from a name to train, valid and test images as tensors.
 
 A loader is a function `(root) -> Images` that returns the images as they are stored; `load_splits`
-splits and standardises them in the same way for all. To add a data set, write a loader in its own
+splits and scales them in the same way for all. To add a data set, write a loader in its own
 file and add a line to `DATASETS`. Every command imports this package: a loader imports slow
 libraries when it is called.
 """
@@ -13,9 +13,26 @@ from datasets.digits import digits
 from datasets.faces import faces
 from datasets.mnist import fashion_mnist, mnist
 from datasets.olivetti import olivetti
-from datasets.splits import DataUnavailableError, Images, Split, Splits, View, split_images
+from datasets.splits import (
+    PIXELS,
+    DataUnavailableError,
+    Images,
+    Split,
+    Splits,
+    View,
+    split_images,
+)
 
-__all__ = ["DATASETS", "DataUnavailableError", "Images", "Split", "Splits", "View", "load_splits"]
+__all__ = [
+    "DATASETS",
+    "PIXELS",
+    "DataUnavailableError",
+    "Images",
+    "Split",
+    "Splits",
+    "View",
+    "load_splits",
+]
 
 DATASETS: dict[str, Callable[[Path], Images]] = {
     "mnist": mnist,
@@ -28,11 +45,12 @@ VALID_SHARE = 1 / 12  # 5,000 of MNIST's 60,000 (arXiv:1803.03635, appendix G)
 
 
 def load_splits(
-    name: str, root: str, seed: int, train_limit: int = 0, standardise: bool = True
+    name: str, root: str, seed: int, train_limit: int = 0, pixels: str = PIXELS[0]
 ) -> tuple[Splits, str]:
     """The splits of a data set, and the reason for choosing it, as text.
 
-    "auto" is MNIST if it is on disk or can be downloaded, otherwise digits.
+    "auto" is MNIST if it is on disk or can be downloaded, otherwise digits. `pixels` is as for
+    `split_images`.
 
     Raises:
         DataUnavailableError: If the data set called `name` is not available.
@@ -42,7 +60,7 @@ def load_splits(
         name, raw, reason = _load_auto(Path(root))
     else:
         raw, reason = DATASETS[name](Path(root)), "requested by name"
-    return split_images(name, raw, VALID_SHARE, seed, train_limit, standardise), reason
+    return split_images(name, raw, VALID_SHARE, seed, train_limit, pixels), reason
 
 
 def _load_auto(root: Path) -> tuple[str, Images, str]:

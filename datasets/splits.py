@@ -7,11 +7,14 @@ only reported.
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+PIXELS = ("standardised", "unit", "l2")  # what a network sees; `View` says more
 COUNT_BATCH = 10_000  # images whose pixels are counted at once
+NORM_BATCH = 1000  # images whose pixels are squared at once
 
 
 class DataUnavailableError(ValueError):
@@ -46,14 +49,17 @@ class Images:
 class View:
     """How a stored image becomes the input of a network.
 
-    A pixel p in [0, 1] is standardised to (p - mean) / std. With a `crop`, training uses a random
-    square of that side, mirrored with probability 1/2, and evaluation the square in the centre.
+    A pixel p in [0, 1] is standardised to (p - mean) / std. If `l2` is set, it is divided by the L2
+    norm of the image instead, and a black image stays zero. With a `crop`, training uses a random
+    square of that side, mirrored with probability 1/2, and evaluation the square in the centre; the
+    norm is that of the square.
     """
 
     white: int
-    mean: float
-    std: float
+    mean: float  # 0 with l2
+    std: float  # 1 with l2
     crop: int = 0
+    l2: bool = False
 
     def fixed(self, images: Tensor) -> Tensor:
         """Stored images [N, 1, height, width] to inputs for evaluation."""
@@ -85,8 +91,24 @@ class View:
         return images.flatten(1).gather(1, flat).view(count, 1, self.crop, self.crop)
 
     def standard(self, images: Tensor) -> Tensor:
-        """Stored bytes to standardised inputs."""
+        """Stored images that are cropped to inputs; both [N, 1, height, width]."""
+        if self.l2:
+            return images.float().mul_(self.factors(images)[:, None, None, None])
         return images.float().div_(self.white).sub_(self.mean).div_(self.std)
+
+    def factors(self, images: Tensor) -> Tensor:
+        """What the stored pixels of each image are multiplied by with `l2`: [N] float32.
+
+        The sums are exact, so a factor does not depend on the other images or the device.
+        """
+        parts = torch.split(images.flatten(1), NORM_BATCH)
+        squares = torch.cat([part.int().square().sum(1) for part in parts])
+        return squares.clamp(min=1).double().sqrt().reciprocal().float()  # at least 1, or black
+
+    def table(self) -> Tensor:
+        """The input for each stored byte, [256]; with `l2` before its image's factor."""
+        stored = torch.arange(256, dtype=torch.uint8)
+        return stored.float() if self.l2 else self.standard(stored)
 
 
 @dataclass(frozen=True)
@@ -107,6 +129,11 @@ class Split:
         side = self.view.crop
         return (1, side, side) if side else tuple(self.images.shape[1:])
 
+    @cached_property
+    def factors(self) -> Tensor:
+        """`View.factors` of all images, for a view that is `l2` and does not crop."""
+        return self.view.factors(self.images)
+
     def to(self, device: str) -> "Split":
         """A copy on a torch device."""
         images = self.images if self.mapped else self.images.to(device)
@@ -123,8 +150,8 @@ class Split:
 class Splits:
     """The three splits of a data set.
 
-    Pixels are standardised with the mean and standard deviation of the training images. `digest`
-    identifies the exact content and order.
+    Pixels are standardised with the mean and standard deviation of the training images, unless the
+    view says otherwise. `digest` identifies the exact content and order.
     """
 
     name: str
@@ -152,7 +179,12 @@ class Splits:
 
 
 def split_images(
-    name: str, raw: Images, valid_share: float, seed: int, train_limit: int, standardise: bool
+    name: str,
+    raw: Images,
+    valid_share: float,
+    seed: int,
+    train_limit: int,
+    pixels: str = PIXELS[0],
 ) -> Splits:
     """The splits of a data set, for networks.
 
@@ -161,7 +193,8 @@ def split_images(
             set has no validation images.
         seed: Of the permutation that decides which images are held out and which are limited.
         train_limit: Maximum number of training images; 0 means all.
-        standardise: Whether to standardise pixels; otherwise they are in [0, 1].
+        pixels: What a network sees: "standardised"; "unit", in [0, 1]; "l2", divided by the L2 norm
+            of the image.
 
     Raises:
         ValueError: If `train_limit` is larger than the number of training images.
@@ -171,7 +204,9 @@ def split_images(
     mean, std = _mean_and_std(train[0], raw.white)
     if not std:
         raise ValueError(f"all training images of {name} have the same colour")
-    view = View(raw.white, mean, std, raw.crop) if standardise else View(raw.white, 0, 1, raw.crop)
+    if pixels != "standardised":
+        mean, std = 0, 1
+    view = View(raw.white, mean, std, raw.crop, l2=pixels == "l2")
     splits = {
         part: Split(images.unsqueeze(1), labels, view, raw.mapped)
         for part, (images, labels) in parts.items()

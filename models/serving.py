@@ -17,8 +17,9 @@ class FromPixels(nn.Module):
 
     Images [N, channels, height, width] with pixels in [0, 1] become logits [N, classes]. If `crop`
     is not 0, the network gets the square of that side in the centre of the image; if there are
-    `inputs`, [k] int64, it gets these values of each flattened image. If `finite_only` is set, NaN
-    and infinite pixels raise a RuntimeError.
+    `inputs`, [k] int64, it gets these values of each flattened image. With `l2`, pixels are divided
+    by the L2 norm of the image, or of the square. If `finite_only` is set, NaN and infinite pixels
+    raise a RuntimeError.
     """
 
     inputs: Tensor | None
@@ -31,9 +32,10 @@ class FromPixels(nn.Module):
         std: float,
         crop: int = 0,
         inputs: Tensor | None = None,
+        l2: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.mean, self.std, self.crop = network, mean, std, crop
+        self.network, self.mean, self.std, self.crop, self.l2 = network, mean, std, crop, l2
         self.register_buffer("inputs", inputs)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -43,10 +45,25 @@ class FromPixels(nn.Module):
         if self.crop:
             top, left = ((side - self.crop) // 2 for side in pixels.shape[-2:])
             pixels = pixels[..., top : top + self.crop, left : left + self.crop]
+        # Of all pixels, also if the network reads some of them.
+        norms = _norms(pixels) if self.l2 else None  # [N, 1, 1, 1]
         if self.inputs is not None:
             pixels = pixels.flatten(1).index_select(1, self.inputs)
+            norms = None if norms is None else norms.flatten(1)
+        if norms is not None:
+            pixels = pixels / norms
         logits: Tensor = self.network((pixels - self.mean) / self.std)
         return logits
+
+
+def _norms(pixels: Tensor) -> Tensor:
+    """L2 norms [N, 1, 1, 1]; 1 for a black image.
+
+    Without a clamp, whose result 8-bit ONNX files would round, and without a small summand, which
+    the export of ONNX files takes for zero.
+    """
+    norms = pixels.square().sum((1, 2, 3), keepdim=True).sqrt()
+    return norms + (norms == 0)
 
 
 MOST_SIDE = 1 << 16
@@ -82,6 +99,9 @@ class NetworkSpec:
     crop: Annotated[int, Field(ge=0, le=MOST_SIDE)] = 0
     compact: bool = False  # whether it has as many units as its values say, or all of the model's
     inputs: tuple[int, ...] | None = None  # values of a flattened image that it reads; None: all
+    l2: bool = (
+        False  # whether pixels are divided by the L2 norm of the image; mean 0 and std 1 then
+    )
 
     @property
     def architecture(self) -> Architecture:
@@ -97,6 +117,8 @@ class NetworkSpec:
         """
         if self.crop > min(self.image_shape[1:]):
             raise ValueError(f"a crop of {self.crop} is larger than its images")
+        if self.l2 and (self.mean, self.std) != (0, 1):
+            raise ValueError("pixels that are divided by a norm have mean 0 and std 1")
         network = self._skeleton()
         expected = {name: value.dtype for name, value in network.state_dict().items()}
         inputs = None
@@ -116,7 +138,7 @@ class NetworkSpec:
         for name, kind in expected.items():
             if state[name].dtype != kind:
                 raise ValueError(f"{name} is {state[name].dtype}, expected {kind}")
-        return FromPixels(network, self.mean, self.std, self.crop, inputs).eval()
+        return FromPixels(network, self.mean, self.std, self.crop, inputs, self.l2).eval()
 
     def _skeleton(self) -> nn.Module:
         try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets import DATASETS, load_splits
-from datasets.splits import Images, View, split_images
+from datasets.splits import Images, Split, View, split_images
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def pixels(splits, part):
 
 
 def test_train_and_valid_partition_the_training_images(raw):
-    splits = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
+    splits = split_images("x", raw, 0.1, seed=0, train_limit=0)
     train, valid = pixels(splits, "train"), pixels(splits, "valid")
     assert (len(train), len(valid), len(splits.test)) == (54, 6, 6)
     assert sorted(train + valid) == list(range(60))
@@ -33,7 +33,7 @@ def test_train_and_valid_partition_the_training_images(raw):
 
 
 def test_the_seed_decides_train_and_valid_but_not_test(raw):
-    one, same, other = (split_images("x", raw, 0.1, seed, 0, True) for seed in (1, 1, 2))
+    one, same, other = (split_images("x", raw, 0.1, seed, 0) for seed in (1, 1, 2))
     assert pixels(one, "train") == pixels(same, "train")
     assert pixels(one, "valid") != pixels(other, "valid")
     assert pixels(one, "test") == pixels(other, "test")
@@ -41,32 +41,61 @@ def test_the_seed_decides_train_and_valid_but_not_test(raw):
 
 
 def test_training_images_are_standardised(raw):
-    splits = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
+    splits = split_images("x", raw, 0.1, seed=0, train_limit=0)
     assert splits.train.images.shape == (54, 1, 2, 2)
     assert splits.image_shape == (1, 2, 2)
     inputs = splits.train.view.fixed(splits.train.images)
     assert inputs.mean().item() == pytest.approx(0, abs=1e-5)
     assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-5)
-    raw_pixels = split_images("x", raw, 0.1, 0, 0, standardise=False).train
+    raw_pixels = split_images("x", raw, 0.1, 0, 0, pixels="unit").train
     assert torch.equal(raw_pixels.view.fixed(raw_pixels.images), raw_pixels.images / 100)
 
 
+def test_l2_pixels_have_norm_one_and_a_black_image_stays_zero():
+    images = torch.tensor([[3, 0, 0, 4], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.uint8)
+    view = View(white=100, mean=0, std=1, l2=True)
+    found = view.fixed(images.view(3, 1, 2, 2)).view(3, 4)
+    assert torch.allclose(found[0], torch.tensor([0.6, 0, 0, 0.8]))
+    assert found[1:].tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
+
+
+def test_the_l2_norm_is_that_of_the_square_that_a_network_sees(raw):
+    images = torch.full((1, 1, 4, 4), 200, dtype=torch.uint8)
+    images[:, :, 1:3, 1:3] = torch.tensor([[3, 0], [0, 4]], dtype=torch.uint8)
+    view = View(white=255, mean=0, std=1, crop=2, l2=True)
+    assert torch.allclose(view.fixed(images).flatten(), torch.tensor([0.6, 0, 0, 0.8]))
+    varied = view.varied(images.expand(20, 1, 4, 4), torch.Generator().manual_seed(0))
+    assert torch.allclose(varied.flatten(1).norm(dim=1), torch.ones(20))
+    splits = split_images("x", raw, 0.1, seed=0, train_limit=0, pixels="l2")
+    assert splits.test.view == View(white=100, mean=0, std=1, l2=True)
+
+
+def test_an_images_norm_does_not_depend_on_the_others():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (2500, 1, 3, 5), generator=draw, dtype=torch.uint8)
+    split = Split(images, torch.zeros(2500).long(), View(255, 0, 1, l2=True))
+    exact = 1 / (images.flatten(1).double() ** 2).sum(1).sqrt()
+    assert torch.equal(split.factors, exact.float())
+    alone = torch.cat([split.view.factors(images[row : row + 1]) for row in range(100)])
+    assert torch.equal(split.factors[:100], alone)
+
+
 def test_train_limit_applies_to_training_only(raw):
-    whole = split_images("x", raw, 0.1, seed=0, train_limit=0, standardise=True)
-    short = split_images("x", raw, 0.1, seed=0, train_limit=7, standardise=True)
+    whole = split_images("x", raw, 0.1, seed=0, train_limit=0)
+    short = split_images("x", raw, 0.1, seed=0, train_limit=7)
     assert pixels(short, "train") == pixels(whole, "train")[:7]
     assert pixels(short, "valid") == pixels(whole, "valid")
     with pytest.raises(ValueError, match="train_limit must be at most 54 for x, got 55"):
-        split_images("x", raw, 0.1, seed=0, train_limit=55, standardise=True)
+        split_images("x", raw, 0.1, seed=0, train_limit=55)
 
 
 def test_validation_images_of_a_data_set_are_used(raw):
     held = raw.train[0][50:] + 100
     own = replace(raw, valid=(held, torch.zeros(10, dtype=torch.int64)))
-    splits = split_images("x", own, 0.1, seed=3, train_limit=0, standardise=True)
+    splits = split_images("x", own, 0.1, seed=3, train_limit=0)
     assert pixels(splits, "train") == list(range(60))
     assert pixels(splits, "valid") == list(range(150, 160))
-    short = split_images("x", own, 0.1, seed=3, train_limit=9, standardise=True)
+    short = split_images("x", own, 0.1, seed=3, train_limit=9)
     assert pixels(short, "valid") == pixels(splits, "valid")
     assert len(set(pixels(short, "train"))) == 9
 
@@ -108,9 +137,9 @@ def test_augmentation_is_determined_by_the_generator(crossed):
 
 
 def test_one_changed_pixel_changes_the_digest(raw):
-    before = split_images("x", raw, 0.1, 0, 0, True).digest
+    before = split_images("x", raw, 0.1, 0, 0).digest
     raw.test[0][0, 0, 0] += 1
-    assert split_images("x", raw, 0.1, 0, 0, True).digest != before
+    assert split_images("x", raw, 0.1, 0, 0).digest != before
 
 
 def test_digits_are_split_like_mnist():

@@ -21,9 +21,10 @@ from pruning.units import spread
 from tests.conftest import ROOT
 
 
-def network(model, side, pruned=0.0):
+def network(model, side, pruned=0.0, l2=False):
     """A network for grey images without some of its units."""
-    spec = NetworkSpec(model, (1, side, side), ("ada", "grace"), 0.4, 0.2)
+    scale = (0.0, 1.0) if l2 else (0.4, 0.2)
+    spec = NetworkSpec(model, (1, side, side), ("ada", "grace"), *scale, l2=l2)
     architecture, draw = spec.architecture, torch.Generator().manual_seed(0)
     state = architecture.draw(0)
     masks = dense_masks(state, architecture.prunable)
@@ -146,9 +147,10 @@ def test_a_graph_without_such_operations_stays_as_it_is(tmp_path):
     assert [node.op_type for node in for_integers(graph).graph.node] == kinds
 
 
-def test_layers_of_integers_have_aligned_units_and_the_outputs_of_the_network(tmp_path):
+@pytest.mark.parametrize("l2", [False, True])
+def test_layers_of_integers_have_aligned_units_and_the_outputs_of_the_network(tmp_path, l2):
     """Units that are added have no effect: in float32 the outputs are those without them."""
-    pruned = network("lightcnn_9", 32, pruned=0.6)
+    pruned = network("lightcnn_9", 32, pruned=0.6, l2=l2)
     small, aligned = smallest(pruned), smallest(pruned, ALIGNED)
     counts = [left for _, left in aligned.metadata["units"].values()]
     assert all(count % ALIGNED == 0 for count in counts)
@@ -164,7 +166,8 @@ def test_layers_of_integers_have_aligned_units_and_the_outputs_of_the_network(tm
     with torch.no_grad():
         expected = small.module(pixels)
         assert torch.allclose(aligned.module(pixels), expected, atol=1e-5)
-    quantise(aligned, Split(images, torch.zeros(40).long(), View(255, 0.4, 0.2)), tmp_path / "x")
+    view = View(255, aligned.spec.mean, aligned.spec.std, l2=l2)
+    quantise(aligned, Split(images, torch.zeros(40).long(), view), tmp_path / "x")
     found = OnnxModel(tmp_path / "x", threads=1)(pixels)
     spread_of = float(expected.std())
     assert 0 < float((found - expected).abs().mean()) < 0.1 * spread_of

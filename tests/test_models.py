@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models import MODELS, Architecture, build_model, prunable_weights, weight_uses
-from models.serving import FromPixels
+from models.serving import FromPixels, NetworkSpec
 
 
 def test_lenet_300_100_has_the_papers_parameters():
@@ -98,3 +98,19 @@ def test_a_layer_that_is_never_called_is_an_error():
 def test_from_pixels_standardises():
     served = FromPixels(nn.Identity(), mean=0.5, std=0.25)
     assert served(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-2.0, 0.0, 2.0]
+
+
+def test_from_pixels_divides_by_the_norm_of_all_pixels_that_the_network_sees():
+    image = torch.full((2, 1, 4, 4), 0.7)
+    image[0, 0, 1:3, 1:3] = torch.tensor([[0.3, 0.0], [0.0, 0.4]])
+    image[1, 0, 1:3, 1:3] = 0
+    whole = FromPixels(nn.Flatten(), 0, 1, crop=2, l2=True)
+    assert torch.allclose(whole(image), torch.tensor([[0.6, 0, 0, 0.8], [0, 0, 0, 0]]))
+    some = FromPixels(nn.Identity(), 0, 1, crop=2, inputs=torch.tensor([3, 1]), l2=True)
+    assert torch.allclose(some(image), torch.tensor([[0.8, 0], [0, 0]]))
+
+
+def test_pixels_are_divided_by_a_norm_or_standardised_not_both():
+    spec = NetworkSpec("lenet_2", (1, 1, 2), ("a", "b"), mean=0.5, std=1, l2=True)
+    with pytest.raises(ValueError, match="divided by a norm have mean 0 and std 1"):
+        spec.build(spec.architecture.draw(0))

@@ -1,5 +1,7 @@
 """Compact networks: the same outputs from fewer units."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -45,6 +47,27 @@ def check(architecture, state, masks, tolerance=1e-5):
         assert mask.shape == small.state[name].shape
         assert not small.state[name][~mask].any()
     return small
+
+
+@pytest.mark.parametrize("density", [0.02, 0.5])
+def test_the_l2_norm_is_that_of_all_pixels_whatever_the_network_reads(density):
+    architecture = Architecture("lenet_7_5", (1, 5, 5), 3)
+    state, draw = drawn(architecture, 0), torch.Generator().manual_seed(0)
+    masks = dense_masks(state, architecture.prunable)
+    masks["fc1.weight"] = torch.rand(7, 25, generator=draw) < density
+    small = compact(architecture, state, masks)
+    assert (small.inputs is None) == (density == 0.5)
+    inputs = None if small.inputs is None else tuple(small.inputs.tolist())
+    spec = replace(spec_of(architecture), mean=0, std=1, l2=True)
+    images = torch.rand(4, 1, 5, 5, generator=draw)
+    images[3] = 0
+    with torch.no_grad():
+        expected = spec.build(apply_masks(state, masks))(images)
+        found = replace(spec, compact=True, inputs=inputs).build(small.state)(images)
+        norms = images.flatten(1).norm(dim=1)[:3].view(3, 1, 1, 1)
+        plain = spec.build(apply_masks(state, masks)).network(images[:3] / norms)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(expected[:3], plain, atol=1e-6)
 
 
 @given(st.integers(0, 2**31), st.integers(0, 40), st.integers(0, 100), st.integers(0, 100))

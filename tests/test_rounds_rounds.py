@@ -236,7 +236,7 @@ def test_a_lightcnn_continues_from_its_checkpoint_bit_for_bit(reinit, tmp_path):
     pixels = torch.randint(256, (40, 20, 20), generator=torch.Generator().manual_seed(0))
     images, labels = pixels.byte(), torch.arange(40) % 2
     raw = Images("noise", 255, (images[:30], labels[:30]), (images[30:], labels[30:]), crop=16)
-    data = split_images("noise", raw, 0.2, 0, 0, True)
+    data = split_images("noise", raw, 0.2, 0, 0)
     asked = {"model": "lightcnn_9", "epochs": 2, "retrain_epochs": 1, "rounds": 2}
     asked |= {"criterion": "random" if reinit == "random" else "magnitude"}
     settings = config_from(asked | {"reinit": reinit, "device": "cpu"}).resolved("faces")

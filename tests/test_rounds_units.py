@@ -97,7 +97,7 @@ def test_a_lightcnn_loses_channels_of_all_stages():
     pixels = torch.randint(0, 256, (24, 1, 20, 20), generator=draw, dtype=torch.uint8)
     labels = torch.arange(24) % 3
     raw = Images("noise", 255, (pixels[:, 0], labels), (pixels[:6, 0], labels[:6]))
-    faces = split_images("noise", raw, 0.2, 0, 0, True)
+    faces = split_images("noise", raw, 0.2, 0, 0)
     settings = config_from(
         {"model": "lightcnn_29_v2", "epochs": 1, "retrain_epochs": 1, "rounds": 2}
         | {"granularity": "unit", "target": "macs", "prune_rate": 0.5, "device": "cpu"}

@@ -158,7 +158,7 @@ def test_a_network_of_faces_says_how_to_cut_them(tmp_path):
         for name, start in (("train", 0), ("valid", 4), ("test", 8))
     }
     raw = Images(str(tmp_path), 255, **parts, crop=128, classes=("ada", "grace"))
-    data = split_images("faces", raw, 0.1, 0, 0, True)
+    data = split_images("faces", raw, 0.1, 0, 0)
     described = describe_network(config_from({}).resolved("faces"), data)
     assert described["data"]["preparation"] == options.model_dump()
     assert described["data"]["images"] == {"train": 4, "valid": 4, "test": 4}

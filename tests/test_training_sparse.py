@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets import Split, View, load_splits
+from datasets import PIXELS, Images, Split, View, load_splits, split_images
 from experiments.config.experiment import config_from
 from experiments.rounds.rounds import RoundResult, prune_rounds
+from experiments.training import kernels
 from experiments.training.engine import ENGINES
 from experiments.training.optimizers import OPTIMIZERS
-from experiments.training.sparse import UPDATES, SparseEngine
+from experiments.training.sparse import UPDATES, SparseEngine, _whole
 from models import Architecture, linear_layers
 from pruning.masks import apply_masks
 from tests.test_training_loop import random_masks, recipe
@@ -65,10 +66,13 @@ def distance(one, other):
     density=st.floats(0, 1, allow_subnormal=False),
     images=st.integers(1, 150),
     smoothing=st.sampled_from([0.0, 0.1]),
+    view=st.sampled_from([View(255, 0.3, 0.4), View(255, 0, 1), View(255, 0, 1, l2=True)]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_gradients_are_those_of_autograd(hidden, classes, side, density, images, smoothing, seed):
-    """Also with rows, columns and layers that are empty, and with two to five layers."""
+def test_gradients_are_those_of_autograd(
+    hidden, classes, side, density, images, smoothing, view, seed
+):
+    """Also with rows, columns and layers that are empty, with two to five layers, a black image."""
     name = "_".join(map(str, ["lenet", *hidden]))
     architecture = Architecture(name, (1, side, side), classes)
     draw = torch.Generator().manual_seed(seed)
@@ -77,8 +81,9 @@ def test_gradients_are_those_of_autograd(hidden, classes, side, density, images,
         state[f"{layer}.bias"].normal_(0, 0.1, generator=draw)
     masks = random_masks(state, architecture, density, seed)
     pixels = torch.randint(256, (images, 1, side, side), generator=draw, dtype=torch.uint8)
+    pixels[-1] = 0
     labels = torch.randint(classes, (images,), generator=draw)
-    split = Split(pixels, labels, View(255, 0.3, 0.4))
+    split = Split(pixels, labels, view)
 
     engine = SparseEngine(architecture)
     plan = recipe(optimizer="sgd", batch_size=images, label_smoothing=smoothing)
@@ -148,10 +153,69 @@ def test_the_number_of_threads_changes_nothing(data, threads):
         assert (loss, evaluation) == results[0][1:]
 
 
-def test_crops_are_those_of_the_dense_engine():
+def plain_inputs(pixels, images, view):
+    """Written out: `pixels` of `images`, [N, 1, height, width]."""
+    values = images.double() / 255
+    if pixels == "standardised":
+        return ((values - view.mean) / view.std).float()
+    if pixels == "l2":
+        values /= values.square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-9)
+    return values.float()
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+@pytest.mark.parametrize("kind", ENGINES)
+def test_every_engine_sees_the_pixels_that_are_asked_for(pixels, kind):
+    """Training and evaluation, against PyTorch alone; one image is black."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (90, 8, 8), generator=draw, dtype=torch.uint8)
+    images[7] = 0
+    parts = (images, torch.arange(90) % 10), (images[:20], torch.arange(20) % 10)
+    splits = split_images("noise", Images("here", 255, *parts), 0.2, 0, 0, pixels)
+    view, train = splits.train.view, splits.train
+    state = LENET.draw(0)
+    masks = random_masks(state, LENET, 0.4)
+    engine = ENGINES[kind](LENET, "cpu", False)
+    engine.start(state, masks, recipe(optimizer="sgd", batch_size=len(train)))
+    assert not engine.snapshot()["fc1.bias"].any()
+    for _ in range(3):
+        batches = engine.batches(train, len(train), 0)
+        engine.train(batches, [0.5], torch.zeros(()))
+
+    model = LENET.build()
+    model.load_state_dict(apply_masks(state, masks))
+    for _ in range(3):
+        logits = model(plain_inputs(pixels, train.images, view))
+        gradients = torch.autograd.grad(
+            F.cross_entropy(logits, train.labels), list(model.parameters())
+        )
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+        model.load_state_dict(apply_masks(model.state_dict(), masks))
+    assert distance(engine.snapshot(), model.state_dict()) < 1e-5
+    test = splits.test
+    with torch.no_grad():
+        expected = F.cross_entropy(model(plain_inputs(pixels, test.images, view)), test.labels)
+    assert engine.evaluate(test)[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+def test_both_engines_have_the_same_inputs_bit_for_bit(pixels):
+    digits = load_splits("digits", "nowhere", 0, pixels=pixels)[0].valid
+    digits.images[3] = 0
+    values = np.zeros((64, kernels.LANES), np.float32)
+    rows = np.arange(60)
+    kernels._gather(_whole(digits), rows, np.arange(64), 0, 64, values)
+    expected = digits.view.fixed(digits.images[:60]).flatten(1).numpy()
+    assert np.array_equal(values[:, :60].T, expected)
+
+
+@pytest.mark.parametrize("view", [View(255, 0.5, 0.25, crop=8), View(255, 0, 1, crop=8, l2=True)])
+def test_crops_are_those_of_the_dense_engine(view):
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (90, 1, 12, 12), generator=draw, dtype=torch.uint8)
-    split = Split(pixels, torch.arange(90) % 10, View(255, 0.5, 0.25, crop=8))
+    split = Split(pixels, torch.arange(90) % 10, view)
     splits = replace(load_splits("digits", "nowhere", 0, 250)[0], train=split, valid=split)
     plan = recipe(batch_size=20)
     dense, sparse = (trained_by(kind, LENET, splits, plan) for kind in BOTH)

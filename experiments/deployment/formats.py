@@ -151,7 +151,7 @@ def write_packed(request: Request, path: Path) -> Model:
 
 def brief(network: Network) -> dict[str, Any]:
     """The metadata that a network needs to work, in few bytes."""
-    defaults = {"crop": 0, "compact": False, "inputs": None}
+    defaults = {"crop": 0, "compact": False, "inputs": None, "l2": False}
     spec = {
         name: value
         for name, value in asdict(network.spec).items()

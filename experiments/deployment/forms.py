@@ -64,7 +64,7 @@ def write_sparse(request: Request, path: Path) -> Model:
     network.save(path)
     spec = network.spec
     engine = for_inference(spec.architecture, network.module.network.state_dict(), network.masks)
-    view = View(white, spec.mean, spec.std, spec.crop)
+    view = View(white, spec.mean, spec.std, spec.crop, spec.l2)
     return lambda pixels: engine.logits((white * pixels).round().to(torch.uint8), view)
 
 

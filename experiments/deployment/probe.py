@@ -76,7 +76,7 @@ def load_sparse(path: Path, threads: int, white: int) -> Loaded:
     network = open_network(load_checkpoint(path), path.name)
     spec, state = network.spec, network.module.network.state_dict()
     engine = for_inference(spec.architecture, state, network.masks)
-    view = View(white, spec.mean, spec.std, spec.crop)
+    view = View(white, spec.mean, spec.std, spec.crop, spec.l2)
 
     def prepare(images: NDArray[np.uint8]) -> Query:
         stored = torch.from_numpy(images)

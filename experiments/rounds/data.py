@@ -17,7 +17,11 @@ def load_data(config: Config) -> tuple[Splits, str]:
     raw = config.pretrained != NONE  # published networks know pixels in [0, 1]
     seed = derive_seed(config.seed, "split")
     return load_splits(
-        config.dataset, config.data_root, seed, config.train_limit, standardise=not raw
+        config.dataset,
+        config.data_root,
+        seed,
+        config.train_limit,
+        "unit" if raw else "standardised",
     )
 
 

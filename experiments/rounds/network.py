@@ -85,7 +85,7 @@ def describe_network(config: Resolved, data: Splits) -> dict[str, Any]:
     view = data.train.view
     names = data.class_names or tuple(map(str, range(data.classes)))
     shape = tuple(data.train.images.shape[1:])
-    spec = NetworkSpec(config.model, shape, names, view.mean, view.std, view.crop)
+    spec = NetworkSpec(config.model, shape, names, view.mean, view.std, view.crop, l2=view.l2)
     about: dict[str, Any] = {"digest": data.digest, "images": {}}
     for name in SPLITS:
         split = getattr(data, name)

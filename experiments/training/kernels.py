@@ -109,6 +109,7 @@ class Images(NamedTuple):
 
     stored: NDArray[np.uint8]  # [images, inputs]
     inputs: Floats  # [256]: the input for each stored byte
+    factors: Floats  # [images]: what an image's inputs are multiplied by; [0]: nothing
     labels: Integers  # [images]
 
 
@@ -137,17 +138,16 @@ def _gather(
         pixel = pixels[number]
         for lane in range(len(rows)):
             values[pixel, lane] = images.inputs[images.stored[rows[lane], pixel]]
+    if len(images.factors):
+        factors = images.factors[rows]
+        for pixel in pixels[first:last]:
+            for lane in range(len(rows)):
+                values[pixel, lane] *= factors[lane]
 
 
 @_inlined
 def _add_products(
-    weight: Floats,
-    source: Indices,
-    first: int,
-    last: int,
-    values: Floats,
-    sums: Floats,
-    row: int,
+    weight: Floats, source: Indices, first: int, last: int, values: Floats, sums: Floats, row: int
 ) -> None:
     """sums[row] += the sum of weight[k] * values[source[k]] over k from `first` to `last`."""
     k = first

@@ -37,6 +37,7 @@ UPDATES = {"adam": ADAM, "adamw": ADAMW, "sgd": SGD}  # of the optimizers that h
 SHARED = 4000  # survivors: smaller layers are computed by one thread
 LINE = 64  # bytes of a cache line, and of the widest vectors
 CROPPED = 1000  # images that are cropped at once for an evaluation
+NO_FACTORS = torch.zeros(0)
 
 Batch = tuple[Images, kernels.Integers]  # a data set, or a part of it, and the rows to use
 
@@ -126,12 +127,12 @@ class SparseEngine:
 
     def batches(self, split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
         """As in `Engine`."""
-        images = None if split.view.crop else _images(split.view, split.images, split.labels)
+        images = None if split.view.crop else _whole(split)
         for rows, generator in shuffled(split, batch_size, seed):
             used = images
             if used is None:
                 stored, labels = split.stored(rows)
-                used = _images(split.view, split.view.squares(stored, generator), labels)
+                used = _cropped(split.view, split.view.squares(stored, generator), labels)
                 rows = torch.arange(len(rows))
             for some in torch.split(rows, batch_size):
                 yield used, some.numpy()
@@ -168,12 +169,9 @@ class SparseEngine:
         """As in `Engine`."""
         values = _zeros(self.threads, *self.buffers.values.shape)
         loss, correct = 0.0, 0
-        size = CROPPED if split.view.crop else len(split)
-        parts = torch.split(split.images, size), torch.split(split.labels, size)
-        for images, labels in zip(*parts, strict=True):
-            used = _images(split.view, split.view.centre(images), labels)
+        for images in _for_evaluation(split):
             kernel = kernels.evaluate if self.threads == 1 else kernels.evaluate_shared
-            part, right = self._call(kernel, self.network, values, used)
+            part, right = self._call(kernel, self.network, values, images)
             loss, correct = loss + part, correct + right
         return float(loss) / len(split), int(correct) / len(split)
 
@@ -183,7 +181,7 @@ class SparseEngine:
         outputs = slice(self.network.inputs + self.network.layers[-2], None)
         for some in torch.split(view.centre(images), LANES):
             labels = torch.zeros(len(some), dtype=torch.int64)
-            kernels.evaluate(self.network, values, _images(view, some, labels))
+            kernels.evaluate(self.network, values, _cropped(view, some, labels))
             found.append(torch.from_numpy(values[0, outputs, : len(some)].T.copy()))
         return torch.cat(found)
 
@@ -228,10 +226,30 @@ def _zeros(*shape: int) -> kernels.Floats:
     return memory[start : start + count].reshape(shape)
 
 
-def _images(view: View, images: Tensor, labels: Tensor) -> Images:
-    """Stored images and labels for the kernels."""
-    table = view.standard(torch.arange(256, dtype=torch.uint8)).numpy()
-    return Images(images.flatten(1).contiguous().numpy(), table, labels.numpy())
+def _for_evaluation(split: Split) -> Iterator[Images]:
+    """All images of a split, in one part, or cropped in several."""
+    if not split.view.crop:
+        yield _whole(split)
+        return
+    parts = torch.split(split.images, CROPPED), torch.split(split.labels, CROPPED)
+    for images, labels in zip(*parts, strict=True):
+        yield _cropped(split.view, split.view.centre(images), labels)
+
+
+def _whole(split: Split) -> Images:
+    """All images of a split that is not cropped."""
+    factors = split.factors if split.view.l2 else NO_FACTORS
+    return _images(split.view, split.images, split.labels, factors)
+
+
+def _cropped(view: View, images: Tensor, labels: Tensor) -> Images:
+    """Stored images, after the crop."""
+    return _images(view, images, labels, view.factors(images) if view.l2 else NO_FACTORS)
+
+
+def _images(view: View, images: Tensor, labels: Tensor, factors: Tensor) -> Images:
+    stored = images.flatten(1).contiguous().numpy()
+    return Images(stored, view.table().numpy(), factors.numpy(), labels.numpy())
 
 
 def _connect(kept: list[np.ndarray]) -> Network:
