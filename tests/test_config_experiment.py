@@ -60,6 +60,8 @@ INVALID = [
     ("warmup_epochs", "-1", "warmup_epochs must be greater than or equal to 0, got -1"),
     ("grad_clip", "-1", "grad_clip must be greater than or equal to 0, got -1"),
     ("label_smoothing", "1", "label_smoothing must be less than 1, got 1"),
+    ("pixels", "l1", "pixels must be one of auto, standardised, unit, l2, got l1"),
+    ("draw_seed", "-1", "draw_seed must be greater than or equal to 0, got -1"),
     ("precision", "fp8", "precision must be one of auto, float32, bf16, got fp8"),
     ("weight_decay", "-1", "weight_decay must be greater than or equal to 0, got -1"),
     ("batch_size", "0", "batch_size must be greater than 0, got 0"),
@@ -158,6 +160,8 @@ CONFLICTS = [
         {"masks": "shared", "branch_of": "0" * 32, "pruning": "one_shot"},
         "cannot be combined with control=inverted or pruning=one_shot",
     ),
+    ({"pretrained": "x", "pixels": "l2"}, "networks were trained on, got pixels=l2"),
+    ({"pretrained": "x", "pixels": "standardised"}, "pretrained needs pixels=unit, which"),
     ({"warmup_epochs": 10}, "warmup_epochs must be less than epochs (10), got 10"),
 ]
 
@@ -202,6 +206,25 @@ def test_resolving_fills_in_every_auto():
     assert (config.dataset, config.device, config.output_prune_rate) == ("mnist", "cpu", 0.2)
     assert (config.lr, config.retrain_lr) == (0.0012, 0.0012)
     assert config.resolved("mnist") == config
+
+
+def test_pretrained_networks_get_the_pixels_that_they_know():
+    assert config_from({}).resolved("digits").pixels == "standardised"
+    for pixels in ("auto", "unit"):
+        asked = config_from({"pretrained": "x", "pixels": pixels})
+        assert asked.resolved("digits").pixels == "unit"
+
+
+def test_every_seed_is_the_seed_unless_it_is_given():
+    streams = {"init_seed": 3, "order_seed": 3, "split_seed": 3, "draw_seed": 3}
+    assert config_from({"seed": 3}).streams() == streams
+    auto, given = (config_from({"seed": 3} | each).resolved("digits") for each in ({}, streams))
+    assert auto == given
+    assert auto.streams() == streams
+    other = config_from({"seed": 3, "draw_seed": 0})
+    assert other.streams() == streams | {"draw_seed": 0}
+    assert other.dense_settings() == config_from({"seed": 3}).dense_settings()
+    assert config_from({"seed": 4}).dense_settings() != config_from({"seed": 3}).dense_settings()
 
 
 @pytest.mark.parametrize(

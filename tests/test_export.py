@@ -1,6 +1,7 @@
 """The command export: every file is checked to be the network that it says it is."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
+import weight_loss
 from experiments.__main__ import run_command
 from experiments.config.experiment import config_from
 from experiments.config.export import ExportConfig
 from experiments.config.parameters import validated
 from experiments.deployment.clusters import train_shared
 from experiments.deployment.formats import FORMATS, Request, write_format
+from experiments.deployment.forms import write_sparse
 from experiments.deployment.model import put_whole
 from experiments.deployment.onnx_files import OnnxModel
 from experiments.export import export
@@ -23,6 +26,7 @@ from experiments.run import run_experiment
 from experiments.tracking.networks import best_round, load_network
 from models import WIDTHS
 from models.compact import remove_dead
+from pruning.masks import apply_masks
 from pruning.packed import load_packed
 from tests.conftest import QUICK, wait_until, working_in
 from tests.test_project import path, run_project, runs
@@ -78,6 +82,37 @@ def test_every_format_has_the_outputs_of_the_network(digits_run, tmp_path, capsy
     output = capsys.readouterr().out
     assert "last round: 2, 95.99% pruned" in output
     assert f"Files and table: {folder}" in output
+
+
+def test_every_form_divides_pixels_by_the_norm_of_the_whole_image(tmp_path):
+    """Also those that read some of the pixels only; a test image is black."""
+    data = weight_loss.load_data(dataset="digits", pixels="l2")
+    data.test.images[5] = 0
+    parameters = QUICK | {"pixels": "l2", "epochs": 15, "retrain_epochs": 15, "train_limit": 0}
+    *_, network = weight_loss.prune_rounds(**parameters | {"rounds": 1})
+    assert network.spec.l2
+    assert evaluate(network, data.valid).accuracy == network.metrics["valid_accuracy"] > 0.8
+    masks = network.masks | {"fc1.weight": network.masks["fc1.weight"] & (torch.arange(64) % 2 > 0)}
+    state = apply_masks(network.module.network.state_dict(), masks)
+    network = replace(network, module=network.spec.build(state), masks=masks)
+    norms = data.test.images.float().flatten(1).norm(dim=1).clamp(min=1).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        expected = network.module.network(data.test.images / norms)
+    request = Request(asked("0" * 32), network, data)
+    for name in FORMATS:
+        written = write_format(name, request, tmp_path, expected)
+        if name == "int8":
+            score = evaluate(network, data.test).accuracy
+            assert abs(written.test_accuracy - score) < 0.02
+        else:
+            assert (written.changed, written.largest_difference < 1e-4) == (0, True)
+    small = load_network(tmp_path / "compact.safetensors")
+    assert small.spec.inputs == tuple(range(1, 64, 2))
+    assert small.spec.l2
+    found = logits_of(write_sparse(request, tmp_path / "x.safetensors"), data.test)
+    assert torch.allclose(found, expected, atol=1e-4)
+    found = logits_of(load_network(tmp_path / "x.safetensors").module, data.test)
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_files_are_logged_to_the_run(digits_run):

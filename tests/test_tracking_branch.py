@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from safetensors.torch import load
 
 from experiments.config.experiment import config_from
 from experiments.run import run_experiment
@@ -48,6 +49,18 @@ def test_a_branch_leaves_the_same_bytes_as_a_run_that_trains_everything(base):
     assert alone.data.tags[INTERNAL + FINGERPRINT] != base.data.tags[INTERNAL + FINGERPRINT]
 
 
+@pytest.mark.parametrize("method", [{"reinit": "random"}, {"criterion": "random"}])
+def test_several_draws_branch_off_one_dense_network(base, method):
+    alone = do(**method, draw_seed=7)
+    branched = do(**method, draw_seed=7, branch_of=base.info.run_id)
+    assert checkpoints(alone) == checkpoints(branched)
+    dense, drawn = (checkpoints(run) for run in (base, branched))
+    for name in ("initial", "round_00"):  # the config is not the same
+        one, other = (load(content[f"{name}.safetensors"]) for content in (dense, drawn))
+        assert all(value.equal(other[key]) for key, value in one.items())
+    assert client_rounds(do(**method, branch_of=base.info.run_id)) == client_rounds(branched)
+
+
 def test_shared_masks_are_taken_from_the_stored_run(base):
     branched = do(reinit="random", branch_of=base.info.run_id, masks="shared")
     theirs, mine = (client_rounds(run) for run in (base, branched))
@@ -65,6 +78,10 @@ def client_rounds(run):
 MISMATCHES = [
     ({"branch_of": "0" * 32}, "branch_of: .* has no run 0000"),
     ({"seed": 1}, r"does not match this one: seed \(here 1, there 0\), dataset_digest"),
+    ({"init_seed": 1}, r"does not match this one: init_seed \(here 1, there 0\)$"),
+    ({"order_seed": 1}, r"does not match this one: order_seed \(here 1, there 0\)$"),
+    ({"split_seed": 1}, r"split_seed \(here 1, there 0\), dataset_digest"),
+    ({"pixels": "unit"}, r"pixels \(here unit, there standardised\)$"),
     ({"epochs": 3}, r"epochs \(here 3, there 2\)"),
     ({"lr": 0.02, "masks": "shared"}, r"lr \(here 0.02, there 0.01\)"),
     ({"prune_rate": 0.3, "masks": "shared"}, r"prune_rate \(here 0.3, there 0.2\)"),

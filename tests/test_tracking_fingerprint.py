@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from experiments.config.experiment import config_from
+from experiments.config.experiment import Config, config_from
 from experiments.tracking.code import PACKAGES
 from experiments.tracking.fingerprint import REGISTRIES, SCHEME, code_digest, fingerprint
 from tests.conftest import QUICK, ROOT
@@ -195,11 +195,16 @@ def test_the_fingerprint_depends_on_what_decides_the_result():
 
     assert of() == of(data_root="elsewhere") == of(branch_of="1" * 32)
     assert of() == of(output_prune_rate=0.2)  # what "auto" is
+    assert of() == of(pixels="standardised")
+    assert of() == of(init_seed=0, order_seed=0, split_seed=0, draw_seed=0)
     different = [
         of(),
         of("other data"),
         of(threads=2),
         of(seed=1),
+        *(of(**{name: 1}) for name in Config().streams()),
+        of(pixels="unit"),
+        of(pixels="l2"),
         of(reinit="keep"),
         of(control="inverted"),
         of(pruning="one_shot"),

@@ -16,9 +16,10 @@ from mlflow.data.numpy_dataset import from_numpy
 from datasets import load_splits
 from experiments.__main__ import run_command
 from experiments.config.experiment import Config, config_from
+from experiments.rounds.data import load_data
 from experiments.rounds.metrics import METRICS, Metric
 from experiments.run import run_experiment
-from experiments.tracking import log, server
+from experiments.tracking import log, server, summary
 from experiments.training.engine import ENGINES
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
@@ -84,6 +85,13 @@ def test_a_run_has_params_tags_a_note_and_its_data(finished):
     inputs = {entry.tags[0].value: entry.dataset for entry in finished.inputs.dataset_inputs}
     assert set(inputs) == {"train", "valid", "test"}
     assert inputs["test"].name == "digits-test"
+
+
+def test_a_run_is_named_after_the_seeds_that_are_not_the_seed():
+    config = config_from(QUICK | {"seed": 3, "draw_seed": 4, "init_seed": 3}).resolved("digits")
+    assert summary.run_name(config) == NAME.replace("seed 0", "draw_seed=4 seed 3")
+    published = config_from(QUICK | {"pretrained": "x"}).resolved("digits")
+    assert "pixels" not in summary.run_name(published)
 
 
 def test_every_round_and_epoch_is_logged_once(finished):
@@ -177,6 +185,20 @@ def test_the_logged_model_is_the_last_network(finished):
         pixels[1, 0, 3, 3] = value
         with pytest.raises(RuntimeError, match="pixels must be finite"):
             model.predict(pixels)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_logged_model_divides_by_the_norm_as_the_engine_does(store, engine):
+    """`test_loss` is what the engine measured; the model gets pixels in [0, 1]."""
+    run = mlflow.get_run(run_experiment(config_from(QUICK | {"pixels": "l2", "engine": engine})))
+    (logged,) = mlflow.search_logged_models(output_format="list")
+    test = load_data(config_from(QUICK))[0].test
+    logits = torch.from_numpy(
+        mlflow.pyfunc.load_model(logged.model_uri).predict((test.images / 16).numpy())
+    )
+    loss = float(torch.nn.functional.cross_entropy(logits, test.labels))
+    assert run.data.metrics["test_loss"] == pytest.approx(loss, rel=1e-5)
+    assert "pixels=l2" in run.info.run_name
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from experiments.__main__ import run_command
-from experiments.config.experiment import config_from
+from experiments.config.experiment import Config, config_from
 from experiments.processes.locks import run_lock
 from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.run import resume_warnings
@@ -197,20 +197,24 @@ def forget(run_id, *names):
 
 
 def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_path):
-    """Its code has another digest, and it does not have a setting that was added since."""
+    """Its code has another digest, and it does not have the settings that were added since."""
     mlflow.MlflowClient().set_tag(failed, "weight_loss.code", "0" * 32)
     mlflow.MlflowClient().set_tag(failed, "weight_loss.git_commit", "another")
     folder = Path(mlflow.get_run(failed).info.artifact_uri.removeprefix("file://"))
     kept = shutil.copytree(folder, tmp_path / "kept")
     config = json.loads((folder / "config.json").read_text())
-    del config["control"]
+    added = ["control", "pixels", *Config().streams()]
+    for name in added:
+        del config[name]
     (folder / "config.json").write_text(json.dumps(config))
     for path in (folder / "checkpoints").iterdir():
         found = load_checkpoint(path)
-        del found.metadata["config"]["control"]
+        for name in added:
+            del found.metadata["config"][name]
         save_checkpoint(path, found.state, found.masks, found.metadata)
     stored = load_run(config_from({"resume": failed}))
-    assert stored.config.control == "none"
+    assert (stored.config.control, stored.config.pixels) == ("none", "standardised")
+    assert set(stored.config.streams().values()) == {QUICK.get("seed", 0)}
     assert stored.network.round == 0
     (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
     assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 3-")

@@ -92,10 +92,11 @@ def prune_rounds(**parameters: Any) -> Iterator[Network]:
 
 
 def load_data(**parameters: Any) -> Splits:
-    """The data of an experiment: `train`, `valid` and `test`, split by its `seed`.
+    """The data of an experiment: `train`, `valid` and `test`, split by its `split_seed`.
 
     Args:
-        parameters: Of these, `dataset`, `data_root`, `seed`, `train_limit` and `pretrained` count.
+        parameters: Of these, `dataset`, `data_root`, `seed`, `split_seed`, `train_limit`, `pixels`
+            and `pretrained` count.
 
     Raises:
         ValueError: If a parameter is invalid or the data are missing; the message says what to do.

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
-from experiments.config.fields import NONE, Common, Method, run_id
+from datasets import PIXELS
+from experiments.config.fields import NONE, Common, Method, Seeds, run_id
 from experiments.config.parameters import AUTO, one_of, validated
 from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
@@ -20,8 +21,9 @@ from pruning.reinit import REINITS
 
 MASKS = ("own", "shared")
 
-# They have no effect on the dense network.
+# They have no effect on the dense network: `seed` only through the other seeds.
 PRUNING_FIELDS = {
+    *("seed", "draw_seed"),
     *("reinit", "criterion", "control", "pruning", "masks", "branch_of"),
     *("scope", "granularity", "target"),
     *("prune_rate", "output_prune_rate", "target_sparsity", "rounds"),
@@ -29,12 +31,9 @@ PRUNING_FIELDS = {
 }
 
 
-class Config(Common, Method):
+class Config(Seeds, Common, Method):
     """The parameters of one experiment, as given."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        0, description="seed of everything random: initial weights, split, batches, scores"
-    )
     branch_of: Annotated[str, AfterValidator(run_id)] = Field(
         NONE, description="id of a run whose dense network is reused instead of trained"
     )
@@ -68,6 +67,11 @@ class Config(Common, Method):
                 "output_prune_rate is for granularity=weight: the output layer has no units to "
                 f"prune, and loses the weights that read others; got {self.output_prune_rate}"
             )
+        if self.pretrained != NONE and self.pixels not in (AUTO, "unit"):
+            raise ValueError(
+                "pretrained needs pixels=unit, which published networks were trained on, got "
+                f"pixels={self.pixels}"
+            )
         shared = self.masks == "shared"
         if shared and self.branch_of == NONE:
             raise ValueError("masks=shared needs branch_of, the run whose masks are used")
@@ -90,7 +94,14 @@ class Config(Common, Method):
 
     def dense_settings(self) -> dict[str, Any]:
         """The parameters that can change the dense network."""
-        return {k: value for k, value in self.settings().items() if k not in PRUNING_FIELDS}
+        settings = self.settings() | self.streams()
+        return {k: value for k, value in settings.items() if k not in PRUNING_FIELDS}
+
+    def scaling(self) -> str:
+        """What `pixels` stands for, one of `datasets.PIXELS`."""
+        if self.pixels != AUTO:
+            return self.pixels
+        return PIXELS[0] if self.pretrained == NONE else "unit"
 
     def resolved(self, dataset: str) -> "Resolved":
         """The config with a value for every "auto"; `dataset` is the one that was loaded.
@@ -104,7 +115,8 @@ class Config(Common, Method):
         fine_tune_share = defaults.pop("fine_tune_share")
         del defaults["threads"]
         given = {name: value for name, value in self.model_dump().items() if value is not None}
-        values = defaults | given | {"dataset": dataset, "model": model}
+        values = defaults | given | self.streams() | {"dataset": dataset, "model": model}
+        values["pixels"] = self.scaling()
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)
         values.setdefault("warmup_epochs", share * values["epochs"])
         fine_tunes = REINITS[self.reinit].schedule == "constant"
@@ -135,6 +147,10 @@ class Resolved(Config):
     label_smoothing: float
     batch_size: int
     output_prune_rate: float
+    init_seed: int
+    order_seed: int
+    split_seed: int
+    draw_seed: int
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Resolved":

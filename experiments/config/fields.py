@@ -10,7 +10,7 @@ from typing import Annotated, Self
 import torch
 from pydantic import AfterValidator, Field
 
-from datasets import DATASETS
+from datasets import DATASETS, PIXELS
 from experiments.config.parameters import (
     AUTO,
     Amount,
@@ -206,6 +206,12 @@ class Common(Parameters):
         "reads; sparse: of survivors only, for lenet on a CPU; auto is the fastest one for each "
         "network, by a fixed rule",
     )
+    pixels: Annotated[str, one_of(AUTO, *PIXELS)] = Field(
+        AUTO,
+        description="what a network sees: standardised over the training images; unit: from 0 to "
+        "1; l2: divided by the L2 norm of the image; auto is unit with pretrained, else "
+        "standardised",
+    )
     train_limit: Annotated[int, Field(ge=0)] = Field(
         0, description="train on only this many images, for quick experiments; 0 uses all"
     )
@@ -225,6 +231,40 @@ class Common(Parameters):
         return self.model_copy(
             update={k: str(pathlib.Path(v).absolute()) for k, v in paths.items() if v != NONE}
         )
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Seeds(Parameters):
+    """The seeds of a run: one for everything, and one for each kind of random stream."""
+
+    seed: Seed = Field(
+        0, description="seed of everything random: initial weights, split, batches, scores"
+    )
+    init_seed: Annotated[Seed | None, or_auto] = Field(
+        None, description="seed of the initial weights of the dense network; auto is seed"
+    )
+    order_seed: Annotated[Seed | None, or_auto] = Field(
+        None,
+        description="seed of training, in every round: order of the images, crops, mirror images, "
+        "dropout; auto is seed",
+    )
+    split_seed: Annotated[Seed | None, or_auto] = Field(
+        None,
+        description="seed that chooses the validation images, and with train_limit the training "
+        "images; auto is seed",
+    )
+    draw_seed: Annotated[Seed | None, or_auto] = Field(
+        None,
+        description="seed of what rounds draw: new values, such as those of reinit=random, and "
+        "masks of random scores and controls; auto is seed",
+    )
+
+    def streams(self) -> dict[str, int]:
+        """The seed of each kind of stream, by name of its parameter."""
+        given = {name: getattr(self, name) for name in Seeds.model_fields if name != "seed"}
+        return {name: self.seed if each is None else each for name, each in given.items()}
 
 
 class Execution(Parameters):

@@ -19,6 +19,7 @@ from typing import Any, get_args
 import yaml
 
 from experiments.config.experiment import Config, Resolved
+from experiments.config.fields import Seeds
 from experiments.config.parameters import AUTO, validated
 from experiments.config.recipes import defaults_for
 from experiments.processes.terminal import did_you_mean
@@ -33,8 +34,9 @@ FORM = "name=low..high, name=low..high:log or name=one/another"
 NOT_SEARCHED = {
     *("reinit", "control", "dataset", "model", "pretrained"),
     *("target", "target_sparsity", "rounds"),
-    *("train_limit", "eval_every", "precision", "engine", "device", "data_root"),
-    *("seed", "branch_of", "masks", "resume"),
+    *("pixels", "train_limit", "eval_every", "precision", "engine", "device", "data_root"),
+    *Seeds.model_fields,
+    *("branch_of", "masks", "resume"),
 }
 
 

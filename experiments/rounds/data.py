@@ -2,7 +2,6 @@
 
 from datasets import Splits, load_splits
 from experiments.config.experiment import Config
-from experiments.config.fields import NONE
 from experiments.training.loop import derive_seed
 
 FEW_TESTS = 30  # images; with fewer, a warning says how coarse test accuracy is
@@ -14,15 +13,8 @@ def load_data(config: Config) -> tuple[Splits, str]:
     Raises:
         ValueError: As `datasets.load_splits`.
     """
-    raw = config.pretrained != NONE  # published networks know pixels in [0, 1]
-    seed = derive_seed(config.seed, "split")
-    return load_splits(
-        config.dataset,
-        config.data_root,
-        seed,
-        config.train_limit,
-        "unit" if raw else "standardised",
-    )
+    seed = derive_seed(config.streams()["split_seed"], "split")
+    return load_splits(config.dataset, config.data_root, seed, config.train_limit, config.scaling())
 
 
 def few_tests_warning(images: int) -> list[str]:

@@ -1,8 +1,8 @@
 """Rounds: train, measure, prune, restart, as a generator that knows nothing of its caller.
 
-Every random stream comes from (seed, round), so a round depends on the network it starts from and
-on nothing else: an experiment continued from a checkpoint ends bit for bit as if it had never been
-interrupted.
+Every random stream comes from (seed, round), with the seed of its kind, so a round depends on the
+network it starts from and on nothing else: an experiment continued from a checkpoint ends bit for
+bit as if it had never been interrupted.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -140,11 +140,11 @@ class _Run:
 
     def train_dense(self) -> Training:
         config, prunable = self.config, self.architecture.prunable
-        initial = self.draw(derive_seed(config.seed, 0, "initial"))
+        initial = self.draw(derive_seed(config.init_seed, 0, "initial"))
         if config.pretrained != NONE:
             initial = load_published(config.pretrained, initial, prunable[-1])
         masks = dense_masks(initial, prunable)
-        seed = derive_seed(config.seed, 0, "training")
+        seed = derive_seed(config.order_seed, 0, "training")
         recipe, engine = recipe_of(config, 0), self.engines(self.engine(masks))
         trained = yield from train(
             engine, initial, masks, self.data, recipe, seed, config.rewind_epoch
@@ -163,7 +163,7 @@ class _Run:
             loss_gradient=partial(loss_gradient, skeleton, self.data.train),
             flow_gradient=partial(flow_gradient, skeleton, self.data.image_shape),
         )
-        seed = derive_seed(config.seed, number, "criterion")
+        seed = derive_seed(config.draw_seed, number, "criterion")
         masks, by_unit = source.masks, config.granularity == "unit"
         prices, widths = prices_of(config, self.architecture), self.architecture.widths
         left = {names: cost({name: masks[name] for name in names}, prices) for names in plan[-1]}
@@ -178,7 +178,9 @@ class _Run:
                 masks = prune_units(scores, masks, widths, groups, prices, limit)
             else:
                 masks = prune(scores, masks, step)
-        return self.controlled(masks, source.masks, derive_seed(config.seed, number, "control"))
+        return self.controlled(
+            masks, source.masks, derive_seed(config.draw_seed, number, "control")
+        )
 
     def controlled(self, masks: Masks, within: Masks, seed: int) -> Masks:
         """The masks after the control, which moves whole units where these are pruned."""
@@ -194,17 +196,18 @@ class _Run:
         masks = base.network(number).to(self.config.device).masks
         whole = dense_masks(source.dense, masks)
         # The seed has no round in it: nested masks stay nested after a permutation.
-        seed = derive_seed(self.config.seed, "control")
+        seed = derive_seed(self.config.draw_seed, "control")
         return source, self.controlled(masks, whole, seed)
 
     def retrain(self, source: Snapshot, masks: Masks, number: int) -> Training:
-        stream = partial(derive_seed, self.config.seed, number)
         by_unit = self.config.granularity == "unit"
         draw = partial(self.draw, masks=masks) if by_unit else self.draw
         memory = Memory(source.initial, source.rewound, source.state, masks, draw)
-        start = REINITS[self.config.reinit].values(memory, stream("reinit"))
+        drawn = derive_seed(self.config.draw_seed, number, "reinit")
+        start = REINITS[self.config.reinit].values(memory, drawn)
+        seed = derive_seed(self.config.order_seed, number, "training")
         recipe, engine = recipe_of(self.config, number), self.engines(self.engine(masks))
-        trained = yield from train(engine, start, masks, self.data, recipe, stream("training"))
+        trained = yield from train(engine, start, masks, self.data, recipe, seed)
         return replace(source, round=number, state=trained.state, masks=masks), trained
 
     def engine(self, masks: Masks) -> str:

@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from typing import Any
 
 from experiments.config.experiment import Resolved
-from experiments.config.fields import NONE
+from experiments.config.fields import NONE, Seeds
 from experiments.config.parameters import as_text
 from experiments.rounds.metrics import METRICS, PER_EPOCH
 from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
@@ -78,10 +79,10 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
     matter = set(config.dense_settings())
     if config.masks == "shared":
         matter = (matter | MASK_FIELDS) - {"engine"}  # which a machine without it cannot choose
+    differing = [name for name in mine if name in matter and mine[name] != theirs[name]]
+    named = dict.fromkeys("seed" if _is_seed(name, mine, theirs) else name for name in differing)
     different = [
-        f"{name} (here {as_text(mine[name])}, there {as_text(theirs[name])})"
-        for name in mine
-        if name in matter and mine[name] != theirs[name]
+        f"{name} (here {as_text(mine[name])}, there {as_text(theirs[name])})" for name in named
     ]
     here = {"dataset_digest": digest, "pretrained_sha256": pretrained_digest(config)}
     if config.masks == "own":  # the dense network must be the one that would be trained here
@@ -98,6 +99,11 @@ def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[s
         raise ValueError(
             f"branch_of: run {config.branch_of} does not match this one: {', '.join(different)}"
         )
+
+
+def _is_seed(name: str, *settings: Mapping[str, Any]) -> bool:
+    """Whether a parameter is one of the seeds, and the same as `seed` in all of these settings."""
+    return name in Seeds.model_fields and all(each[name] == each["seed"] for each in settings)
 
 
 def _dense_result(history: History, network: Snapshot) -> RoundResult:

@@ -25,6 +25,8 @@ def run_name(config: Resolved) -> str:
     for name in ("retrain_lr", "warmup_epochs"):  # follow from others, which are named
         default[name] = _with_defaults(config, *method, "lr", "epochs")[name]
     default["output_prune_rate"] = config.prune_rate
+    default["pixels"] = _with_defaults(config, *method, "pretrained")["pixels"]
+    default |= dict.fromkeys(config.streams(), config.seed)
     extras = [
         f"{name}={value}"
         for name, value in config.model_dump().items()
