@@ -57,7 +57,9 @@ class _Kill:
         process = lab.start(self.words, folder)
         time.sleep(self.instant)
         whom, killed = self.whom, time.time()
-        self.hit = process.poll() is None
+        # Not reaped yet, so that its number cannot belong to another process.
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        self.hit = ended is None
         others = sorted({*processes_of(folder)} - {process.pid})
         if whom == "one" and not others:
             whom = "it"
