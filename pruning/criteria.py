@@ -23,7 +23,7 @@ class Evidence:
     """What a criterion scores by.
 
     Attributes:
-        initial: The dense network before training, whatever the round starts from.
+        start: The values from which the training of this network began: those of its last round.
         trained: The network to prune.
         masks: Its masks.
         loss_gradient: From a masked state to the gradient of the mean training loss; keys of
@@ -32,7 +32,7 @@ class Evidence:
             with the absolute value of every parameter.
     """
 
-    initial: State
+    start: State
     trained: State
     masks: Masks
     loss_gradient: Gradient
@@ -55,23 +55,23 @@ def random(evidence: Evidence, seed: int) -> Scores:
 
 
 def magnitude_increase(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that grew: |w_trained| - |w_initial|. Zhou et al. 2019, arXiv:1905.01067."""
+    """Keep weights that grew: |w_trained| - |w_start|. Zhou et al. 2019, arXiv:1905.01067."""
     del seed
-    initial, trained = evidence.initial, evidence.trained
-    return {name: trained[name].abs() - initial[name].abs() for name in evidence.masks}
+    start, trained = evidence.start, evidence.trained
+    return {name: trained[name].abs() - start[name].abs() for name in evidence.masks}
 
 
 def movement(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that moved far: |w_trained - w_initial|. Zhou et al. 2019, arXiv:1905.01067."""
+    """Keep weights that moved far: |w_trained - w_start|. Zhou et al. 2019, arXiv:1905.01067."""
     del seed
-    initial, trained = evidence.initial, evidence.trained
-    return {name: (trained[name] - initial[name]).abs() for name in evidence.masks}
+    start, trained = evidence.start, evidence.trained
+    return {name: (trained[name] - start[name]).abs() for name in evidence.masks}
 
 
 def large_init(evidence: Evidence, seed: int) -> Scores:
-    """Keep the largest weights before training: |w_initial|. Zhou et al. 2019, arXiv:1905.01067."""
+    """Keep the largest weights before training: |w_start|. Zhou et al. 2019, arXiv:1905.01067."""
     del seed
-    return {name: evidence.initial[name].abs() for name in evidence.masks}
+    return {name: evidence.start[name].abs() for name in evidence.masks}
 
 
 def gradient(evidence: Evidence, seed: int) -> Scores:
@@ -85,25 +85,25 @@ def gradient(evidence: Evidence, seed: int) -> Scores:
 
 
 def snip(evidence: Evidence, seed: int) -> Scores:
-    """Keep weights that the loss depends on before training: |w_initial * d loss / d w_initial|.
+    """Keep weights that the loss depends on before training: |w_start * d loss / d w_start|.
 
     Lee et al. 2019, arXiv:1810.02340, over all training images rather than one batch. The gradient
     is taken under the current masks, so several rounds are the iterative SNIP of de Jorge et al.
     2020, arXiv:2006.09081.
     """
     del seed
-    return _saliency(evidence.initial, evidence.masks, evidence.loss_gradient)
+    return _saliency(evidence.start, evidence.masks, evidence.loss_gradient)
 
 
 def synflow(evidence: Evidence, seed: int) -> Scores:
     """Keep weights that carry much of the flow through the network before training.
 
-    |w_initial| times the gradient of the flow at |w_initial|, under the current masks; independent
+    |w_start| times the gradient of the flow at |w_start|, under the current masks; independent
     of the data. Tanaka et al. 2020, arXiv:2006.05467: recomputed many times in a round, it does not
     empty a layer while others have weights left.
     """
     del seed
-    return _saliency(evidence.initial, evidence.masks, evidence.flow_gradient)
+    return _saliency(evidence.start, evidence.masks, evidence.flow_gradient)
 
 
 def _saliency(state: State, masks: Masks, gradient: Gradient) -> Scores:

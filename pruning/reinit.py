@@ -103,18 +103,26 @@ def shuffle(memory: Memory, seed: int) -> State:
 
 @dataclass(frozen=True)
 class Reinit:
-    """A way to restart: the values, and where the learning-rate schedule starts."""
+    """A way to restart.
+
+    Attributes:
+        values: From which the survivors are trained.
+        schedule: Where the learning-rate schedule starts.
+        continues: Whether the values are those of `Memory.trained`.
+    """
 
     values: Callable[[Memory, int], State]
     schedule: Literal["start", "rewound", "constant"]
+    continues: bool = False
 
 
 REINITS: dict[str, Reinit] = {
-    "keep": Reinit(keep, schedule="constant"),
+    "keep": Reinit(keep, schedule="constant", continues=True),
     "random": Reinit(random, schedule="start"),
     "lottery": Reinit(lottery, schedule="start"),
     "rewind": Reinit(rewind, schedule="rewound"),
-    "lr_rewind": Reinit(keep, schedule="rewound"),  # Renda et al. 2020, arXiv:2003.02389
+    # Renda et al. 2020, arXiv:2003.02389
+    "lr_rewind": Reinit(keep, schedule="rewound", continues=True),
     "sign": Reinit(sign, schedule="start"),
     "shuffle": Reinit(shuffle, schedule="start"),
 }

@@ -23,7 +23,7 @@ def slope(masks, factor):
 @pytest.fixture
 def evidence():
     generator = torch.Generator().manual_seed(0)
-    initial, trained = (
+    start, trained = (
         {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
         for _ in range(2)
     )
@@ -33,7 +33,7 @@ def evidence():
         if name.endswith("weight")
     }
     trained = apply_masks(trained, masks)
-    return Evidence(initial, trained, masks, slope(masks, -1), slope(masks, 2))
+    return Evidence(start, trained, masks, slope(masks, -1), slope(masks, 2))
 
 
 def backwards(tensors):
@@ -58,11 +58,11 @@ def test_every_criterion_scores_every_prunable_weight(name, evidence):
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_every_criterion_depends_on_its_arguments_alone_and_changes_none(name, evidence):
-    parts = (evidence.initial, evidence.trained, evidence.masks)
+    parts = (evidence.start, evidence.trained, evidence.masks)
     copies = [{key: value.clone() for key, value in part.items()} for part in parts]
     reordered = replace(
         evidence,
-        initial=backwards(evidence.initial),
+        start=backwards(evidence.start),
         trained=backwards(evidence.trained),
         masks=backwards(evidence.masks),
     )
@@ -86,10 +86,10 @@ def test_every_criterion_depends_on_its_arguments_alone_and_changes_none(name, e
 )
 def test_each_criterion_by_hand(name, scores):
     masks = {"w": torch.tensor([True, True, True])}
-    initial = {"w": torch.tensor([1.0, 4.0, 0.25])}
+    start = {"w": torch.tensor([1.0, 4.0, 0.25])}
     trained = {"w": torch.tensor([-3.0, -1.0, 0.5])}
     evidence = Evidence(
-        initial,
+        start,
         trained,
         masks,
         loss_gradient=lambda state: {"w": -state["w"]},
@@ -99,8 +99,8 @@ def test_each_criterion_by_hand(name, scores):
 
 
 @pytest.mark.parametrize("name", ["snip", "synflow"])
-def test_criteria_at_initialisation_see_the_masks_but_not_the_training(name, evidence):
-    untrained = replace(evidence, trained=evidence.initial)
+def test_criteria_before_training_see_the_masks_but_not_the_training(name, evidence):
+    untrained = replace(evidence, trained=evidence.start)
     first = CRITERIA[name].scores(evidence, 0)
     assert same(first, CRITERIA[name].scores(untrained, 0))
     assert not any(first[key][~mask].any() for key, mask in evidence.masks.items())
@@ -108,7 +108,7 @@ def test_criteria_at_initialisation_see_the_masks_but_not_the_training(name, evi
 
 def test_random_depends_on_its_seed_and_the_shapes_alone(evidence):
     random = CRITERIA["random"].scores
-    others = replace(evidence, initial=evidence.trained, trained=evidence.initial)
+    others = replace(evidence, start=evidence.trained, trained=evidence.start)
     assert same(random(evidence, 1), random(others, 1))
     assert not torch.equal(random(evidence, 1)["a.weight"], random(evidence, 2)["a.weight"])
 

@@ -17,7 +17,7 @@ from pruning.checkpoint import load_checkpoint, save_checkpoint
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
 from pruning.masks import apply_masks
-from pruning.reinit import REINITS
+from pruning.reinit import REINITS, Memory
 
 
 @pytest.fixture(scope="module")
@@ -216,13 +216,69 @@ def test_rewinding_to_the_start_is_the_lottery(data):
     assert all(same(a.network.state, b.network.state) for a, b in zip(lottery, rewind, strict=True))
 
 
+def stored(network, reinit):
+    """As a checkpoint keeps it: without what its round pruned, unless the method needs that."""
+    return network if REINITS[reinit].continues else replace(network, before={})
+
+
+def began_with(reinit, results, number):
+    """The values from which a round of these results trained."""
+    first, last = results[0].network, results[number].network
+    if number == 0:
+        return first.initial
+    draw = Architecture("lenet_30_20", (1, 8, 8), 10).draw
+    pruned = results[number - 1].network.state
+    memory = Memory(first.initial, first.rewound, pruned, last.masks, draw)
+    return REINITS[reinit].values(memory, derive_seed(0, number, "reinit"))
+
+
+SINCE_START = {
+    "large_init": lambda start, trained: start.abs(),
+    "movement": lambda start, trained: (trained - start).abs(),
+    "magnitude_increase": lambda start, trained: trained.abs() - start.abs(),
+}
+
+
+@pytest.mark.parametrize("reinit", REINITS)
+@pytest.mark.parametrize("criterion", SINCE_START)
+def test_scores_count_from_where_the_training_of_the_network_began(reinit, criterion, data):
+    """The lowest are pruned in every round, also in one that continues a stored run."""
+    settings = config(reinit=reinit, criterion=criterion)
+    whole = run(settings, data)
+    for number in range(3):
+        pruned, start = whole[number].network, began_with(reinit, whole, number)
+        (after, *_) = run(settings, data, after=stored(pruned, reinit))
+        assert same(after.network.masks, whole[number + 1].network.masks)
+        for name, mask in pruned.masks.items():
+            scores = SINCE_START[criterion](start[name], pruned.state[name])
+            left = after.network.masks[name]
+            assert scores[mask & ~left].max() <= scores[left].min()
+
+
+@pytest.mark.parametrize("reinit", REINITS)
+def test_weights_that_training_did_not_move_are_pruned_by_their_index(reinit, data):
+    for before, after in pairwise(frozen_start(reinit, data, criterion="movement")[1:]):
+        for name, mask in before.network.masks.items():
+            kept = after.network.masks[name][mask]
+            gone = round(0.2 * len(kept))
+            assert kept.tolist() == [False] * gone + [True] * (len(kept) - gone)
+
+
+def test_one_shot_counts_from_the_first_values_in_every_round(data):
+    dense, *later = run(config(reinit="random", criterion="large_init", pruning="one_shot"), data)
+    for result in later:
+        for name, mask in result.network.masks.items():
+            scores = dense.network.initial[name].abs()
+            assert scores[~mask].max() <= scores[mask].min()
+
+
 @pytest.mark.parametrize("reinit", REINITS)
 @pytest.mark.parametrize("pruning", PRUNINGS)
 def test_continuing_from_any_round_changes_nothing(reinit, pruning, data):
     settings = config(reinit=reinit, pruning=pruning, criterion="random", schedule="cosine")
     whole = run(settings, data)
     for cut in range(3):
-        rest = run(settings, data, after=whole[cut].network)
+        rest = run(settings, data, after=stored(whole[cut].network, reinit))
         for straight, continued in zip(whole[cut + 1 :], rest, strict=True):
             assert straight.metrics == continued.metrics
             assert straight.evaluations == continued.evaluations

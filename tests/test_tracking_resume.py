@@ -26,6 +26,7 @@ from experiments.processes.signals import (
 from experiments.run import run_experiment
 from experiments.tracking.log import Run
 from experiments.training.engine import ENGINES
+from pruning.reinit import REINITS
 from tests.conftest import QUICK, ROOT, TIMEOUT, command, sent_when
 
 TIMES = ("round_seconds", "train_seconds")
@@ -258,6 +259,26 @@ def test_a_run_interrupted_between_its_metrics_ends_the_same(store, straight, mo
     found = account(run.info.run_id)
     del found["histories"]["system/cpu"]
     assert found == straight
+
+
+@pytest.mark.parametrize("reinit", REINITS)
+def test_a_resumed_round_scores_from_where_the_round_before_it_began(store, monkeypatch, reinit):
+    whole = QUICK | {"reinit": reinit, "criterion": "movement", "rounds": 3}
+    straight = files(run_experiment(config_from(whole)))
+    real = Run.log_round
+
+    def cut(self, result):
+        if result.network.round == 3:
+            raise KeyboardInterrupt
+        real(self, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log_round", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(config_from(whole))
+    (run,) = (run for run in all_runs() if run.info.status == "KILLED")
+    run_experiment(config_from({"resume": run.info.run_id}))
+    assert files(run.info.run_id) == straight
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

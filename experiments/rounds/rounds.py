@@ -6,7 +6,7 @@ bit as if it had never been interrupted.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from time import perf_counter
 
@@ -38,6 +38,8 @@ class Snapshot:
     initial: State  # the dense network before training
     dense: State  # and after it
     rewound: State | None  # after rewind_epoch epochs, if it was trained that long
+    # What its round pruned. Empty for the dense network, and where a stored one does not need it.
+    before: State = field(default_factory=dict)
 
     def to(self, device: str) -> "Snapshot":
         """The same on a PyTorch device."""
@@ -52,6 +54,7 @@ class Snapshot:
             initial=move(self.initial),
             dense=move(self.dense),
             rewound=None if self.rewound is None else move(self.rewound),
+            before=move(self.before),
         )
 
 
@@ -157,7 +160,7 @@ class _Run:
         config, skeleton = self.config, self.architecture.skeleton
         criterion, control = CRITERIA[config.criterion], CONTROLS[config.control]
         evidence = Evidence(
-            source.initial,
+            self.start(source),
             source.state,
             source.masks,
             loss_gradient=partial(loss_gradient, skeleton, self.data.train),
@@ -200,15 +203,26 @@ class _Run:
         return source, self.controlled(masks, whole, seed)
 
     def retrain(self, source: Snapshot, masks: Masks, number: int) -> Training:
-        by_unit = self.config.granularity == "unit"
-        draw = partial(self.draw, masks=masks) if by_unit else self.draw
-        memory = Memory(source.initial, source.rewound, source.state, masks, draw)
-        drawn = derive_seed(self.config.draw_seed, number, "reinit")
-        start = REINITS[self.config.reinit].values(memory, drawn)
-        seed = derive_seed(self.config.order_seed, number, "training")
+        before, seed = source.state, derive_seed(self.config.order_seed, number, "training")
+        start = self.restart(source, before, masks, number)
         recipe, engine = recipe_of(self.config, number), self.engines(self.engine(masks))
         trained = yield from train(engine, start, masks, self.data, recipe, seed)
-        return replace(source, round=number, state=trained.state, masks=masks), trained
+        made = replace(source, round=number, state=trained.state, masks=masks, before=before)
+        return made, trained
+
+    def start(self, network: Snapshot) -> State:
+        """The values from which the training of a network began, those of pruned weights too."""
+        if network.round == 0:
+            return network.initial
+        return self.restart(network, network.before, network.masks, network.round)
+
+    def restart(self, kept: Snapshot, pruned: State, masks: Masks, number: int) -> State:
+        """The values from which round `number` trains; `pruned` is the network that it pruned."""
+        by_unit = self.config.granularity == "unit"
+        draw = partial(self.draw, masks=masks) if by_unit else self.draw
+        memory = Memory(kept.initial, kept.rewound, pruned, masks, draw)
+        seed = derive_seed(self.config.draw_seed, number, "reinit")
+        return REINITS[self.config.reinit].values(memory, seed)
 
     def engine(self, masks: Masks) -> str:
         return choose(self.config.engine, masks, self.config.batch_size, self.architecture.widths)

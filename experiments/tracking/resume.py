@@ -5,7 +5,8 @@ import math
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from experiments.tracking.session import INTERNAL, is_running, is_running_elsewh
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from models import Architecture
 from pruning.checkpoint import Checkpoint, load_checkpoint
+from pruning.masks import State
+from pruning.reinit import REINITS
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
 STARTED = "started"  # tag of a run that has found no duplicate, or does not look for one
@@ -72,6 +75,7 @@ def load_run(asked: Config) -> StoredRun:
         if history.rounds:
             number = int(history.rounds[-1]["round"])
             network = network_of(run_id, config, "resume", folder, number)
+            network = replace(network, before=_before(run_id, config, folder, number))
     return StoredRun(run_id, config, tags_of(run), history, network)
 
 
@@ -195,33 +199,12 @@ def history_of(run: MlflowRun, config: Resolved, parameter: str) -> History:
 
 
 def network_of(run_id: str, config: Resolved, parameter: str, folder: str, number: int) -> Snapshot:
-    """The network of a complete round.
+    """The network of a complete round, without the one that its round pruned.
 
     Raises:
         ValueError: If one of its checkpoints is missing, damaged or of another run.
     """
-
-    def fetch(name: str, of_round: int = 0) -> Checkpoint:
-        path = f"checkpoints/{name}.safetensors"
-        expected = {"what": name, "round": of_round, "config": config.settings()}
-        try:
-            file = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=path, dst_path=folder
-            )
-            found = load_checkpoint(file)
-            written = {key: found.metadata.get(key) for key in expected}
-            # A setting that an older version did not have is at its default.
-            written["config"] = config.settings() | found.metadata.get("config", {})
-            for key, value in expected.items():
-                if written[key] != value:
-                    raise ValueError(f"its {key} is not that of the run")
-            return found
-        except (MlflowException, OSError, ValueError) as error:
-            raise ValueError(
-                f"{parameter}: {path} of run {run_id} is missing or damaged ({error}); "
-                "start a new run"
-            ) from None
-
+    fetch = partial(_checkpoint, run_id, config, parameter, folder)
     last = fetch(checkpoint_name(number), number)
     return Snapshot(
         round=number,
@@ -231,6 +214,38 @@ def network_of(run_id: str, config: Resolved, parameter: str, folder: str, numbe
         dense=last.state if number == 0 else fetch(checkpoint_name(0)).state,
         rewound=fetch(REWOUND).state if config.rewind_epoch <= config.epochs else None,
     )
+
+
+def _before(run_id: str, config: Resolved, folder: str, number: int) -> State:
+    """What round `number` pruned, if the next round has to know where training then began."""
+    is_needed = config.pruning == "iterative" and config.masks == "own"
+    if number == 0 or not is_needed or not REINITS[config.reinit].continues:
+        return {}
+    name = checkpoint_name(number - 1)
+    return _checkpoint(run_id, config, "resume", folder, name, number - 1).state
+
+
+def _checkpoint(
+    run_id: str, config: Resolved, parameter: str, folder: str, name: str, of_round: int = 0
+) -> Checkpoint:
+    path = f"checkpoints/{name}.safetensors"
+    expected = {"what": name, "round": of_round, "config": config.settings()}
+    try:
+        file = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=path, dst_path=folder
+        )
+        found = load_checkpoint(file)
+        written = {key: found.metadata.get(key) for key in expected}
+        # A setting that an older version did not have is at its default.
+        written["config"] = config.settings() | found.metadata.get("config", {})
+        for key, value in expected.items():
+            if written[key] != value:
+                raise ValueError(f"its {key} is not that of the run")
+        return found
+    except (MlflowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{parameter}: {path} of run {run_id} is missing or damaged ({error}); start a new run"
+        ) from None
 
 
 @dataclass(frozen=True)
