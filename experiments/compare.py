@@ -81,7 +81,7 @@ def read_inputs(config: CompareConfig) -> Inputs:
             resolved = resolved.model_copy(update={"engine": "dense"})
     made = record.Record(
         config=config.model_dump(),
-        setting=resolved.settings(),
+        setting=record.setting_of(config, resolved),
         shown_round=shown,
         image_shape=list(data.image_shape),
         images={part: len(getattr(data, part)) for part in ("train", "valid", "test")},

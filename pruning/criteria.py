@@ -115,13 +115,18 @@ def _saliency(state: State, masks: Masks, gradient: Gradient) -> Scores:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to score, and the number of steps in which a round removes its weights.
+    """A way to score.
 
-    Scores are recomputed before each step, under the current masks (`pruning.masks.in_steps`).
+    Attributes:
+        scores: The scores.
+        steps: Number of steps in which a round removes its weights. Scores are recomputed before
+            each, under the current masks (`pruning.masks.in_steps`).
+        scope: Which layers compete, unless the user says so; a key of `pruning.masks.SCOPES`.
     """
 
     scores: Callable[[Evidence, int], Scores]
     steps: int = 1
+    scope: str = "layer"
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -131,6 +136,6 @@ CRITERIA: dict[str, Criterion] = {
     "movement": Criterion(movement),
     "large_init": Criterion(large_init),
     "gradient": Criterion(gradient),
-    "snip": Criterion(snip),
-    "synflow": Criterion(synflow, steps=100),  # as in its paper
+    "snip": Criterion(snip, scope="global"),  # as in their papers
+    "synflow": Criterion(synflow, steps=100, scope="global"),
 }

@@ -70,8 +70,9 @@ def comparison_of(rounds, **changes):
     """A comparison with nothing but rounds, and what `changes` says."""
     whole = Comparison(
         name="",
-        setting={"retrain_epochs": "10", "batch_size": "60", "schedule": "cosine"},
+        setting={"batch_size": "60", "schedule": "cosine"},
         retrain_lr=dict.fromkeys(rounds["method"], 0.0012),
+        retrain_epochs=dict.fromkeys(rounds["method"], 10.0),
         defaults=frozenset(),
         rounds=rounds,
         epochs=pd.DataFrame(),

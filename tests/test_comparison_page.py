@@ -122,6 +122,7 @@ def comparison_of(kinds=METHODS, seeds=(0, 1, 2), shown_round=7, sizes=(30, 20))
         rounds=rounds,
         epochs=epochs_of(rounds),
         retrain_lr={m: 0.00036 if m == "keep" else 0.0012 for m in rounds["method"]},
+        retrain_epochs=dict.fromkeys(rounds["method"], EPOCHS),
         masks=masks,
         image_shape=(1, 8, 8),
         shown_round=shown_round,

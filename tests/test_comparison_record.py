@@ -4,6 +4,8 @@ import mlflow
 import pytest
 
 from experiments.comparison import record as comparisons
+from experiments.config.comparison import CompareConfig, arms_of
+from experiments.config.parameters import validated
 from experiments.tracking.server import without_login
 from experiments.tracking.session import PARENT
 
@@ -24,6 +26,21 @@ def test_a_comparison_without_a_finished_arm_has_nothing_to_report():
     made = comparisons.Record({}, {}, 1, [1, 8, 8], {}, "digits", [failed])
     with pytest.raises(ValueError, match="no arm of this comparison succeeded"):
         comparisons.read_table(made, "rounds.csv")
+
+
+def test_a_setting_that_depends_on_the_method_has_the_value_of_each():
+    def setting(**changes):
+        config = validated(CompareConfig, {"reinits": "lottery", "device": "cpu"} | changes)
+        arm = arms_of(config)[0]
+        first = config.config_of(arm.method, arm.seed).resolved("digits")
+        return comparisons.setting_of(config, first)
+
+    assert setting()["scope"] == "layer"
+    assert setting(criterion="snip")["scope"] == "global"
+    both = setting(criterion="magnitude,movement,snip")
+    assert both["scope"] == "layer (lottery magnitude and lottery movement), global (lottery snip)"
+    assert both["retrain_epochs"] == 10
+    assert setting(criterion="magnitude,snip", scope="global")["scope"] == "global"
 
 
 def adopted(kind, status, running=False):

@@ -17,6 +17,7 @@ from experiments.config.predict import PredictConfig
 from experiments.config.recipes import RECIPES
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.mlproject import mlproject, parameters_page
+from experiments.tracking.summary import run_name
 from experiments.training.optimizers import OPTIMIZERS
 from models import MODELS
 from pruning.controls import CONTROLS
@@ -242,6 +243,16 @@ def test_the_sparse_engine_is_for_fully_connected_networks_in_float32(given, mon
         assert config.resolved("digits").engine == engine
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_scope_is_global_for_the_criteria_that_are_global_in_their_papers(criterion):
+    config = config_from({"criterion": criterion})
+    is_global = criterion in ("snip", "synflow")
+    assert config.resolved("digits").scope == ("global" if is_global else "layer")
+    for scope in ("layer", "global"):
+        given = config_from({"criterion": criterion, "scope": scope})
+        assert given.resolved("digits").scope == scope
+
+
 def test_face_images_default_to_a_lightcnn_and_its_recipe():
     config = parse(Config, "run", ["--device", "cpu"]).resolved("faces")
     assert (config.model, config.optimizer, config.lr) == ("lightcnn_9", "adamw", 0.001)
@@ -341,3 +352,18 @@ def test_an_unknown_command_is_one_clear_line():
         assert ended.stderr.endswith(f", mlproject, got {end}\n")
         assert ended.stderr.count("\n") == 1
         assert not ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, []),
+        ({"criterion": "snip"}, ["criterion=snip"]),
+        ({"criterion": "snip", "scope": "layer"}, ["criterion=snip", "scope=layer"]),
+        ({"scope": "global"}, ["scope=global"]),
+    ],
+)
+def test_the_name_of_a_run_has_the_scope_only_if_it_is_not_that_of_its_criterion(given, words):
+    name = run_name(config_from(given | {"device": "cpu"}).resolved("digits"))
+    assert set(name.split()) >= set(words)
+    assert ("scope=" in name) == ("scope" in given)

@@ -51,7 +51,7 @@ DIFFERENT = {
     "how a size is computed": ("pruning/sizes.py", "return", "return 2 *"),
     "what an imported name stands for": (LOOP, "import isfinite", "import isnan as isfinite"),
     "the criterion in use": (CRITERIA, "masked[name] * slopes[name]", "masked[name]"),
-    "how often it is used": (CRITERIA, "Criterion(snip)", "Criterion(snip, steps=2)"),
+    "how often it is used": (CRITERIA, "Criterion(snip, ", "Criterion(snip, steps=2, "),
     "a default of its dataclass": (CRITERIA, "steps: int = 1", "steps: int = 2"),
     "a helper that pruning calls": (MASKS, "stable=True", "stable=False"),
     "a constant of a helper": (MASKS, "REMAINDER = 0.01", "REMAINDER = 0.02"),
@@ -76,8 +76,8 @@ SAME = {
     "the message of an error": (MASKS, "scores must not be", "a score must not be"),
     "a criterion that is not in use": (
         CRITERIA,
-        "(trained[name] - initial[name]).abs()",
-        "initial[name]",
+        "(trained[name] - start[name]).abs()",
+        "start[name]",
     ),
     "one with the name of a parameter": (
         CRITERIA,
@@ -197,6 +197,9 @@ def test_the_fingerprint_depends_on_what_decides_the_result():
     assert of() == of(output_prune_rate=0.2)  # what "auto" is
     assert of() == of(pixels="standardised")
     assert of() == of(init_seed=0, order_seed=0, split_seed=0, draw_seed=0)
+    assert of() == of(scope="layer") != of(scope="global")
+    assert of(criterion="snip") == of(criterion="snip", scope="global")
+    assert of(criterion="snip") != of(criterion="snip", scope="layer")
     different = [
         of(),
         of("other data"),

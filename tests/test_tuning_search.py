@@ -86,6 +86,15 @@ def test_a_study_is_named_after_data_model_and_method():
     assert search_of("keep", study="mine", model="lenet_20").name == "mine/keep"
 
 
+def test_each_trial_has_the_scope_of_its_criterion_and_the_code_of_both_counts():
+    search = search_of(search="criterion=magnitude/snip")
+    assert search.resolved(search.baseline).scope == "layer"
+    assert search.resolved(search.baseline | {"criterion": "snip"}).scope == "global"
+    layers = search_of(search="criterion=magnitude/snip", scope="layer")
+    assert layers.resolved(search.baseline | {"criterion": "snip"}).scope == "layer"
+    assert search.settings()["code"] != layers.settings()["code"]
+
+
 DIFFERENT = [
     {"objective": "accuracy"},
     {"objective": "accuracy", "budget_epochs": 40},

@@ -266,13 +266,14 @@ def early_stop_notes(comparison: Comparison) -> list[str]:
             f"{listed(trained)} {'starts' if len(trained) == 1 else 'start'} from trained values: "
             "the iterations of earlier training are not counted."
         )
-    epochs, batch = (int(comparison.setting[name]) for name in ("retrain_epochs", "batch_size"))
-    last = epochs * math.ceil(comparison.images["train"] / batch)  # iteration of a round
-    late = int((here[EARLY_STOP] >= last).sum())
-    if late:
+    steps = math.ceil(comparison.images["train"] / int(comparison.setting["batch_size"]))
+    last = steps * here["method"].map(comparison.retrain_epochs)  # iteration of a round
+    late = last[here[EARLY_STOP] >= last]
+    if len(late):
+        ends = listed([f"{end:,.0f}" for end in sorted(set(late))], "or")
         notes.append(
-            f"In {late} of {count(len(here), 'network')}, validation loss was lowest at the last "
-            f"iteration ({last:,}): longer training might lower it further."
+            f"In {len(late)} of {count(len(here), 'network')}, validation loss was lowest at the "
+            f"last iteration ({ends}): longer training might lower it further."
         )
     return notes
 

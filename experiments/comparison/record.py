@@ -17,7 +17,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from experiments.comparison.statistics import METHOD
-from experiments.config.comparison import Arm, CompareConfig, label_of
+from experiments.comparison.text import listed
+from experiments.config.comparison import Arm, CompareConfig, arms_of, label_of
 from experiments.config.experiment import Resolved
 from experiments.config.parameters import AUTO
 from experiments.processes.tasks import Outcome
@@ -31,6 +32,7 @@ from pruning.masks import Masks
 
 FILE = "comparison.json"
 SUMMARISED = ("test_accuracy", "valid_accuracy")  # more would bury them in the UI
+BY_METHOD = ("scope", "retrain_epochs")  # their "auto" may differ between methods
 COMPARISON = "comparison"  # the tag `kind` of its run
 
 
@@ -39,7 +41,7 @@ class Record:
     """The content of `comparison.json`."""
 
     config: dict[str, Any]  # the parameters of the command
-    setting: dict[str, Any]  # the parameters of the first arm, with no "auto" left
+    setting: dict[str, Any]  # as `setting_of`
     shown_round: int
     image_shape: list[int]
     images: dict[str, int]  # number of images, by split
@@ -50,6 +52,26 @@ class Record:
     def finished(self) -> list[dict[str, Any]]:
         """The arms that have a run."""
         return [arm for arm in self.arms if arm["run_id"]]
+
+
+def setting_of(config: CompareConfig, first: Resolved) -> dict[str, Any]:
+    """The parameters of the first arm, with no "auto" left.
+
+    Where "auto" depends on the method (`BY_METHOD`), it is a text with the value of each.
+    """
+    setting = first.settings()
+    resolved = {
+        arm.label: config.config_of(arm.method, arm.seed).resolved(first.dataset)
+        for arm in arms_of(config)
+    }
+    for name in BY_METHOD:
+        methods: dict[Any, list[str]] = {}
+        for label, own in resolved.items():
+            methods.setdefault(getattr(own, name), []).append(label)
+        if len(methods) > 1:
+            parts = [f"{value} ({listed(labels)})" for value, labels in methods.items()]
+            setting[name] = ", ".join(parts)
+    return setting
 
 
 def adopt(run: MlflowRun, parent: str) -> None:
@@ -134,15 +156,15 @@ def read_costs(made: Record) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def read_rates(made: Record) -> dict[str, float]:
-    """The learning rate of retraining of each method, by label."""
-    rates: dict[str, float] = {}
+def read_numbers(made: Record, name: str) -> dict[str, float]:
+    """The value of a parameter, such as `retrain_lr`, for each method, by label."""
+    numbers: dict[str, float] = {}
     for arm in made.finished:
-        if arm["label"] not in rates:
+        if arm["label"] not in numbers:
             params = mlflow.get_run(arm["run_id"]).data.params
-            given = params["retrain_lr"]
-            rates[arm["label"]] = float(params["resolved_retrain_lr"] if given == AUTO else given)
-    return rates
+            given = params[name]
+            numbers[arm["label"]] = float(params[f"resolved_{name}"] if given == AUTO else given)
+    return numbers
 
 
 def read_masks(made: Record) -> dict[tuple[str, int], Masks]:

@@ -25,6 +25,7 @@ class Comparison:
         rounds: One row per method, seed and round; round 0 is the dense network.
         epochs: One row per method, seed, round and epoch.
         retrain_lr: Learning rate of retraining, by method.
+        retrain_epochs: Epochs of retraining, by method.
         masks: Masks of `shown_round` by (method, seed).
         image_shape: (channels, height, width).
         shown_round: The round that tables and figures of a single round show.
@@ -47,6 +48,7 @@ class Comparison:
     rounds: pd.DataFrame
     epochs: pd.DataFrame
     retrain_lr: Mapping[str, float]
+    retrain_epochs: Mapping[str, float]
     masks: Mapping[tuple[str, int], Masks]
     image_shape: tuple[int, ...]
     shown_round: int

@@ -17,6 +17,7 @@ from experiments.config.parameters import AUTO, one_of, validated
 from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
 from models import build_model, linear_layers
+from pruning.criteria import CRITERIA
 from pruning.reinit import REINITS
 
 MASKS = ("own", "shared")
@@ -123,6 +124,7 @@ class Config(Seeds, Common, Method):
         low = float(f"{fine_tune_share * values['lr']:.12g}")  # easy to read and type: 0.00036
         values.setdefault("retrain_lr", low if fine_tunes else values["lr"])
         values.setdefault("output_prune_rate", self.prune_rate)
+        values.setdefault("scope", CRITERIA[self.criterion].scope)
         if self.device == AUTO:
             values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         if self.precision == AUTO:
@@ -136,6 +138,7 @@ class Resolved(Config):
     """The parameters of one experiment, with a value for every "auto"."""
 
     model: str
+    scope: str
     epochs: int
     retrain_epochs: int
     optimizer: str

@@ -81,6 +81,7 @@ Device = Annotated[
     Field(description="cpu or cuda; auto is cuda if available"),
 ]
 _unit = Field(gt=0, lt=1)
+_global = " and ".join(name for name, made in CRITERIA.items() if made.scope == "global")
 _rates = ", ".join(f"{made.default_lr:g} for {name}" for name, made in OPTIMIZERS.items())
 
 
@@ -123,9 +124,10 @@ class Common(Parameters):
     pretrained: Annotated[Path, AfterValidator(_regular_file)] = Field(
         NONE, description="checkpoint file with the weights that the dense network starts from"
     )
-    scope: Annotated[str, one_of(*SCOPES)] = Field(
-        "layer",
-        description="layer: every layer loses the same share; global: all layers compete",
+    scope: Annotated[str | None, one_of(*SCOPES), or_auto] = Field(
+        None,
+        description="layer: every layer loses the same share; global: all layers compete; "
+        f"auto is global for {_global}, else layer",
     )
     granularity: Annotated[str, one_of(*GRANULARITIES)] = Field(
         "weight",

@@ -25,6 +25,7 @@ from experiments.config.space import (
 from experiments.config.tune import TuneConfig, Tuning
 from experiments.rounds.plan import plan_rounds
 from experiments.tracking.fingerprint import SCHEME, code_digest, pretrained_digest, versions
+from pruning.criteria import CRITERIA
 from pruning.reinit import REINITS
 
 STUDY_FIELDS = {"objective", "seeds_per_trial", "seed", "criterion", "pruning"}  # and the space
@@ -124,7 +125,7 @@ class Search:
         excluded |= Execution.model_fields.keys() | {"data_root", "dataset", "model", "pretrained"}
         resolved = self.resolved({})
         variants = [  # with `resolved`, they run the code of all trials
-            resolved.model_copy(update={name: value})
+            resolved.model_copy(update={name: value} | self._follows(name, value))
             for name, rule in self.space.items()
             if isinstance(rule, Choices)
             for value in rule.values
@@ -148,3 +149,9 @@ class Search:
         }
         # With values instead of "auto", which may mean something else in another version.
         return asked | values | self.baseline | fixed
+
+    def _follows(self, name: str, value: Value) -> dict[str, Value]:
+        """The values of "auto" that change with this one and choose code."""
+        if name != "criterion" or self.config.scope is not None:
+            return {}
+        return {"scope": CRITERIA[str(value)].scope}
