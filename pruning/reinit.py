@@ -8,7 +8,7 @@ It returns a whole state, biases included; the caller applies the masks. The opt
 new. A method also says where its learning-rate schedule starts (`REINITS`):
 
 * "start": the schedule of a new training run, from its beginning;
-* "rewound": the same schedule, entered where the rewound weights left it;
+* "rewound": the schedule of the dense network, entered where the rewound weights left it;
 * "constant": no schedule, but one rate throughout (fine-tuning).
 
 To add one: write it here, add a line to `REINITS`.

@@ -33,7 +33,7 @@ INVALID = [
     ("criterion", "magnitude,x", "criterion must be one or more of magnitude, random"),
     ("workers", "0", "workers must be greater than 0, got 0"),
     ("shown_round", "0", "shown_round must be greater than or equal to 1, got 0"),
-    ("rewind_epoch", "11", "rewind_epoch must be at most"),
+    ("rewind_epoch", "11", "rewind_epoch must be less than"),
     ("reinit", "keep", "there is no parameter reinit"),
 ]
 
@@ -47,7 +47,7 @@ def test_an_invalid_parameter_is_rejected_up_front(name, value, message):
 
 
 def test_a_trunk_that_cannot_be_trained_is_rejected():
-    with pytest.raises(ValueError, match="rewind_epoch must be at most"):
+    with pytest.raises(ValueError, match="rewind_epoch must be less than"):
         config(masks="shared", trunk="rewind", rewind_epoch=20, epochs=5)
 
 

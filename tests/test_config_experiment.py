@@ -148,11 +148,11 @@ def test_an_unknown_name_comes_with_the_nearest_and_with_all():
 
 CONFLICTS = [
     ({"momentum": 0.9}, "momentum is for optimizer=sgd, got 0.9 with adam"),
-    ({"reinit": "rewind", "rewind_epoch": 11}, "rewind_epoch must be at most epochs (10), got 11"),
     (
-        {"reinit": "lr_rewind", "rewind_epoch": 11},
-        "rewind_epoch must be at most epochs (10), got 11",
+        {"reinit": "rewind", "rewind_epoch": 10},
+        "rewind_epoch must be less than epochs (10), after which nothing is left to train, got 10",
     ),
+    ({"reinit": "lr_rewind", "rewind_epoch": 11}, "rewind_epoch must be less than epochs (10)"),
     (
         {"masks": "shared", "branch_of": "0" * 32, "control": "inverted"},
         "masks=shared uses the masks of another run and cannot be combined with control=inverted",
@@ -174,7 +174,7 @@ def test_conflicts_with_defaults_are_rejected(values, message):
 
 
 def test_rewinding_past_the_end_of_training_is_rejected():
-    with pytest.raises(ValueError, match=r"rewind_epoch must be at most epochs \(2\), got 3"):
+    with pytest.raises(ValueError, match=r"rewind_epoch must be less than epochs \(2\)"):
         parse(Config, "run", ["--reinit", "rewind", "--epochs", "2", "--rewind_epoch", "3"])
 
 
@@ -251,6 +251,19 @@ def test_scope_is_global_for_the_criteria_that_are_global_in_their_papers(criter
     for scope in ("layer", "global"):
         given = config_from({"criterion": criterion, "scope": scope})
         assert given.resolved("digits").scope == scope
+
+
+@pytest.mark.parametrize("reinit", ["rewind", "lr_rewind"])
+def test_rewinding_retrains_for_the_rest_of_the_schedule_unless_told_otherwise(reinit):
+    def epochs(**given):
+        return config_from({"reinit": reinit} | given).resolved("digits").retrain_epochs
+
+    assert epochs() == 9
+    assert epochs(rewind_epoch=4) == 6
+    assert epochs(rewind_epoch=0, epochs=7) == 7
+    assert epochs(rewind_epoch=2, epochs=7) == 5
+    assert epochs(rewind_epoch=2, epochs=7, retrain_epochs=3) == 3
+    assert epochs(model="lightcnn_9", rewind_epoch=10) == 30
 
 
 def test_face_images_default_to_a_lightcnn_and_its_recipe():

@@ -9,7 +9,7 @@ from experiments.config.experiment import config_from
 from experiments.config.fields import PRUNINGS
 from experiments.rounds.metrics import METRICS, UNITS, Metric
 from experiments.rounds.plan import plan_rounds
-from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
+from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds, recipe_of
 from experiments.training.engine import ENGINES
 from experiments.training.loop import DivergedError, derive_seed
 from models import Architecture
@@ -210,10 +210,30 @@ def test_rewind_returns_to_the_values_after_its_epoch(data):
         assert same(result.network.state, apply_masks(short.network.state, result.network.masks))
 
 
-def test_rewinding_to_the_start_is_the_lottery(data):
-    lottery = run(config(reinit="lottery", schedule="cosine"), data)
-    rewind = run(config(reinit="rewind", schedule="cosine", rewind_epoch=0), data)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_rewinding_to_the_start_is_the_lottery(epochs, data):
+    given = {"schedule": "cosine", "retrain_epochs": epochs}
+    lottery = run(config(reinit="lottery", **given), data)
+    rewind = run(config(reinit="rewind", rewind_epoch=0, **given), data)
     assert all(same(a.network.state, b.network.state) for a, b in zip(lottery, rewind, strict=True))
+
+
+@pytest.mark.parametrize("reinit", ["rewind", "lr_rewind"])
+def test_rewinding_enters_the_schedule_where_the_weights_left_it_and_ends_at_its_end(reinit):
+    """Renda et al. 2020: epochs 3 to 10 of ten, at exactly the rates of the dense network."""
+    given = {"reinit": reinit, "epochs": 10, "warmup_epochs": 4, "rewind_epoch": 2, "lr": 1}
+    settings = config_from(given | {"device": "cpu"}).resolved("digits")
+    dense, rest = recipe_of(settings, 0), recipe_of(settings, 1)
+    assert (dense.epochs, rest.epochs) == (10, 8)
+    steps = 23  # of an epoch
+    for step in range(8 * steps + 1):
+        rate = dense.lr((2 * steps + step) / (10 * steps))
+        assert rest.lr(step / (8 * steps)) == pytest.approx(rate, rel=1e-12)
+    for epochs in (1, 3, 20):  # the same rates, sooner or later
+        other = recipe_of(settings.model_copy(update={"retrain_epochs": epochs}), 1)
+        assert other.epochs == epochs
+        for progress in (0, 0.25, 0.5, 1):
+            assert other.lr(progress) == pytest.approx(rest.lr(progress), rel=1e-12)
 
 
 def stored(network, reinit):

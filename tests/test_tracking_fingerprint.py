@@ -65,6 +65,7 @@ DIFFERENT = {
     "how data are split": ("datasets/__init__.py", "1 / 12", "1 / 10"),
     "the model": ("models/lenet.py", "nn.ReLU()", "nn.GELU()"),
     "its initial values": ("models/__init__.py", "xavier_normal_", "kaiming_normal_"),
+    "where a rewound schedule is entered": (ROUNDS, "config.rewind_epoch / left", "1 / left"),
     "the random streams": (ROUNDS, 'number, "criterion"', 'number, "scores"'),
     "a setting of PyTorch": ("experiments/training/__init__.py", "denormal(True", "denormal(False"),
 }

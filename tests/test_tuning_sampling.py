@@ -85,12 +85,12 @@ def test_impossible_combinations_are_not_sampled(asked, tmp_path):
     search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..20", epochs=5, **asked)
     study = study_of(search, tmp_path)
     rewinds = [sampled(study, number)["rewind_epoch"] for number in range(1, 16)]
-    assert max(rewinds) <= 5 < 20 == search.space["rewind_epoch"].high
+    assert max(rewinds) < 5 < 20 == search.space["rewind_epoch"].high
     assert len(set(rewinds)) > 3
 
 
 def test_ranges_with_almost_no_possible_value_are_an_error(tmp_path):
-    search = search_of("rewind", reinit="rewind", search="rewind_epoch=0..100000", epochs=1)
+    search = search_of("rewind", reinit="rewind", search="rewind_epoch=1..100000", epochs=2)
     message = "search: none of 200 samples is possible: narrow the ranges"
     with pytest.raises(ValueError, match=f"^{message}$"):
         sampled(study_of(search, tmp_path), 1)

@@ -186,7 +186,7 @@ INVALID = [
     ({"patience": -1}, "patience must be greater than or equal to 0, got -1"),
     (
         {"reinit": "keep,rewind", "epochs": 2, "rewind_epoch": 3},
-        "rewind_epoch must be at most epochs (2), got 3",
+        "rewind_epoch must be less than epochs (2), after which nothing is left to train, got 3",
     ),
 ]
 

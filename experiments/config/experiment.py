@@ -52,9 +52,10 @@ class Config(Seeds, Common, Method):
                 f"momentum is for optimizer=sgd, got {self.momentum} with {self.optimizer}"
             )
         rewinds = REINITS[self.reinit].schedule == "rewound"
-        if rewinds and self.rewind_epoch > (self.epochs or self.rewind_epoch):
+        if rewinds and self.epochs and self.rewind_epoch >= self.epochs:
             raise ValueError(
-                f"rewind_epoch must be at most epochs ({self.epochs}), got {self.rewind_epoch}"
+                f"rewind_epoch must be less than epochs ({self.epochs}), after which nothing is "
+                f"left to train, got {self.rewind_epoch}"
             )
         if self.warmup_epochs and self.epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(
@@ -116,6 +117,9 @@ class Config(Seeds, Common, Method):
         fine_tune_share = defaults.pop("fine_tune_share")
         del defaults["threads"]
         given = {name: value for name, value in self.model_dump().items() if value is not None}
+        if REINITS[self.reinit].schedule == "rewound":  # what is left of the schedule
+            whole = given.get("epochs", defaults["epochs"])
+            defaults["retrain_epochs"] = max(1, whole - self.rewind_epoch)
         values = defaults | given | self.streams() | {"dataset": dataset, "model": model}
         values["pixels"] = self.scaling()
         values.setdefault("lr", OPTIMIZERS[values["optimizer"]].default_lr)

@@ -158,10 +158,14 @@ class Common(Parameters):
         None, description=f"training epochs of the dense network; {auto('epochs')}"
     )
     retrain_epochs: Annotated[Positive | None, or_auto] = Field(
-        None, description=f"training epochs after each pruning; {auto('retrain_epochs')}"
+        None,
+        description=f"training epochs after each pruning; {auto('retrain_epochs')}, and for rewind "
+        "and lr_rewind epochs minus rewind_epoch",
     )
     rewind_epoch: Annotated[int, Field(ge=0)] = Field(
-        1, description="for rewind and lr_rewind: epoch of dense training to rewind to"
+        1,
+        description="for rewind and lr_rewind: epoch of dense training to rewind to, less than "
+        "epochs",
     )
     optimizer: Annotated[str | None, one_of(*OPTIMIZERS), or_auto] = Field(
         None, description=f"{', '.join(OPTIMIZERS)}; {auto('optimizer')}"

@@ -252,7 +252,10 @@ def recipe_of(config: Resolved, number: int) -> Recipe:
     epochs = config.retrain_epochs if number else config.epochs
     base = config.retrain_lr if number else config.lr
     where = REINITS[config.reinit].schedule if number else "start"
-    done = config.rewind_epoch if where == "rewound" else 0
+    # A rewound round enters the dense network's schedule where the weights left it, and ends at its
+    # end; if its epochs are not those that are left, it is stretched or squeezed.
+    left = config.epochs - config.rewind_epoch
+    done = epochs * config.rewind_epoch / left if where == "rewound" else 0
     whole = done + epochs
     schedule = warmed(SCHEDULES[config.schedule], config.warmup_epochs / config.epochs)
 

@@ -22,8 +22,9 @@ def run_name(config: Resolved) -> str:
     default = _with_defaults(config, "reinit", "model")
     method = ("reinit", "model", "optimizer", "schedule")
     default["lr"] = _with_defaults(config, *method)["lr"]
-    follows = _with_defaults(config, *method, "lr", "epochs", "criterion")
-    for name in ("retrain_lr", "warmup_epochs", "scope"):  # follow from others, which are named
+    follows = _with_defaults(config, *method, "lr", "epochs", "rewind_epoch", "criterion")
+    # These follow from others, which are named.
+    for name in ("retrain_epochs", "retrain_lr", "warmup_epochs", "scope"):
         default[name] = follows[name]
     default["output_prune_rate"] = config.prune_rate
     default["pixels"] = _with_defaults(config, *method, "pretrained")["pixels"]
