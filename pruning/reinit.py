@@ -16,6 +16,7 @@ To add one: write it here, add a line to `REINITS`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -51,6 +52,21 @@ def keep(memory: Memory, seed: int) -> State:
 def random(memory: Memory, seed: int) -> State:
     """Survivors get new random values: the control of Frankle & Carbin 2019, arXiv:1803.03635."""
     return memory.draw(seed)
+
+
+def random_scaled(memory: Memory, seed: int) -> State:
+    """Survivors get new random values, larger in sparse layers: the input of a unit varies as much.
+
+    The weights of a layer are divided by the square root of its density. The variance of a unit's
+    input is then that of the dense network, on average over the layer. Evci et al. 2022,
+    arXiv:2010.03533, do this for each unit with its own number of inputs.
+    """
+    drawn = memory.draw(seed)
+    scaled = {
+        name: drawn[name] * sqrt(mask.numel() / max(1, int(mask.sum())))  # nothing may survive
+        for name, mask in memory.masks.items()
+    }
+    return drawn | scaled
 
 
 def lottery(memory: Memory, seed: int) -> State:
@@ -125,4 +141,5 @@ REINITS: dict[str, Reinit] = {
     "lr_rewind": Reinit(keep, schedule="rewound", continues=True),
     "sign": Reinit(sign, schedule="start"),
     "shuffle": Reinit(shuffle, schedule="start"),
+    "random_scaled": Reinit(random_scaled, schedule="start"),
 }

@@ -114,7 +114,7 @@ MISSPELT = [
     (Config, "--prun-rate=0.3", "there is no parameter prun_rate (did you mean prune_rate?); "),
     (Config, "--x=1", "there is no parameter x; python -m experiments x --help lists the"),
     (Config, "reinit=keep", "parameters must be given as --name value, got reinit=keep; python"),
-    (Config, "--reinit=lotery", "sign, shuffle, got lotery (did you mean lottery?)"),
+    (Config, "--reinit=lotery", "random_scaled, got lotery (did you mean lottery?)"),
     (Config, "--dataset=MNSIT", "olivetti, got MNSIT (did you mean mnist?)"),
     (Config, "--dataset=x", "olivetti, got x"),
     (Config, "--lr=atuo", "got atuo (did you mean auto?)"),

@@ -116,8 +116,8 @@ def runs_that_are_deleted():
 def test_a_typo_in_mlflow_run_is_one_line_and_leaves_no_run(anywhere, path):
     done = mlflow_run(**QUICK, reinit="lotery")
     assert done.returncode == 1
-    error = "reinit must be one of keep, random, lottery, rewind, lr_rewind, sign, shuffle, got "
-    error += "lotery (did you mean lottery?)"
+    error = "reinit must be one of keep, random, lottery, rewind, lr_rewind, sign, shuffle, "
+    error += "random_scaled, got lotery (did you mean lottery?)"
     assert f"error: {error}\n" in done.stderr
     assert "Traceback" not in done.stderr
     (run,) = runs_that_are_deleted()

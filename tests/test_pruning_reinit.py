@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models import Architecture
 from pruning.reinit import REINITS, Memory, rewind
 
 
@@ -37,6 +38,30 @@ def test_each_method_starts_from_its_values_biases_included(name, value, memory)
 def test_rewind_without_early_values_is_refused(memory):
     with pytest.raises(ValueError, match="rewind needs the values"):
         rewind(replace(memory, rewound=None), 0)
+
+
+def test_random_scaled_divides_by_the_square_root_of_the_density(memory):
+    start = REINITS["random_scaled"].values(memory, 9)
+    assert start["w"].tolist() == torch.full((2, 2), 9 * (4 / 3) ** 0.5).tolist()
+    assert (start["b"] == 9).all()
+    for density, factor in ((1, 1), (0.25, 2), (0, 2)):  # an emptied layer has nothing to scale
+        masks = {"w": torch.arange(4).view(2, 2) < 4 * density}
+        start = REINITS["random_scaled"].values(replace(memory, masks=masks), 9)
+        assert (start["w"] == 9 * factor).all()
+
+
+@pytest.mark.parametrize(("name", "share"), [("random_scaled", 1), ("random", 0.1)])
+def test_random_scaled_gives_the_input_of_a_unit_the_variance_of_the_dense_network(name, share):
+    """With independent inputs of variance 1, it is the sum of the squares of its weights."""
+    architecture = Architecture("lenet_300_100", (1, 28, 28), 10)
+    dense, chance = architecture.draw(1), torch.Generator().manual_seed(0)
+    masks = {
+        key: torch.rand(dense[key].shape, generator=chance) < 0.1 for key in architecture.prunable
+    }
+    start = REINITS[name].values(Memory(dense, None, dense, masks, architecture.draw), 2)
+    for key in ("fc1.weight", "fc2.weight"):
+        variance = (start[key] * masks[key]).square().sum(1).mean()
+        assert variance / dense[key].square().sum(1).mean() == pytest.approx(share, rel=0.05)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def check_masks(settings, data, results):
     return found
 
 
-ARMS = [{"reinit": reinit} for reinit in REINITS]
+ARMS = [{"reinit": reinit} for reinit in REINITS if reinit != "random_scaled"]
 ARMS += [{"criterion": criterion} for criterion in CRITERIA]
 ARMS += [{"control": control} for control in CONTROLS]
 ARMS += [{"pruning": "one_shot"}, {"pruning": "one_shot", "criterion": "synflow"}]
@@ -178,6 +178,10 @@ def test_a_model_that_does_not_state_its_units_is_an_error(data, monkeypatch):
     [
         ({"target": "macs"}, "target=macs needs granularity=unit"),
         ({"granularity": "unit", "output_prune_rate": 0.1}, "output_prune_rate is for granularity"),
+        (
+            {"granularity": "unit", "reinit": "random_scaled"},
+            "reinit=random_scaled is for granularity=weight: where whole units are pruned",
+        ),
         (
             {"granularity": "units"},
             "granularity must be one of weight, unit, got units .did you mean unit",

@@ -74,6 +74,11 @@ class Config(Seeds, Common, Method):
                 "pretrained needs pixels=unit, which published networks were trained on, got "
                 f"pixels={self.pixels}"
             )
+        if self.granularity == "unit" and self.reinit == "random_scaled":
+            raise ValueError(
+                "reinit=random_scaled is for granularity=weight: where whole units are pruned, "
+                "reinit=random draws with the variance of the smaller network"
+            )
         shared = self.masks == "shared"
         if shared and self.branch_of == NONE:
             raise ValueError("masks=shared needs branch_of, the run whose masks are used")

@@ -18,7 +18,7 @@ INK = "#1b1f24"
 COLOURS = (*experiment.COLOURS[:6], "#8a8a8a")  # grey instead of black, which is too close to INK
 MARKERS = "os^DvPX<>p*hd8"
 DASHED = (0, (5, 3))
-FIXED = ("lottery", "random", "keep", "rewind", "lr_rewind", "sign", "shuffle")
+FIXED = ("lottery", "random", "keep", "rewind", "lr_rewind", "sign", "shuffle", "random_scaled")
 report_style = rc_context(
     {
         "text.color": INK,
