@@ -1,9 +1,9 @@
-"""Controls: does it matter which weights are pruned, or only how many in each layer?
+"""Controls: does it matter which weights are pruned, or only how many, or that any are?
 
-A control spoils the choice of a criterion in a known way, and keeps the number of survivors; one
+Most controls spoil the choice of a criterion in a known way, and keep the number of survivors; one
 that changes masks keeps it in every layer. A result that survives the control did not come from the
-choice (Su et al. 2020, arXiv:2009.11094; Frankle et al. 2021, arXiv:2009.08576). A control works
-before the choice, on scores, or after it, on masks::
+choice (Su et al. 2020, arXiv:2009.11094; Frankle et al. 2021, arXiv:2009.08576). Such a control
+works before the choice, on scores, or after it, on masks::
 
     scores(scores) -> scores
     masks(pruned, within, seed) -> masks
@@ -11,11 +11,14 @@ before the choice, on scores, or after it, on masks::
 `pruned` are the masks that the criterion chose, `within` those that bound where survivors may go:
 the masks before the round, or dense ones. `pruned` has no survivor outside `within`.
 
+Others train another network in the place of the pruned one (`Control.network`), without a choice.
+
 To add one: write it here, add a line to `CONTROLS`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -82,11 +85,20 @@ def _draw(within: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Control:
-    """A way to spoil a choice; unless `nested`, pruned weights may return."""
+    """What a round does instead of pruning by a criterion.
+
+    Attributes:
+        scores: Spoils the scores before the choice.
+        masks: Spoils the masks after it.
+        nested: Whether pruned weights stay pruned.
+        network: Which network a round trains: "pruned", what the (spoilt) choice leaves; "small", a
+            dense one with as many weights (`pruning.units.narrowed`); "whole", with all weights.
+    """
 
     scores: Callable[[Scores], Scores] = unchanged
     masks: Callable[[Masks, Masks, int], Masks] = as_pruned
     nested: bool = True
+    network: Literal["pruned", "small", "whole"] = "pruned"
 
 
 CONTROLS: dict[str, Control] = {
@@ -94,4 +106,6 @@ CONTROLS: dict[str, Control] = {
     "inverted": Control(scores=inverted),
     "shuffled_mask": Control(masks=shuffled_mask),
     "random_mask": Control(masks=random_mask, nested=False),
+    "small_dense": Control(network="small"),  # Zhu & Gupta 2017, arXiv:1710.01878
+    "unpruned": Control(network="whole"),
 }

@@ -8,7 +8,8 @@ as the neurons of a layer. Masks stay masks: under `spread`, all weights of a un
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from fractions import Fraction
+from math import ceil, prod
 
 import torch
 from torch import Tensor
@@ -125,6 +126,31 @@ def smallest_cost(sizes: Mapping[str, int], prices: Mapping[str, int], widths: W
             if part.tensor in counts:
                 counts[part.tensor].append(width.count)
     return sum(prices[name] * (size // prod(counts[name])) for name, size in sizes.items())
+
+
+def narrowed(masks: Masks, widths: Widths, weights: int) -> Masks:
+    """The smallest network with at least `weights` weights that has the same share of each width.
+
+    A width of n units keeps the first ceil(share * n). One unit of each stays, even if that is more
+    than `weights`. The result is the small dense network of Zhu & Gupta 2017, arXiv:1710.01878.
+
+    Args:
+        masks: Those of the whole network, dense.
+        weights: At most as many as it has.
+    """
+    counts = {width.name: width.count for width in widths}
+    device = next(iter(masks.values())).device
+    every = {Fraction(kept, n) for n in counts.values() for kept in range(1, n + 1)}
+
+    def with_share(share: Fraction) -> Masks:
+        kept = {
+            name: torch.arange(n, device=device) < ceil(share * n) for name, n in counts.items()
+        }
+        return spread(kept, masks, widths)
+
+    shares, prices = sorted(every), dict.fromkeys(masks, 1)
+    enough = bisect_left(shares, weights, key=lambda share: cost(with_share(share), prices))
+    return with_share(shares[enough])
 
 
 def prune_units(

@@ -42,6 +42,10 @@ def test_the_checklist_sees_what_changes():
     assert (found["seeds"], found["error_bars"], found["curves"]) == ("no", "no", "no")
     assert (found["reproducible"], found["extremes"]) == ("partly", "no")
     assert found["same_recipe"] == "yes"
+    longer = replace(comparison_of(), retrain_epochs=dict.fromkeys(METHODS, 10.0) | {"keep": 9.0})
+    _, reason = checklist(longer)["The same code, data and fine-tuning recipe for every method"]
+    assert "keep (9 epochs)" in reason
+    assert "epochs are the same" not in reason
     at_random = METHODS | {"lottery random": ("lottery", "random", "none", -0.05, 2)}
     newer = at_random | {"lottery snip": ("lottery", "snip", "none", -0.01, 1)}
     found = answers(comparison_of(newer, seeds=(0, 1)))

@@ -297,3 +297,16 @@ def test_the_same_numbers_give_the_same_svg(drawn, svgs):
     again = everything()
     assert {name: to_svg(figure) for name, figure in again.items()} == svgs
     assert to_svg(again["pixels"]) == to_svg(drawn["pixels"])
+
+
+def test_unpruned_networks_stand_where_those_of_their_round_do():
+    rounds = arms()
+    whole = rounds["method"] == "random"
+    rounds.loc[whole, ["control", "sparsity"]] = ["unpruned", 0.0]
+    _, (axes,) = style.new_figure("")
+    table = figures.draw_rounds(axes, rounds, "test_accuracy", "remaining")
+    for method in ("random", "lottery"):
+        own = table[table["method"] == method].set_index("round")["x"]
+        assert list(own) == pytest.approx([100, 80, 64, 51.2], rel=0.04)  # side by side
+    figures.remaining_axis(axes, rounds)
+    assert list(axes.get_xticks()) == pytest.approx([100, 80, 64, 51.2])

@@ -364,6 +364,31 @@ def test_a_control_that_does_as_well_is_worded_with_care():
     )
 
 
+@pytest.mark.parametrize(
+    ("control", "meaning"),
+    [
+        ("small_dense", "what a small dense network with as many weights gains over the pruned"),
+        ("unpruned", "what the same training gains without pruning"),
+    ],
+)
+def test_a_control_that_trains_another_network_says_nothing_about_the_choice(control, meaning):
+    for gain in (-0.05, 0, 0.05):
+        plain = MASKED["lottery"]
+        other = tuple(value + gain * (1 + seed) for seed, value in enumerate(plain))
+        accuracies = {"lottery": plain, "lottery other": other}
+        row = control_of(accuracies, {"lottery other": control})
+        assert row["meaning"].startswith(meaning)
+
+
+def test_an_unpruned_network_neither_leads_nor_counts_in_the_size():
+    tests = {"lottery": (0.90, 0.91, 0.92), "lottery unpruned": (0.95, 0.96, 0.98)}
+    rounds = rounds_of(tests, control={"lottery unpruned": "unpruned"})
+    rounds.loc[rounds["control"] == "unpruned", "sparsity"] = 0.0
+    first, claims, *_ = headline(comparison_of(rounds))
+    assert first.startswith("With 50% of the weights, lottery has a mean test accuracy")
+    assert "lottery is less accurate than lottery unpruned" in claims
+
+
 def test_a_control_is_compared_with_the_arm_that_prunes_alike():
     accuracies = {
         "lottery": (0.96, 0.97, 0.98),

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from pruning.controls import CONTROLS
+from pruning.controls import CONTROLS, Control, as_pruned, unchanged
 from pruning.masks import drop_lowest
 
+CHOOSING = [name for name, control in CONTROLS.items() if control.network == "pruned"]
 SIZES = {"a": (10, 12), "b": (5, 2, 3, 3), "c": (4, 10)}
 
 
@@ -28,7 +29,7 @@ def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in SIZES)
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", CHOOSING)
 def test_every_control_leaves_as_many_survivors_in_each_layer(name, masks):
     pruned, within = masks
     result = CONTROLS[name].masks(pruned, within, 7)
@@ -39,7 +40,7 @@ def test_every_control_leaves_as_many_survivors_in_each_layer(name, masks):
         assert mask.sum() == pruned[key].sum()
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", CHOOSING)
 def test_every_control_depends_on_its_arguments_alone_and_changes_none(name, masks):
     before = [{key: mask.clone() for key, mask in part.items()} for part in masks]
     turned = [dict(reversed(part.items())) for part in masks]
@@ -50,7 +51,7 @@ def test_every_control_depends_on_its_arguments_alone_and_changes_none(name, mas
     assert all(same(part, copy) for part, copy in zip(masks, before, strict=True))
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", CHOOSING)
 def test_a_nested_control_revives_no_weight_and_another_does(name, masks):
     pruned, within = masks
     result = CONTROLS[name].masks(pruned, within, 7)
@@ -58,7 +59,7 @@ def test_a_nested_control_revives_no_weight_and_another_does(name, masks):
     assert (revived == 0) == CONTROLS[name].nested
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", CHOOSING)
 def test_every_control_keeps_the_layers_and_shapes_of_scores(name):
     scores = {"b": torch.tensor([[1.0, -2.0]]), "a": torch.tensor([0.5])}
     result = CONTROLS[name].scores(scores)
@@ -70,6 +71,17 @@ def test_control_none_changes_nothing(masks):
     scores = {"w": torch.tensor([1.0, 2.0])}
     assert CONTROLS["none"].scores(scores)["w"].tolist() == [1.0, 2.0]
     assert same(CONTROLS["none"].masks(*masks, 7), masks[0])
+
+
+def test_a_control_that_trains_another_network_spoils_no_choice():
+    """It makes none, so it could not; `tests/test_rounds_controls.py` tests its networks."""
+    others = {name: control for name, control in CONTROLS.items() if name not in CHOOSING}
+    assert others == {
+        "small_dense": Control(network="small"),
+        "unpruned": Control(network="whole"),
+    }
+    assert Control().scores is unchanged
+    assert Control().masks is as_pruned
 
 
 def test_inverted_prunes_the_largest_first():

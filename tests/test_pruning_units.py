@@ -6,9 +6,12 @@ import torch
 from models import Architecture, prunable_weights
 from pruning.masks import SCOPES, dense_masks
 from pruning.units import (
+    Part,
+    Width,
     cost,
     cut,
     live_units,
+    narrowed,
     paste,
     prune_units,
     smallest_cost,
@@ -177,6 +180,25 @@ def scores_of(architecture, seed=0):
     return {
         name: torch.rand(mask.shape, generator=draw) for name, mask in dense(architecture).items()
     }
+
+
+def test_a_narrowed_network_is_the_smallest_of_its_shape_with_enough_weights():
+    """Two hidden layers of 4 and 2 units, between 3 inputs and 2 outputs: 12 + 8 + 4 weights."""
+    masks = {
+        name: torch.ones(shape, dtype=torch.bool)
+        for name, shape in {"a": (4, 3), "b": (2, 4), "c": (2, 2)}.items()
+    }
+    widths = [
+        Width("a", 4, made=(Part("a", 0),), read=(Part("b", 1),)),
+        Width("b", 2, made=(Part("b", 0),), read=(Part("c", 1),)),
+    ]
+    sizes = {1: (1, 1), 6: (1, 1), 7: (2, 1), 10: (2, 1), 11: (3, 2), 19: (3, 2), 20: (4, 2)}
+    for weights, (first, second) in (sizes | {24: (4, 2)}).items():
+        small = narrowed(masks, widths, weights)
+        a, b = torch.arange(4) < first, torch.arange(2) < second
+        assert small["a"].equal(a[:, None].expand(4, 3))
+        assert small["b"].equal(b[:, None] & a)
+        assert small["c"].equal(b.expand(2, 2))
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -111,6 +111,14 @@ def _error_bars(comparison: Comparison) -> Reply:
 
 def _same_recipe(comparison: Comparison) -> Reply:
     starts = {name: REINITS[name].schedule for name in comparison.rounds["reinit"].unique()}
+    epochs = comparison.retrain_epochs
+    if len(set(epochs.values())) > 1:
+        times = [f"{method} ({count(int(number), 'epoch')})" for method, number in epochs.items()]
+        return "partly", (
+            "Code, data, splits and optimizer are the same; how long a method retrains, and where "
+            "its learning-rate schedule starts, is part of it: "
+            f"{listed(times)}."
+        )
     shared = "Code, data, splits, optimizer and epochs are the same"
     if len(set(starts.values())) == 1:
         return "yes", f"{shared}, and so is the learning-rate schedule."

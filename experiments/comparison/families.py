@@ -7,7 +7,7 @@ have raw p-values only and no verdict.
 
 * `HEADLINE`: the best method against each other method and the dense network. Controls take no
   part: they are not contenders.
-* `CONTROLS`: each control against the method that prunes in the same way without it.
+* `CONTROLLED`: each control against the method that prunes in the same way without it.
 """
 
 import math
@@ -21,7 +21,7 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from experiments.comparison.statistics import ACCURACY, DENSE
 
-HEADLINE, CONTROLS = "headline", "controls"
+HEADLINE, CONTROLLED = "headline", "controls"
 LEVEL, POWER = 0.05, 0.8
 GRID = 10_000  # values of the spread
 SELECTED_BY = "valid_accuracy_mean"
@@ -55,12 +55,12 @@ def plain_of(summary: pd.DataFrame, number: int) -> dict[str, str | None]:
 def families(summary: pd.DataFrame, number: int) -> dict[str, Pairs]:
     """The pairs (method, other) of each family in a round; none in round 0."""
     if number == 0:
-        return {HEADLINE: [], CONTROLS: []}
+        return {HEADLINE: [], CONTROLLED: []}
     best, *others = contenders(summary, number)["method"]
     controls = plain_of(summary, number).items()
     return {
         HEADLINE: [(best, other) for other in (*others, DENSE)],
-        CONTROLS: [(method, other) for method, other in controls if other],
+        CONTROLLED: [(method, other) for method, other in controls if other],
     }
 
 

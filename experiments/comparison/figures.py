@@ -18,23 +18,33 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.comparison.results import Comparison
-from experiments.comparison.statistics import dense_interval, methods_of, overlap, pixels, summarise
+from experiments.comparison.statistics import (
+    dense_interval,
+    methods_of,
+    overlap,
+    pixels,
+    pruned,
+    summarise,
+)
 from experiments.comparison.text import count, in_percent
 from experiments.figures import experiment
 from experiments.figures.intervals import SHARE, accuracy_limits, mean_interval
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
 from experiments.rounds.metrics import METRICS
+from pruning.controls import CONTROLS
 from pruning.masks import Masks
 
 BARS = "Mean over seeds; bars are its 95% Student interval, conditional on this test set"
 DENSE_LINE = "The dashed line and the faint band are the dense network's."
+UNPRUNED = "Networks of control=unpruned stand where those of their round do."
 CAPTIONS = {
     "accuracy": "Test accuracy at the end of each round against the share of weights that remain, "
     f"the dense network on the left. {BARS}; methods are drawn side by side within a round. "
-    f"{DENSE_LINE}",
+    f"{DENSE_LINE} {UNPRUNED}",
     "early_stop": "Iteration of minimum validation loss against the share of weights that remain, "
     "on a log scale; where the learning rate falls, its schedule sets these iterations. Mean over "
-    f"seeds; bars are its 95% Student interval. {DENSE_LINE}",
+    f"seeds; bars are its 95% Student interval. {DENSE_LINE} "
+    f"{UNPRUNED}",
     "epochs": "Test accuracy against retraining epoch in the shown round. Mean over seeds; bands "
     "are its 95% Student interval, conditional on this test set. The dashed line and the faint "
     "band are the dense network's at the end of its training.",
@@ -98,7 +108,7 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
     late = table[table["epoch"] > table["epoch"].max() / 2]
     close = accuracy_limits(late["mean"], late["low"], late["high"])
     two = close[1] - close[0] < 0.4 * (table["mean"].max() - table["mean"].min())
-    share = f"{100 * (1 - rows['sparsity'].mean()):.3g}%"
+    share = f"{100 * (1 - pruned(rows)['sparsity'].mean()):.3g}%"
     title = f"Retraining with {share} of the weights (round {shown_round})"
     figure, panels = new_figure(title, 1 + two)
     for axes in panels:
@@ -248,6 +258,9 @@ def draw_rounds(axes: Axes, rounds: pd.DataFrame, metric: str, against: str) -> 
     """Draw each method's means and intervals; return them with their positions `x`."""
     table = summarise(rounds)
     table["remaining"] = 100 * (1 - table["sparsity"])
+    shares = 100 * (1 - pruned(rounds).groupby("round")["sparsity"].mean())
+    is_whole = table["control"].map(lambda name: CONTROLS[name].network == "whole").astype(bool)
+    table.loc[is_whole, "remaining"] = table["round"].map(shares)
     names = {against: "x"} | {f"{metric}_{end}": end for end in ("mean", "low", "high")}
     table = table[["method", "round", *names]].rename(columns=names)
     table[["mean", "low", "high"]] *= 100 if in_percent(metric) else 1
@@ -289,7 +302,7 @@ def remaining_axis(axes: Axes, rounds: pd.DataFrame, narrow: bool = False) -> No
     Args:
         narrow: The axis is half as wide as the figure.
     """
-    remaining = 100 * (1 - rounds.groupby("round")["sparsity"].mean())
+    remaining = 100 * (1 - pruned(rounds).groupby("round")["sparsity"].mean())
     shown = remaining.iloc[:: len(remaining) // (7 if narrow else 16) + 1]
     axes.set(xscale="log", xlabel="remaining weights (%, log scale)")
     names = [f"{share:.3g}" for share in shown]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.comparison.families import (
-    CONTROLS,
+    CONTROLLED,
     HEADLINE,
     LEVEL,
     SELECTED_BY,
@@ -24,10 +24,12 @@ from experiments.comparison.statistics import (
     DENSE,
     dense_interval,
     methods_of,
+    pruned,
 )
 from experiments.comparison.text import count, listed, p_value, percent, points, weights
 from experiments.figures.intervals import ROUNDING
 from experiments.figures.page import UNKNOWN
+from pruning.controls import CONTROLS
 from pruning.reinit import REINITS
 
 TRAINED_STARTS = ("keep", "lr_rewind", "rewind")  # their early stop excludes earlier training
@@ -97,7 +99,7 @@ def headline(comparison: Comparison) -> list[str]:
         return ["There is no pruned network, so there is nothing to compare."]
     ranks = contenders(summary, number)
     dense = dense_interval(comparison.rounds, ACCURACY, comparison.test_images, comparison.correct)
-    left = 1 - summary.loc[summary["round"] == number, "sparsity"].mean()
+    left = 1 - pruned(summary[summary["round"] == number])["sparsity"].mean()
     return [
         f"With {weights(left)} of the weights, {_lead(ranks)} a mean test accuracy of "
         f"{_accuracy(ranks.iloc[0], f'{ACCURACY}_')}; the dense network has {_accuracy(dense)}.",
@@ -222,7 +224,7 @@ def note_on_tests(comparison: Comparison) -> str:
     known = table["p_value"].notna()
     parts = [
         f"{name} family: {count(int(((table['family'] == name) & known).sum()), 'test')}"
-        for name in (HEADLINE, CONTROLS)
+        for name in (HEADLINE, CONTROLLED)
         if comparison.families[name]
     ]
     free = int((known & (table["family"] == "")).sum())
@@ -301,8 +303,16 @@ def controls(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+ASKED = {  # by controls that train another network: what the difference is
+    "small": "what a small dense network with as many weights gains over the pruned one",
+    "whole": "what the same training gains without pruning",
+}
+
+
 def _meaning(row: pd.Series, control: str) -> str:
-    shown = verdict(row)
+    network, shown = CONTROLS[control].network, verdict(row)
+    if network in ASKED:
+        return ASKED[network]
     if shown == LOWER:
         return "it matters which weights are kept"
     if shown == HIGHER:

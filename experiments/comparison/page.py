@@ -14,6 +14,7 @@ from experiments.comparison.checklist import checklist
 from experiments.comparison.figures import CAPTIONS
 from experiments.comparison.page_tables import tables
 from experiments.comparison.results import Comparison
+from experiments.comparison.statistics import pruned
 from experiments.comparison.text import count, listed, points, weights
 from experiments.figures.page import picture, render
 
@@ -23,7 +24,7 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
 
     `drawings` are the figures of `draw_all` as SVG, by name; the first stands at the top.
     """
-    shown = comparison.rounds.loc[comparison.rounds["round"] == comparison.shown_round, "sparsity"]
+    shown = pruned(comparison.rounds[comparison.rounds["round"] == comparison.shown_round])
     pictures = [picture(name, svg, CAPTIONS[name]) for name, svg in drawings.items()]
     values: dict[str, Any] = {
         "comparison": comparison,
@@ -34,7 +35,7 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
         "note_on_tests": findings.note_on_tests(comparison),
         "margin": points(comparison.margin),
         "early_stop_notes": findings.early_stop_notes(comparison),
-        "shown": weights(1 - shown.mean()),
+        "shown": weights(1 - shown["sparsity"].mean()),
         "main": pictures[0],
         "pictures": pictures[1:],
         "tables": tables(comparison),

@@ -34,6 +34,7 @@ from experiments.figures.intervals import (
     stacked,
 )
 from experiments.rounds.metrics import COMPARED, METRICS
+from pruning.controls import CONTROLS
 from pruning.masks import Masks
 
 METHOD = ["reinit", "criterion", "control", "pruning"]
@@ -81,6 +82,12 @@ def summarise(
     table = pd.concat(parts, axis="columns").loc[methods_of(rounds)].reset_index()
     first = ["method", *METHOD, "round"]
     return table[first + [name for name in table if name not in first]]
+
+
+def pruned(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of methods that prune, if there are any: others do not have the size of a round."""
+    prunes = rows["control"].map(lambda name: CONTROLS[name].network == "pruned").astype(bool)
+    return rows[prunes] if prunes.any() else rows
 
 
 def _over_images(
@@ -133,7 +140,7 @@ def differences(rounds: pd.DataFrame, correct: Correct | None = None) -> pd.Data
         A pair without a common seed in a round has a row with n = 0.
     """
     methods = methods_of(rounds)
-    sparsity = rounds.groupby("round")["sparsity"].mean().drop(0, errors="ignore")
+    sparsity = pruned(rounds).groupby("round")["sparsity"].mean().drop(0, errors="ignore")
     pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
     rows: list[tuple[Any, ...]] = []
     networks = pd.MultiIndex.from_product([methods, [0, *sparsity.index]])

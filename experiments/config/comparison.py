@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
-from experiments.config.experiment import MASKS, Config, config_from
+from experiments.config.experiment import MASKS, Config, config_from, unmet
 from experiments.config.fields import PRUNINGS, Common, Execution, Method, run_id
 from experiments.config.parameters import (
     AUTO,
@@ -81,8 +81,8 @@ class Arms(Parameters):
     )
     control: Annotated[str, some_of(*CONTROLS)] = Field(
         "none",
-        description="controls that spoil the choice of weights, one or more of "
-        f"{', '.join(CONTROLS)}",
+        description="controls that spoil the choice of weights or train another network, one or "
+        f"more of {', '.join(CONTROLS)}",
     )
     pruning: Annotated[str, some_of(*PRUNINGS)] = Field(
         "iterative", description=f"{' or '.join(PRUNINGS)}, or both"
@@ -132,14 +132,22 @@ class CompareConfig(Common, Execution, Arms):
 
 
 def arms_of(config: CompareConfig) -> list[Arm]:
-    """All arms: methods in the order of the parameters, and the seeds of each."""
+    """All arms: methods in the order of the parameters, and the seeds of each.
+
+    A control that needs, say, reinit=random has arms with that one only, if it is among the values.
+    """
     values = [
         getattr(config, name).split(",") for name in ("reinits", "criterion", "control", "pruning")
     ]
     varied = [len(choices) > 1 for choices in values]
+    chosen = [dict(zip(Method.model_fields, each, strict=True)) for each in product(*values)]
+    possible = [each for each in chosen if not unmet(each["control"], each)]
+    met = {each["control"] for each in possible}
     arms = []
-    for chosen in product(*values):
-        method = validated(Method, dict(zip(Method.model_fields, chosen, strict=True)))
+    for each in chosen:
+        if each not in possible and each["control"] in met:
+            continue
+        method = validated(Method, each)
         label = label_of(method, varied)
         arms += [Arm(label, method, seed) for seed in seeds_of(config.seeds)]
     return arms

@@ -17,6 +17,7 @@ from experiments.config.parameters import AUTO, one_of, validated
 from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
 from models import build_model, linear_layers
+from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
 from pruning.reinit import REINITS
 
@@ -30,6 +31,23 @@ PRUNING_FIELDS = {
     *("prune_rate", "output_prune_rate", "target_sparsity", "rounds"),
     *("retrain_epochs", "retrain_lr"),
 }
+
+
+# What a control that trains another network than the pruned one needs of other parameters.
+NEEDS = {
+    "pruned": {},
+    "small": {"reinit": "random", "criterion": "magnitude", "pruning": "iterative"}
+    | {"granularity": "weight", "masks": "own"},
+    "whole": {"criterion": "magnitude", "masks": "own"},
+}
+
+
+def unmet(control: str, values: Mapping[str, Any]) -> list[str]:
+    """The needs of a control that these parameters do not meet, such as ["reinit=random"]."""
+    needs = NEEDS[CONTROLS[control].network]
+    return [
+        f"{name}={needs[name]}" for name in needs if values.get(name, needs[name]) != needs[name]
+    ]
 
 
 class Config(Seeds, Common, Method):
@@ -78,6 +96,13 @@ class Config(Seeds, Common, Method):
             raise ValueError(
                 "reinit=random_scaled is for granularity=weight: where whole units are pruned, "
                 "reinit=random draws with the variance of the smaller network"
+            )
+        if missing := unmet(self.control, self.model_dump()):
+            names = [need.partition("=")[0] for need in missing]
+            given = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+            raise ValueError(
+                f"control={self.control} replaces the pruned network by another one: it needs "
+                f"{', '.join(missing)}, got {given}"
             )
         shared = self.masks == "shared"
         if shared and self.branch_of == NONE:

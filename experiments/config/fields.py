@@ -98,8 +98,8 @@ class Method(Parameters):
     )
     control: Annotated[str, one_of(*CONTROLS)] = Field(
         "none",
-        description="control that spoils the choice of weights, to see whether it matters: "
-        f"{', '.join(CONTROLS)}",
+        description="control that spoils the choice of weights, to see whether it matters, or "
+        f"trains another network instead: {', '.join(CONTROLS)}",
     )
     pruning: Annotated[str, one_of(*PRUNINGS)] = Field(
         "iterative",

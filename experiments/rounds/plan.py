@@ -6,6 +6,7 @@ from typing import Protocol
 
 from experiments.config.experiment import Resolved
 from models import WIDTHS, Architecture
+from pruning.controls import CONTROLS
 from pruning.masks import Group, groups_of, plan_removals
 from pruning.units import smallest_cost
 
@@ -42,7 +43,10 @@ def plan_rounds(config: Resolved, data: DataShape) -> Plan:
     """
     architecture = Architecture(config.model, data.image_shape, data.classes)
     sizes = architecture.sizes
+    if CONTROLS[config.control].network == "small":
+        _check_units(architecture, f"control={config.control}")
     if config.granularity == "unit":
+        _check_units(architecture, "granularity=unit")
         return _plan_units(config, architecture)
     split_off = config.output_prune_rate != config.prune_rate
     output_rate = config.output_prune_rate if split_off else None
@@ -59,12 +63,15 @@ def left_after(plan: Plan, sizes: Mapping[str, int], prices: Mapping[str, int]) 
     }
 
 
-def _plan_units(config: Resolved, architecture: Architecture) -> Plan:
+def _check_units(architecture: Architecture, parameter: str) -> None:
     if not architecture.widths:
         known = ", ".join(WIDTHS)
         raise ValueError(
-            f"granularity=unit needs a model that states its units ({known}), got {config.model}"
+            f"{parameter} needs a model that states its units ({known}), got {architecture.name}"
         )
+
+
+def _plan_units(config: Resolved, architecture: Architecture) -> Plan:
     prices = prices_of(config, architecture)
     costs = {name: prices[name] * size for name, size in architecture.sizes.items()}
     everything = Group(tuple(costs), config.prune_rate)

@@ -25,7 +25,7 @@ from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA, Evidence
 from pruning.masks import SCOPES, Masks, State, dense_masks, in_steps, prune
 from pruning.reinit import REINITS, Memory
-from pruning.units import cost, prune_units, spread, units_of
+from pruning.units import cost, narrowed, prune_units, spread, units_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def prune_rounds(
             training = run.retrain(*run.shared(base, number), number)
         else:
             source = network if config.pruning == "iterative" else _dense(network)
-            training = run.retrain(source, run.pruned(source, removals[:number], number), number)
+            training = run.retrain(source, run.masks(source, removals[:number], number), number)
         try:
             network, trained = yield from training
         except DivergedError as error:
@@ -155,8 +155,22 @@ class _Run:
         dense = trained.state
         return Snapshot(0, dense, masks, initial, dense, trained.snapshot), trained
 
-    def pruned(self, source: Snapshot, plan: Plan, number: int) -> Masks:
+    def masks(self, source: Snapshot, plan: Plan, number: int) -> Masks:
         """The masks of round `number`; `plan` is that of the rounds up to it."""
+        network, whole = (
+            CONTROLS[self.config.control].network,
+            dense_masks(source.state, source.masks),
+        )
+        if network == "whole":
+            return whole
+        if network == "small":
+            sizes, prices = self.architecture.sizes, prices_of(self.config, self.architecture)
+            weights = sum(left_after(plan, sizes, prices).values())
+            return narrowed(whole, self.architecture.widths, weights)
+        return self.pruned(source, plan, number)
+
+    def pruned(self, source: Snapshot, plan: Plan, number: int) -> Masks:
+        """The masks that the criterion chooses, and a control may spoil."""
         config, skeleton = self.config, self.architecture.skeleton
         criterion, control = CRITERIA[config.criterion], CONTROLS[config.control]
         evidence = Evidence(
@@ -218,7 +232,8 @@ class _Run:
 
     def restart(self, kept: Snapshot, pruned: State, masks: Masks, number: int) -> State:
         """The values from which round `number` trains; `pruned` is the network that it pruned."""
-        by_unit = self.config.granularity == "unit"
+        is_small = CONTROLS[self.config.control].network == "small"
+        by_unit = self.config.granularity == "unit" or is_small
         draw = partial(self.draw, masks=masks) if by_unit else self.draw
         memory = Memory(kept.initial, kept.rewound, pruned, masks, draw)
         seed = derive_seed(self.config.draw_seed, number, "reinit")
