@@ -108,7 +108,7 @@ def _rounds(
             show(warning)
         why = stored.tags.get("dataset_why", why)
     with (
-        open_base_run(config, last, data.digest, stored.network if stored else None) as base,
+        open_base_run(config, last, data, stored.network if stored else None) as base,
         log.open_run(config, asked, data, why, last, stored, parent) as run,
         resume_hint(run.run_id, config.data_root, show),
     ):

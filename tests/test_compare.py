@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from experiments.__main__ import run_command
+from experiments.comparison.record import read_record
+from experiments.comparison.report import read_comparison
 from experiments.config.experiment import config_from
 from experiments.processes.locks import run_lock
 from experiments.run import run_experiment
@@ -100,6 +103,59 @@ def test_the_tables_are_those_of_the_arms(again):
             assert list(rows[name]) == [point.value for point in history]
     dense = table[table["round"] == 0].groupby("seed")["test_accuracy"].nunique()
     assert (dense == 1).all()
+
+
+def correct_of(run_id):
+    return read_comparison(run_id, read_record(run_id)).correct
+
+
+def test_a_comparison_knows_which_test_images_each_network_classifies_correctly(again):
+    folder, run_id = again
+    table = pd.read_csv(folder / "comparison.csv")
+    correct = correct_of(run_id)
+    assert len(correct) == len(table)
+    for row in table.itertuples():
+        answers = correct[row.method, row.seed, row.round]
+        assert (answers.dtype, answers.shape) == (bool, (257,))
+        assert answers.mean() == row.test_accuracy
+    assert np.array_equal(correct["keep", 0, 0], correct["random", 0, 0])
+    assert not np.array_equal(correct["keep", 0, 0], correct["keep", 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda content: content[:-1], "it has 32 bytes, 257 images need 33"),
+        (lambda content: bytes(33), "it does not agree with the test accuracy"),
+        (lambda content: content[:-1] + b"\xff", "it has a bit after those of its 257 images"),
+    ],
+)
+def test_a_damaged_file_of_correct_images_is_one_line(again, damage, problem):
+    _, run_id = again
+    arm = arms(mlflow.get_run(run_id))["random", "1"].info
+    path = Path(arm.artifact_uri.removeprefix("file://"), "correct/round_01.bits")
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    try:
+        with pytest.raises(ValueError, match=problem) as caught:
+            correct_of(run_id)
+    finally:  # other tests use the same artifacts
+        path.write_bytes(content)
+    assert str(caught.value) == (
+        f"correct/round_01.bits of run {arm.run_id} (random, seed 1) is damaged ({problem}): "
+        "delete that run, then repeat the compare command"
+    )
+
+
+def test_without_the_file_of_one_network_no_network_has_correct_images(again, tmp_path):
+    _, run_id = again
+    arm = arms(mlflow.get_run(run_id))["random", "1"].info
+    path = Path(arm.artifact_uri.removeprefix("file://"), "correct/round_01.bits")
+    kept = shutil.move(path, tmp_path)
+    try:
+        assert correct_of(run_id) == {}
+    finally:
+        shutil.move(kept, path)
 
 
 def test_everything_on_disk_is_in_the_run_too(again):

@@ -79,11 +79,14 @@ class ByHand:
     def load(self, state):
         self.state = {name: value.clone() for name, value in state.items()}
 
-    def evaluate(self, split):
+    def evaluate(self, split, correct=None):
         images, labels = split.stored(torch.arange(len(split)))
         logits = self.forward(split.view.fixed(images).flatten(1))[-1]
         loss = torch.nn.functional.cross_entropy(logits, labels)
-        return float(loss), float((logits.argmax(1) == labels).float().mean())
+        right = logits.argmax(1) == labels
+        if correct is not None:
+            correct[:] = right
+        return float(loss), int(right.sum()) / len(split)
 
     def snapshot(self):
         return apply_masks(self.state, self.masks)
@@ -325,6 +328,19 @@ def test_evaluations_have_the_test_accuracy_where_an_epoch_ends(data):
     ]
     assert inner
     assert all(value != value for value in inner)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_round_says_which_test_images_its_network_classifies_correctly(engine, data):
+    for result in run(config(engine=engine, eval_every=2), data):
+        assert (result.correct.dtype, result.correct.shape) == (torch.bool, data.test.labels.shape)
+        accuracy = result.metrics["test_accuracy"]
+        assert int(result.correct.sum()) / len(data.test) == accuracy < 1
+        model = Architecture("lenet_30_20", (1, 8, 8), 10).build()
+        model.load_state_dict(result.network.state)
+        logits = model(data.test.view.fixed(data.test.images))
+        assert torch.equal(result.correct, logits.argmax(1) == data.test.labels)
+    assert run(config(rounds=1), data.without_test())[1].correct is None
 
 
 def test_every_metric_has_a_unit_that_is_explained():

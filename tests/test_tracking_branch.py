@@ -20,10 +20,8 @@ def do(**changes):
     return mlflow.get_run(run_experiment(config_from(QUICK | changes)))
 
 
-def checkpoints(run):
-    folder = mlflow.artifacts.download_artifacts(
-        run_id=run.info.run_id, artifact_path="checkpoints"
-    )
+def files(run, kind):
+    folder = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=kind)
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -37,7 +35,8 @@ def base(tmp_path_factory, empty_store):
 def test_a_branch_leaves_the_same_bytes_as_a_run_that_trains_everything(base):
     alone = do(reinit="random")
     branched = do(reinit="random", branch_of=base.info.run_id)
-    assert checkpoints(alone) == checkpoints(branched)
+    assert files(alone, "checkpoints") == files(branched, "checkpoints")
+    assert files(alone, "correct") == files(branched, "correct")
     for name in ("test_accuracy", "valid_loss", "epoch/test_accuracy", "train_seconds"):
         client = mlflow.MlflowClient()
         first, second = (
@@ -67,7 +66,8 @@ def test_shared_masks_are_taken_from_the_stored_run(base):
     assert theirs == mine
     own = do(reinit="random")
     assert own.data.tags[INTERNAL + FINGERPRINT] != branched.data.tags[INTERNAL + FINGERPRINT]
-    assert checkpoints(own)["round_02.safetensors"] != checkpoints(branched)["round_02.safetensors"]
+    first, second = (files(run, "checkpoints") for run in (own, branched))
+    assert first["round_02.safetensors"] != second["round_02.safetensors"]
 
 
 def client_rounds(run):
@@ -106,6 +106,26 @@ def test_a_base_run_without_its_checkpoint_is_refused(base, tmp_path):
     kept = shutil.move(folder, tmp_path)
     with pytest.raises(ValueError, match=r"branch_of: checkpoints/round_00.* missing or damaged"):
         do(reinit="random", branch_of=base.info.run_id)
+    shutil.move(kept, folder)
+
+
+def test_a_base_run_with_a_damaged_file_of_correct_images_is_refused(base):
+    path = Path(base.info.artifact_uri.removeprefix("file://"), "correct/round_00.bits")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    problem = r"correct/round_00.* missing or damaged \(it has 32 bytes, 257 images need 33\)"
+    with pytest.raises(ValueError, match=f"branch_of: {problem}"):
+        do(reinit="random", branch_of=base.info.run_id)
+    path.write_bytes(content)
+
+
+def test_a_branch_of_a_run_that_did_not_store_which_images_are_correct_lacks_its_round(
+    base, tmp_path
+):
+    folder = Path(base.info.artifact_uri.removeprefix("file://"), "correct")
+    kept = shutil.move(folder, tmp_path)
+    branched = do(reinit="random", branch_of=base.info.run_id)
+    assert sorted(files(branched, "correct")) == ["round_01.bits", "round_02.bits"]
     shutil.move(kept, folder)
 
 

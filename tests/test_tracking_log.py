@@ -18,8 +18,10 @@ from experiments.__main__ import run_command
 from experiments.config.experiment import Config, config_from
 from experiments.rounds.data import load_data
 from experiments.rounds.metrics import METRICS, Metric
+from experiments.rounds.network import evaluate
 from experiments.run import run_experiment
 from experiments.tracking import log, server, summary
+from experiments.tracking.networks import load_network
 from experiments.training.engine import ENGINES
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
@@ -134,6 +136,18 @@ def test_checkpoints_hold_masked_networks(finished):
         assert back.metadata["metrics"]["test_accuracy"] == rounds["test_accuracy"][number]
         for name, mask in back.masks.items():
             assert not back.state[name][~mask].any()
+
+
+def test_files_hold_which_test_images_each_network_classifies_correctly(finished):
+    rounds = pd.read_csv(artifact(finished, "rounds.csv"))
+    data, _ = load_splits("digits", "", derive_seed(0, "split"), QUICK["train_limit"])
+    for number in range(3):
+        content = Path(artifact(finished, f"correct/round_{number:02d}.bits")).read_bytes()
+        correct = np.unpackbits(np.frombuffer(content, np.uint8))[: len(data.test)]
+        assert len(content) == 33
+        assert correct.sum() / 257 == rounds["test_accuracy"][number]
+    network = load_network(finished.info.run_id)
+    assert np.array_equal(evaluate(network, data.test).correct.numpy(), correct)
 
 
 def test_plots_are_pictures(finished):

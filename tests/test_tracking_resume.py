@@ -77,8 +77,8 @@ def stop_after_round(process, number, how):
     return run, lines
 
 
-def files(run_id):
-    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints")
+def files(run_id, kind="checkpoints"):
+    folder = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=kind)
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -111,6 +111,8 @@ def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(anywhere, engine)
     assert files(run_id) == files(straight)
     assert resumed.data.metrics["sparse_engine"] == (engine == "sparse")
     assert len(files(run_id)) == 6  # four rounds, initial, rewound
+    assert files(run_id, "correct") == files(straight, "correct")
+    assert len(files(run_id, "correct")) == 4
     assert histories(run_id) == histories(straight)
     assert resumed.data.params == mlflow.get_run(straight).data.params
     assert len(mlflow.search_logged_models(output_format="list", experiment_ids=["1"])) == 2
@@ -201,6 +203,7 @@ def account(run_id):
         "note": run.data.tags["mlflow.note.content"],
         "params": run.data.params,
         "files": files(run_id),
+        "correct": files(run_id, "correct"),
         "histories": histories(run_id),
         "inputs": sorted(entry.dataset.name for entry in run.inputs.dataset_inputs),
         "models": len([model for model in models if model.source_run_id == run_id]),

@@ -216,6 +216,27 @@ def test_evaluate_by_hand():
     assert loss == pytest.approx(by_hand.item(), rel=1e-6)
 
 
+@each_engine
+@pytest.mark.parametrize("crop", [0, 6])
+def test_an_evaluation_says_which_images_are_correct(data, kind, crop):
+    """Also where the images are evaluated in several parts."""
+    architecture = Architecture("lenet_20_10", (1, crop or 8, crop or 8), 10)
+    state = architecture.draw(0)
+    engine, train = ENGINES[kind](architecture, "cpu", False), data.train
+    images, labels = train.images.repeat(5, 1, 1, 1), train.labels.repeat(5)
+    split = Split(images, labels, replace(train.view, crop=crop))
+    engine.start(state, random_masks(state, architecture, 0.5), recipe())
+    engine.train(engine.batches(split, 60, 0), [0.01] * 20, torch.zeros(()))
+    correct = torch.rand(len(split)) < 0.5  # all of it is overwritten
+    loss, accuracy = engine.evaluate(split, correct)
+    assert (loss, accuracy) == engine.evaluate(split)
+    assert int(correct.sum()) / len(split) == accuracy
+    model = architecture.build()
+    model.load_state_dict(engine.snapshot())
+    assert torch.equal(correct, model(split.view.fixed(images)).argmax(1) == labels)
+    assert 0.1 < accuracy < 0.99
+
+
 def test_seeds_of_streams_differ():
     seeds = {
         derive_seed(seed, number, name) for seed in (0, 1) for number in (0, 1) for name in "ab"

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -16,18 +17,20 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
+from experiments.comparison.results import Correct
 from experiments.comparison.statistics import METHOD
 from experiments.comparison.text import listed
 from experiments.config.comparison import Arm, CompareConfig, arms_of, label_of
 from experiments.config.experiment import Resolved
 from experiments.config.parameters import AUTO
 from experiments.processes.tasks import Outcome
-from experiments.tracking import summary, ui
+from experiments.tracking import correct, summary, ui
 from experiments.tracking.environment import environment
 from experiments.tracking.networks import MEASUREMENTS
 from experiments.tracking.resume import checkpoint_name, get_run, is_finished
 from experiments.tracking.session import PARENT, is_running, tags_of
 from pruning.checkpoint import load_checkpoint
+from pruning.files import read_whole
 from pruning.masks import Masks
 
 FILE = "comparison.json"
@@ -179,6 +182,40 @@ def read_masks(made: Record) -> dict[tuple[str, int], Masks]:
         with _file(arm, name) as path:
             masks[(arm["label"], arm["seed"])] = load_checkpoint(path).masks
     return masks
+
+
+def read_correct(made: Record, rounds: pd.DataFrame) -> Correct:
+    """Which test images each network classifies correctly, by label, seed and round.
+
+    Empty if a network lacks its file, because an older version made its run.
+
+    Args:
+        rounds: The table rounds.csv of all arms (`read_table`).
+
+    Raises:
+        ValueError: If a file is damaged, or does not agree with the test accuracy in the table.
+    """
+    client, images, found = mlflow.MlflowClient(), made.images["test"], Correct()
+    for arm in made.finished:
+        own = rounds[rounds["run_id"] == arm["run_id"]].set_index("round")["test_accuracy"]
+        files = {file.path for file in client.list_artifacts(arm["run_id"], correct.FOLDER)}
+        if not files >= {correct.path_of(number) for number in own.index}:
+            return Correct()
+        with _file(arm, correct.FOLDER) as folder:
+            for number, accuracy in own.items():
+                path = correct.path_of(number)
+                try:
+                    content = read_whole(Path(folder, Path(path).name))
+                    answers = correct.from_bits(content, images)
+                    if answers.sum() != round(accuracy * images):
+                        raise ValueError("it does not agree with the test accuracy")
+                except (OSError, ValueError) as error:
+                    raise ValueError(
+                        f"{path} of run {arm['run_id']} ({arm['label']}, seed {arm['seed']}) is "
+                        f"damaged ({error}): delete that run, then repeat the compare command"
+                    ) from None
+                found[arm["label"], arm["seed"], number] = answers
+    return found
 
 
 @contextmanager

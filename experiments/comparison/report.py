@@ -56,12 +56,12 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
     if made.config["device"] != AUTO:
         given["device"] = made.config["device"]
     changed = {name: text for name, text in requested.items() if name in given}
-    setting = _setting(made, config, requested)
+    setting, rounds = _setting(made, config, requested), record.read_table(made, "rounds.csv")
     return Comparison(
         name=str(mlflow.get_run(run_id).info.run_name),
         setting=setting,
         defaults=frozenset(setting) - frozenset(changed),
-        rounds=record.read_table(made, "rounds.csv"),
+        rounds=rounds,
         epochs=record.read_table(made, "epochs.csv"),
         retrain_lr=record.read_numbers(made, "retrain_lr"),
         retrain_epochs=record.read_numbers(made, "retrain_epochs"),
@@ -76,6 +76,7 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         images=made.images,
         costs=record.read_costs(made),
         margin=config.margin,
+        correct=record.read_correct(made, rounds),
     )
 
 

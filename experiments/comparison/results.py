@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from experiments.comparison import families, matching, statistics
 from experiments.config.comparison import MARGIN
@@ -37,8 +39,9 @@ class Comparison:
         data_source: Where the images come from.
         costs: What `measure` found of networks of the arms: one row per method, seed, round and
             form, and for each number of threads and images in a query. Empty if it did not run.
-        correct: Which test images a network classifies correctly, [images], by method, seed and
-            round, always in the same order. Empty where that was not kept.
+        correct: Which test images each network classifies correctly, by (method, seed, round):
+            bool [N], in the order of the data, the same N images in all. Empty if the run of an arm
+            lacks this, because an older version made it.
         margin: How far below the dense network's validation accuracy a network still matches it.
     """
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import nan
 from typing import Literal
 
+from torch import Tensor
+
 from experiments.training.loop import Evaluation, Trained
 from pruning import sizes
 from pruning.masks import Masks
@@ -23,6 +25,7 @@ class TestResult:
     loss: float
     accuracy: float
     early_stop_accuracy: float  # of the state of minimum validation loss
+    correct: Tensor  # [N] bool, on the CPU: which images the network at the end gets right
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from time import perf_counter
 
+import torch
+from torch import Tensor
+
 from datasets import Splits
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
@@ -60,12 +63,17 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """A finished round: its network, its metrics, and the evaluations during its training."""
+    """A finished round: its network, its metrics, and the evaluations during its training.
+
+    `correct` says which test images the network classifies correctly, in the order of the split:
+    bool [N], on the CPU; None without test images, and for rounds that older versions stored.
+    """
 
     network: Snapshot
     metrics: dict[str, float]
     evaluations: tuple[Evaluation, ...]
     seconds: dict[str, float]  # `round_seconds`, and of these `train_seconds` in training steps
+    correct: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,11 @@ def prune_rounds(
             raise DivergedError(
                 f"{error} of round {number}: lower {knob}, got {getattr(config, knob)}"
             ) from None
-        metrics = run.measure(network, trained)
+        test = run.test(network, trained)
+        metrics = run.measure(network, trained, test)
         seconds = {"round_seconds": perf_counter() - began, "train_seconds": trained.seconds}
-        yield RoundResult(network, metrics, trained.evaluations, seconds)
+        correct = test.correct if test else None
+        yield RoundResult(network, metrics, trained.evaluations, seconds, correct)
 
 
 Training = Generator[Evaluation, None, tuple[Snapshot, Trained]]
@@ -246,9 +256,10 @@ class _Run:
         state = self.architecture.draw(seed, masks)
         return {name: value.to(self.config.device) for name, value in state.items()}
 
-    def measure(self, network: Snapshot, trained: Trained) -> dict[str, float]:
+    def measure(
+        self, network: Snapshot, trained: Trained, test: TestResult | None
+    ) -> dict[str, float]:
         parameters, uses = self.architecture.parameters, self.architecture.uses
-        test = self.test(network, trained)
         engine = self.engine(network.masks)
         return measure(Measured(trained, network.masks, engine, parameters, uses, test))
 
@@ -259,7 +270,9 @@ class _Run:
         engine.load(trained.best_state)
         _, early_stop_accuracy = engine.evaluate(self.data.test)
         engine.load(network.state)
-        return TestResult(*engine.evaluate(self.data.test), early_stop_accuracy)
+        correct = torch.empty_like(self.data.test.labels, dtype=torch.bool)
+        loss, accuracy = engine.evaluate(self.data.test, correct)
+        return TestResult(loss, accuracy, early_stop_accuracy, correct.cpu())
 
 
 def recipe_of(config: Resolved, number: int) -> Recipe:

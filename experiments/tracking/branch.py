@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
+from torch import Tensor
+
+from datasets import Splits
 from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE, Seeds
 from experiments.config.parameters import as_text
@@ -19,6 +22,7 @@ from experiments.rounds.rounds import BaseRun, RoundResult, Snapshot
 from experiments.tracking.environment import environment
 from experiments.tracking.fingerprint import code_digest, libraries, pretrained_digest
 from experiments.tracking.resume import (
+    correct_of,
     get_run,
     history_of,
     is_of_this_scheme,
@@ -37,13 +41,12 @@ MASK_FIELDS = {
 
 @contextmanager
 def open_base_run(
-    config: Resolved, rounds: int, digest: str, after: Snapshot | None
+    config: Resolved, rounds: int, data: Splits, after: Snapshot | None
 ) -> Iterator[BaseRun | None]:
     """The base run of `config`, if it has one; its networks are read when they are needed.
 
     Args:
         rounds: Number of rounds after the dense one.
-        digest: Of the data.
         after: The network that a resumed run continues after.
 
     Raises:
@@ -56,7 +59,7 @@ def open_base_run(
     run = get_run(config.branch_of, "branch_of")
     with tempfile.TemporaryDirectory() as folder:
         theirs = stored_config(run, "branch_of", folder)
-        _check_branch(config, theirs, digest, tags_of(run))
+        _check_branch(config, theirs, data.digest, tags_of(run))
         history = history_of(run, theirs, "branch_of")
         needed = rounds if config.masks == "shared" else 0
         if len(history.rounds) <= needed:
@@ -66,7 +69,9 @@ def open_base_run(
             )
         fetch = partial(network_of, config.branch_of, theirs, "branch_of", folder)
         network = lru_cache(maxsize=2)(fetch)
-        yield BaseRun(_dense_result(history, network(0)), network)
+        images = len(data.test) if data.test else 0
+        correct = correct_of(config.branch_of, "branch_of", folder, 0, images)
+        yield BaseRun(_dense_result(history, network(0), correct), network)
 
 
 def _check_branch(config: Resolved, base: Resolved, digest: str, tags: Mapping[str, str]) -> None:
@@ -106,7 +111,7 @@ def _is_seed(name: str, *settings: Mapping[str, Any]) -> bool:
     return name in Seeds.model_fields and all(each[name] == each["seed"] for each in settings)
 
 
-def _dense_result(history: History, network: Snapshot) -> RoundResult:
+def _dense_result(history: History, network: Snapshot, correct: Tensor | None) -> RoundResult:
     row = history.rounds[0]
     not_measured = {"round"} | {name for name, metric in METRICS.items() if not metric.measure}
     evaluations = tuple(
@@ -125,4 +130,4 @@ def _dense_result(history: History, network: Snapshot) -> RoundResult:
         if name not in not_measured
     }
     seconds = {name: row[name] for name in ("round_seconds", "train_seconds")}
-    return RoundResult(network, metrics, evaluations, seconds)
+    return RoundResult(network, metrics, evaluations, seconds, correct)

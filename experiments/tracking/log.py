@@ -1,7 +1,7 @@
 """Logging: what an experiment leaves in MLflow.
 
-A round is complete once its row of metrics is logged, in one transaction; its checkpoint and its
-epochs' metrics are logged before. Steps of a run's metrics count rounds; steps of `epoch/...`
+A round is complete once its row of metrics is logged, in one transaction; its files and its epochs'
+metrics are logged before. Steps of a run's metrics count rounds; steps of `epoch/...`
 metrics count epochs through all rounds.
 """
 
@@ -19,6 +19,7 @@ from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from torch import Tensor
 
 from datasets import Splits
 from experiments.config.experiment import Config, Resolved
@@ -30,6 +31,8 @@ from experiments.rounds.network import describe_network, to_network
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
 from experiments.tracking.claims import duplicate_of, mark_started
+from experiments.tracking.correct import FOLDER as CORRECT
+from experiments.tracking.correct import path_of, to_bits
 from experiments.tracking.environment import environment, release
 from experiments.tracking.fingerprint import (
     FINGERPRINT,
@@ -56,14 +59,16 @@ class Run:
         self.network: Snapshot | None = None
 
     def log_round(self, result: RoundResult) -> None:
-        """Log a finished round: first its checkpoint, then its metrics."""
+        """Log a finished round: first its files, then its metrics."""
         number, now = result.network.round, int(1000 * time.time())
         row: Row = {"round": number} | result.metrics
 
-        def log_checkpoints() -> None:
+        def log_files() -> None:
+            if result.correct is not None:
+                self._log_correct(number, result.correct)
             row["checkpoint_bytes"] = self._log_checkpoints(result)
 
-        retry_while_locked(log_checkpoints)
+        retry_while_locked(log_files)
         row |= result.seconds
         epochs = epoch_rows(self.config, number, result.evaluations)
         retry_while_locked(lambda: self._log_metrics(row, epochs, now))
@@ -97,6 +102,12 @@ class Run:
         at, values = self._time_of(self.network.round), summary.headlines(rounds)
         # All with step 0, so that the UI draws bars.
         self.client.log_batch(self.run_id, [Metric(name, values[name], at, 0) for name in values])
+
+    def _log_correct(self, number: int, correct: Tensor) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, Path(path_of(number)).name)
+            path.write_bytes(to_bits(correct))
+            mlflow.log_artifacts(folder, CORRECT)
 
     def _log_checkpoints(self, result: RoundResult) -> int:
         network = result.network

@@ -11,14 +11,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import mlflow
+import torch
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from torch import Tensor
 
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.config.parameters import AUTO, as_text, default_text
 from experiments.processes.tasks import THREADS_PER_WORKER
 from experiments.rounds.metrics import COMPLETE, LAYER_PREFIX, METRICS, PER_EPOCH, in_order
 from experiments.rounds.rounds import Snapshot
+from experiments.tracking.correct import FOLDER as CORRECT
+from experiments.tracking.correct import from_bits, path_of
 from experiments.tracking.fingerprint import FINGERPRINT, SCHEME, fingerprint
 from experiments.tracking.server import without_login
 from experiments.tracking.session import INTERNAL, is_running, is_running_elsewhere, tags_of
@@ -27,6 +31,7 @@ from models import Architecture
 from pruning.checkpoint import Checkpoint, load_checkpoint
 from pruning.masks import State
 from pruning.reinit import REINITS
+from pruning.files import read_whole
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
 STARTED = "started"  # tag of a run that has found no duplicate, or does not look for one
@@ -242,6 +247,28 @@ def _checkpoint(
             if written[key] != value:
                 raise ValueError(f"its {key} is not that of the run")
         return found
+    except (MlflowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{parameter}: {path} of run {run_id} is missing or damaged ({error}); start a new run"
+        ) from None
+
+
+def correct_of(run_id: str, parameter: str, folder: str, number: int, images: int) -> Tensor | None:
+    """Which test images the network of a round classifies correctly, bool [images].
+
+    None if an older version made the run.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = path_of(number)
+    if all(file.path != path for file in mlflow.MlflowClient().list_artifacts(run_id, CORRECT)):
+        return None
+    try:
+        file = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=path, dst_path=folder
+        )
+        return torch.from_numpy(from_bits(read_whole(file), images))
     except (MlflowException, OSError, ValueError) as error:
         raise ValueError(
             f"{parameter}: {path} of run {run_id} is missing or damaged ({error}); start a new run"

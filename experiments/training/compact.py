@@ -58,9 +58,9 @@ class CompactEngine:
         self.whole = apply_masks(state, self.masks)
         self.engine.load(self._cut(self.whole))
 
-    def evaluate(self, split: Split) -> tuple[float, float]:
+    def evaluate(self, split: Split, correct: Tensor | None = None) -> tuple[float, float]:
         """As in `Engine`."""
-        return self.engine.evaluate(split)
+        return self.engine.evaluate(split, correct)
 
     def snapshot(self) -> State:
         """As in `Engine`; biases of units that are left out have the values that were loaded."""

@@ -65,8 +65,13 @@ class Engine(Protocol):
     def load(self, state: State) -> None:
         """Replace the values; masks and optimizer stay."""
 
-    def evaluate(self, split: Split) -> tuple[float, float]:
-        """Mean cross-entropy in nats, and accuracy in [0, 1]."""
+    def evaluate(self, split: Split, correct: Tensor | None = None) -> tuple[float, float]:
+        """Mean cross-entropy in nats, and accuracy in [0, 1].
+
+        Args:
+            correct: Bool [N], on the device of the labels; gets which images are classified
+                correctly, in the order of `split`.
+        """
 
     def snapshot(self) -> State:
         """A copy of all values, pruned weights exactly zero."""
@@ -115,19 +120,19 @@ class DenseEngine:
         self.model.load_state_dict(state)
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> tuple[float, float]:
+    def evaluate(self, split: Split, correct: Tensor | None = None) -> tuple[float, float]:
         """As in `Engine`."""
         self.model.eval()
         loss = torch.zeros((), device=split.labels.device)
-        correct = torch.zeros((), device=split.labels.device, dtype=torch.int64)
+        correct = torch.empty_like(split.labels, dtype=torch.bool) if correct is None else correct
         size = max(1, EVAL_PIXELS // prod(split.image_shape))
         for rows in torch.split(torch.arange(len(split)), size):
             images, labels = split.stored(rows)
             with _precision(images, self.bf16):
                 logits = self.model(split.view.fixed(images)).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-        return float(loss) / len(split), int(correct) / len(split)
+            correct[rows] = logits.argmax(1) == labels
+        return float(loss) / len(split), int(correct.sum()) / len(split)
 
     def snapshot(self) -> State:
         """As in `Engine`."""

@@ -40,6 +40,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Indices = NDArray[np.uint16 | np.uint32]  # the smaller, the less a step reads
 _ZERO = np.float32(0)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -368,12 +369,11 @@ def _train(
     return losses
 
 
-def _evaluate(network: Network, values: Floats, images: Images) -> tuple[float, int]:
-    """Sum of the losses in nats and number of correct answers; values: [threads, units, LANES]."""
+def _evaluate(network: Network, values: Floats, images: Images, correct: Flags) -> float:
+    """Sum of the losses in nats; `correct`: [images], values: [threads, units, LANES]."""
     count = len(images.labels)
     blocks = -(-count // LANES)
-    losses, correct = np.zeros(blocks), np.zeros(blocks, np.int64)
-    threads, layers = values.shape[0], len(network.layers) - 1
+    losses, threads, layers = np.zeros(blocks), values.shape[0], len(network.layers) - 1
     begin, end = network.inputs + network.layers[-2], network.inputs + network.layers[-1]
     for part in prange(threads):
         own = values[part]
@@ -390,8 +390,8 @@ def _evaluate(network: Network, values: Floats, images: Images) -> tuple[float, 
                 for unit in range(begin + 1, end):
                     if own[unit, lane] > own[begin + best, lane]:
                         best = unit - begin
-                correct[block] += best == label
-    return losses.sum(), correct.sum()
+                correct[rows[lane]] = best == label
+    return float(losses.sum())
 
 
 train = _compiled(_train)

@@ -165,23 +165,26 @@ class SparseEngine:
         self.network.weight[:] = np.concatenate(kept)
         self.network.bias[:] = np.concatenate([state[f"{name}.bias"] for name in self.layers])
 
-    def evaluate(self, split: Split) -> tuple[float, float]:
+    def evaluate(self, split: Split, correct: Tensor | None = None) -> tuple[float, float]:
         """As in `Engine`."""
         values = _zeros(self.threads, *self.buffers.values.shape)
-        loss, correct = 0.0, 0
+        correct = torch.empty(len(split), dtype=torch.bool) if correct is None else correct
+        loss, done = 0.0, 0
         for images in _for_evaluation(split):
+            right = correct[done : done + len(images.labels)]
             kernel = kernels.evaluate if self.threads == 1 else kernels.evaluate_shared
-            part, right = self._call(kernel, self.network, values, images)
-            loss, correct = loss + part, correct + right
-        return float(loss) / len(split), int(correct) / len(split)
+            loss += self._call(kernel, self.network, values, images, right.numpy())
+            done += len(right)
+        return float(loss) / len(split), int(correct.sum()) / len(split)
 
     def logits(self, images: Tensor, view: View) -> Tensor:
         """Logits [N, classes] of stored images [N, 1, height, width]."""
         values, found = _zeros(1, *self.buffers.values.shape), []
+        unused = np.empty(LANES, np.bool_)
         outputs = slice(self.network.inputs + self.network.layers[-2], None)
         for some in torch.split(view.centre(images), LANES):
             labels = torch.zeros(len(some), dtype=torch.int64)
-            kernels.evaluate(self.network, values, _cropped(view, some, labels))
+            kernels.evaluate(self.network, values, _cropped(view, some, labels), unused)
             found.append(torch.from_numpy(values[0, outputs, : len(some)].T.copy()))
         return torch.cat(found)
 
