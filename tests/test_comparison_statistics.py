@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from experiments.comparison import statistics
-from experiments.rounds.metrics import COMPARED
 
 T2 = 4.302652729911275  # Student's t, 97.5%, two degrees of freedom
 T1 = 12.706204736432095  # and one
@@ -60,6 +59,18 @@ def test_a_summary_holds_mean_deviation_and_student_interval():
     assert row["early_stop_test_accuracy_n"] == 3
     # A few equal values do not prove that there is no spread.
     assert np.isnan(row["early_stop_test_accuracy_low"])
+
+
+def test_a_metric_that_no_run_has_is_left_out():
+    table = rows("lottery", [0.91, 0.93, 0.95])
+    for without in (table, table.assign(catch_up_iteration=np.nan)):
+        assert "catch_up_iteration_mean" not in statistics.summarise(without)
+        assert "catch_up_iteration" not in set(statistics.differences(without)["metric"])
+    caught_up = table.assign(catch_up_iteration=[700, 500, 700, 500, 700, np.nan])
+    summary = statistics.summarise(caught_up).set_index("round")
+    assert summary.loc[0, "catch_up_iteration_mean"] == 700
+    assert np.isnan(summary.loc[1, "catch_up_iteration_mean"])
+    assert "catch_up_iteration" in set(statistics.differences(caught_up)["metric"])
 
 
 def test_one_seed_has_a_mean_and_no_spread():
@@ -183,7 +194,7 @@ def test_a_difference_is_paired_over_seeds():
 def test_every_pair_is_there_once_in_the_methods_order_and_the_dense_network_last():
     table = pd.concat([rows(name, [0.91, 0.93, 0.95], rounds=2) for name in ("c", "a", "b")])
     found = statistics.differences(table)
-    assert len(found) == len(COMPARED) * 2 * 6
+    assert len(found) == len(statistics.measured(table)) * 2 * 6
     first = found.iloc[:6]
     assert list(first["method"] + first["other"]) == [
         "ca",

@@ -226,7 +226,7 @@ def test_nothing_is_chosen_by_the_test_data(data):
     for a, b in zip(honest, blind, strict=True):
         assert same(a.network.state, b.network.state)
         assert same(a.network.masks, b.network.masks)
-        differing = {name for name in a.metrics if a.metrics[name] != b.metrics[name]}
+        differing = {name for name in a.metrics if repr(a.metrics[name]) != repr(b.metrics[name])}
         assert "test_loss" in differing
         assert differing <= {"test_loss", "test_accuracy", "test_error", "early_stop_test_accuracy"}
 
@@ -328,19 +328,6 @@ def test_evaluations_have_the_test_accuracy_where_an_epoch_ends(data):
     ]
     assert inner
     assert all(value != value for value in inner)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_round_says_which_test_images_its_network_classifies_correctly(engine, data):
-    for result in run(config(engine=engine, eval_every=2), data):
-        assert (result.correct.dtype, result.correct.shape) == (torch.bool, data.test.labels.shape)
-        accuracy = result.metrics["test_accuracy"]
-        assert int(result.correct.sum()) / len(data.test) == accuracy < 1
-        model = Architecture("lenet_30_20", (1, 8, 8), 10).build()
-        model.load_state_dict(result.network.state)
-        logits = model(data.test.view.fixed(data.test.images))
-        assert torch.equal(result.correct, logits.argmax(1) == data.test.labels)
-    assert run(config(rounds=1), data.without_test())[1].correct is None
 
 
 def test_every_metric_has_a_unit_that_is_explained():

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from pathlib import Path
 from shutil import which
 
@@ -39,8 +40,10 @@ ROUND_METRICS = {
     "compression_ratio",
     "theoretical_speedup",
     "early_stop_iteration",
+    "early_stop_valid_loss",
     "early_stop_valid_accuracy",
     "early_stop_test_accuracy",
+    "catch_up_iteration",
     "sparse_engine",
     "checkpoint_bytes",
     "round_seconds",
@@ -174,6 +177,7 @@ def test_the_logged_model_is_the_last_network(finished):
         "train_loss": "digits-train",
         "valid_loss": "digits-valid",
         "valid_accuracy": "digits-valid",
+        "early_stop_valid_loss": "digits-valid",
         "early_stop_valid_accuracy": "digits-valid",
         "test_loss": "digits-test",
         "test_accuracy": "digits-test",
@@ -306,6 +310,24 @@ def test_a_new_metric_of_images_may_have_any_label(store, monkeypatch):
     (logged,) = mlflow.search_logged_models(output_format="list")
     (found,) = (metric for metric in logged.metrics if metric.key == "balanced_accuracy")
     assert (found.value, found.dataset_name) == (0.5, "digits-valid")
+
+
+def test_a_metric_of_what_did_not_happen_is_nan_in_mlflow_and_an_empty_cell(store):
+    """The model lacks it: MLflow would store 0."""
+    slow = {"reinit": "random", "retrain_lr": 1e-9, "rounds": 1}
+    run = mlflow.get_run(run_experiment(config_from(QUICK | slow)))
+    client, name = mlflow.MlflowClient(), "catch_up_iteration"
+    dense, after = (point.value for point in client.get_metric_history(run.info.run_id, name))
+    assert dense == 10
+    assert np.isnan(after)
+    (logged,) = mlflow.search_logged_models(output_format="list")
+    assert name not in {metric.key for metric in logged.metrics}
+    assert name not in load_network(run.info.run_id).metrics
+    text = Path(artifact(run, "rounds.csv")).read_text()
+    assert pd.read_csv(StringIO(text))[name].isna().tolist() == [False, True]
+    client.set_terminated(run.info.run_id, "FAILED")
+    run_experiment(config_from({"resume": run.info.run_id}))
+    assert Path(artifact(run, "rounds.csv")).read_text() == text
 
 
 def test_mlflow_logs_system_metrics_if_asked(store, monkeypatch):

@@ -211,11 +211,13 @@ def test_a_run_of_an_older_version_can_be_resumed_with_a_warning(failed, tmp_pat
         found = load_checkpoint(path)
         for name in added:
             del found.metadata["config"][name]
+        found.metadata.get("metrics", {}).pop("early_stop_valid_loss", None)
         save_checkpoint(path, found.state, found.masks, found.metadata)
     stored = load_run(config_from({"resume": failed}))
     assert (stored.config.control, stored.config.pixels) == ("none", "standardised")
     assert set(stored.config.streams().values()) == {QUICK.get("seed", 0)}
     assert stored.network.round == 0
+    assert stored.network.dense_valid_loss is None
     (warning,) = resume_warnings(stored, stored.config, stored.tags["dataset_digest"])
     assert warning.startswith(f"WARNING: code was {'0' * 32} when the run began and is 3-")
     shutil.copytree(kept, folder, dirs_exist_ok=True)

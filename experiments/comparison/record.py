@@ -17,7 +17,7 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison.results import Correct
+from experiments.comparison.statistics import Correct
 from experiments.comparison.statistics import METHOD
 from experiments.comparison.text import listed
 from experiments.config.comparison import Arm, CompareConfig, arms_of, label_of

@@ -6,7 +6,7 @@ to rounds.csv, and kept by a resumed run; the flags say where else it appears.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from typing import Literal
 
 from torch import Tensor
@@ -38,6 +38,7 @@ class Measured:
     parameters: int
     uses: Mapping[str, int]
     test: TestResult | None  # None where the data have no test images
+    dense_valid_loss: float | None  # the dense network's at its early stop, if it is known
 
     @property
     def last(self) -> Evaluation:
@@ -47,8 +48,7 @@ class Measured:
     @property
     def best(self) -> Evaluation:
         """The evaluation of minimum validation loss."""
-        best = self.trained.best_iteration
-        return next(each for each in self.trained.evaluations if each.iteration == best)
+        return self.trained.best
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ class Metric:
     Attributes:
         label: In tables and on axes.
         unit: A key of `UNITS`.
-        measure: None for what only the caller knows: times, and the size of the checkpoint.
+        measure: None for what only the caller knows: times, and the size of the checkpoint. It may
+            return None where it has nothing to measure, and NaN for what did not happen.
         whole: Whether it is a whole number.
         required: Whether a stored round without it cannot be continued.
+        optional: Whether a run may lack it; it is then left out everywhere.
         split: The images that it is measured on; a search has no test images.
         per_epoch: Whether it is also measured at the end of each epoch (a field of `Evaluation`).
         compared: Place among the metrics that a comparison tests over seeds; 0: not compared.
@@ -70,9 +72,10 @@ class Metric:
 
     label: str
     unit: str
-    measure: Callable[[Measured], float] | None = None
+    measure: Callable[[Measured], float | None] | None = None
     whole: bool = False
     required: bool = False
+    optional: bool = False
     split: Literal["train", "valid", "test"] | None = None
     per_epoch: bool = False
     compared: int = 0
@@ -97,6 +100,17 @@ UNITS = {
 def _test(measured: Measured) -> TestResult:
     assert measured.test, "no test images"
     return measured.test
+
+
+def _catch_up(measured: Measured) -> float | None:
+    if measured.dense_valid_loss is None:
+        return None
+    reached = (
+        each.iteration
+        for each in measured.trained.evaluations
+        if each.is_candidate and each.valid_loss <= measured.dense_valid_loss
+    )
+    return next(reached, nan)
 
 
 METRICS: dict[str, Metric] = {
@@ -135,12 +149,23 @@ METRICS: dict[str, Metric] = {
         compared=2,
         averaged=True,
     ),
+    "early_stop_valid_loss": Metric(
+        "validation loss at early stop", "nats", lambda m: m.best.valid_loss, split="valid"
+    ),
     "early_stop_valid_accuracy": Metric(
         "validation accuracy at early stop",
         "accuracy",
         lambda m: m.best.valid_accuracy,
         split="valid",
         averaged=True,
+    ),
+    "catch_up_iteration": Metric(
+        "iterations to the dense loss",
+        "iterations",
+        _catch_up,
+        whole=True,
+        optional=True,
+        compared=5,
     ),
     "sparsity": Metric(
         "sparsity",
@@ -216,14 +241,20 @@ HEADLINES = tuple(name for name, metric in METRICS.items() if metric.headline)
 def measure(measured: Measured) -> dict[str, float]:
     """All metrics of a round that can be measured, and the sparsity of each layer."""
     metrics = {
-        name: metric.measure(measured)
+        name: value
         for name, metric in METRICS.items()
         if metric.measure and (measured.test or metric.split != "test")
+        if (value := metric.measure(measured)) is not None
     }
     layers = {
         layer_metric(name): sizes.sparsity({name: mask}) for name, mask in measured.masks.items()
     }
     return metrics | layers
+
+
+def known(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are not NaN, for formats that have no NaN."""
+    return {name: value for name, value in metrics.items() if not isnan(value)}
 
 
 def layer_metric(name: str) -> str:
@@ -234,9 +265,11 @@ def layer_metric(name: str) -> str:
 def in_order(row: Mapping[str, float], prunable: Iterable[str]) -> dict[str, float]:
     """A row of rounds.csv that was read back, in the order in which it is written.
 
-    A metric that it lacks becomes NaN.
+    A metric that it lacks becomes NaN, or is left out if it is `optional`.
     """
     measured = [name for name, metric in METRICS.items() if metric.measure]
     layers = [layer for name in prunable if (layer := layer_metric(name)) in row]
     logged = [name for name, metric in METRICS.items() if not metric.measure]
-    return {name: row.get(name, nan) for name in ("round", *measured, *layers, *logged)}
+    names = ("round", *measured, *layers, *logged)
+    left_out = {name for name, metric in METRICS.items() if metric.optional} - row.keys()
+    return {name: row.get(name, nan) for name in names if name not in left_out}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from datasets import Split, Splits
 from experiments.config.experiment import Config, Resolved, config_from
 from experiments.rounds.data import load_data
+from experiments.rounds.metrics import known
 from experiments.rounds.rounds import Snapshot
 from experiments.training.engine import EVAL_PIXELS
 from models.serving import FromPixels, NetworkSpec
@@ -104,7 +105,7 @@ def to_network(
     metadata = {
         "config": config.settings(),
         "round": snapshot.round,
-        "metrics": dict(metrics or {}),
+        "metrics": known(metrics or {}),
     }
     metadata |= describe_network(config, data)
     copy = Checkpoint(_copy(snapshot.state), _copy(snapshot.masks), metadata)
@@ -153,9 +154,9 @@ def open_network(checkpoint: Checkpoint, name: str, data: Splits | None = None) 
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{name} has unusable metadata: {where}: {first['msg']}") from None
     spec, masks = checked.network, checkpoint.masks
-    known = {name: value for name, value in checked.metrics.items() if value is not None}
+    measured = {name: value for name, value in checked.metrics.items() if value is not None}
     metadata |= {
-        "metrics": known,
+        "metrics": measured,
         "data": {**metadata.get("data", {}), **checked.data.model_dump(exclude_none=True)},
     }
     try:

@@ -41,6 +41,7 @@ class Snapshot:
     initial: State  # the dense network before training
     dense: State  # and after it
     rewound: State | None  # after rewind_epoch epochs, if it was trained that long
+    dense_valid_loss: float | None = None  # at its early stop; None if an older version trained it
     # What its round pruned. Empty for the dense network, and where a stored one does not need it.
     before: State = field(default_factory=dict)
 
@@ -162,8 +163,8 @@ class _Run:
         trained = yield from train(
             engine, initial, masks, self.data, recipe, seed, config.rewind_epoch
         )
-        dense = trained.state
-        return Snapshot(0, dense, masks, initial, dense, trained.snapshot), trained
+        dense, loss = trained.state, trained.best.valid_loss
+        return Snapshot(0, dense, masks, initial, dense, trained.snapshot, loss), trained
 
     def masks(self, source: Snapshot, plan: Plan, number: int) -> Masks:
         """The masks of round `number`; `plan` is that of the rounds up to it."""
@@ -261,7 +262,8 @@ class _Run:
     ) -> dict[str, float]:
         parameters, uses = self.architecture.parameters, self.architecture.uses
         engine = self.engine(network.masks)
-        return measure(Measured(trained, network.masks, engine, parameters, uses, test))
+        target = network.dense_valid_loss
+        return measure(Measured(trained, network.masks, engine, parameters, uses, test, target))
 
     def test(self, network: Snapshot, trained: Trained) -> TestResult | None:
         if self.data.test is None:

@@ -119,6 +119,7 @@ def _dense_result(history: History, network: Snapshot, correct: Tensor | None) -
             epoch=int(epoch["epoch"]),
             iteration=0,  # is not stored, and not needed here
             ends_epoch=True,
+            is_candidate=True,  # nor is this
             **{name: epoch[name] for name in PER_EPOCH},
         )
         for epoch in history.epochs

@@ -26,7 +26,7 @@ from experiments.config.experiment import Config, Resolved
 from experiments.config.fields import NONE, Method
 from experiments.config.parameters import AUTO, as_text
 from experiments.processes.tasks import DuplicateError
-from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH
+from experiments.rounds.metrics import COMPLETE, METRICS, PER_EPOCH, known
 from experiments.rounds.network import describe_network, to_network
 from experiments.rounds.rounds import RoundResult, Snapshot
 from experiments.tracking import summary
@@ -122,7 +122,7 @@ class Run:
             for what, state in states.items():
                 metadata = {"config": self.config.settings(), "round": number, "what": what}
                 metadata |= describe_network(self.config, self.data)
-                metadata |= {"metrics": result.metrics} if what == name else {}
+                metadata |= {"metrics": known(result.metrics)} if what == name else {}
                 path = Path(folder, f"{what}.safetensors")
                 sizes[what] = save_checkpoint(path, state, network.masks, metadata)
             mlflow.log_artifacts(folder, "checkpoints")
@@ -197,9 +197,12 @@ class Run:
         self._log_model_metrics(logged.model_id, network.round)
 
     def _log_model_metrics(self, model_id: str, number: int) -> None:
-        """Log the metrics of a round to its model too, each with the images that it is of."""
+        """Log the metrics of a round to its model too, each with the images that it is of.
+
+        MLflow would store 0 for a model's NaN.
+        """
         at, metrics = self._time_of(number), []
-        for name, value in self.history.rounds[number].items():
+        for name, value in known(self.history.rounds[number]).items():
             split = METRICS[name].split if name in METRICS else None
             images = {"dataset_name": f"{self.data.name}-{split}"} if split else {}
             images |= {"dataset_digest": self.data.digest} if split else {}

@@ -211,13 +211,15 @@ def network_of(run_id: str, config: Resolved, parameter: str, folder: str, numbe
     """
     fetch = partial(_checkpoint, run_id, config, parameter, folder)
     last = fetch(checkpoint_name(number), number)
+    dense = last if number == 0 else fetch(checkpoint_name(0))
     return Snapshot(
         round=number,
         state=last.state,
         masks=last.masks,
         initial=fetch(INITIAL).state,
-        dense=last.state if number == 0 else fetch(checkpoint_name(0)).state,
+        dense=dense.state,
         rewound=fetch(REWOUND).state if config.rewind_epoch <= config.epochs else None,
+        dense_valid_loss=_metrics_of(dense).get("early_stop_valid_loss"),
     )
 
 
@@ -251,6 +253,12 @@ def _checkpoint(
         raise ValueError(
             f"{parameter}: {path} of run {run_id} is missing or damaged ({error}); start a new run"
         ) from None
+
+
+def _metrics_of(checkpoint: Checkpoint) -> dict[str, float]:
+    stored = checkpoint.metadata.get("metrics")
+    metrics = stored.items() if isinstance(stored, dict) else ()
+    return {name: value for name, value in metrics if isinstance(value, float)}
 
 
 def correct_of(run_id: str, parameter: str, folder: str, number: int, images: int) -> Tensor | None:

@@ -32,6 +32,7 @@ class Evaluation:
     valid_loss: float = float("nan")  # until it is evaluated
     valid_accuracy: float = float("nan")
     test_accuracy: float = float("nan")  # at the end of an epoch, given test images; only reported
+    is_candidate: bool = False  # whether early stopping may choose this iteration
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Trained:
     snapshot: State | None  # after `snapshot_epoch` epochs, if there was one
     evaluations: tuple[Evaluation, ...]
     seconds: float  # in training steps, evaluations excluded
+
+    @property
+    def best(self) -> Evaluation:
+        """The evaluation of minimum validation loss."""
+        return next(each for each in self.evaluations if each.iteration == self.best_iteration)
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
@@ -75,11 +81,16 @@ def train(
     for stop in _stops(engine, data.train, recipe, seed):
         seconds += perf_counter() - began
         valid_loss, valid_accuracy = engine.evaluate(data.valid)
-        evaluation = replace(stop, valid_loss=valid_loss, valid_accuracy=valid_accuracy)
+        evaluation = replace(
+            stop,
+            valid_loss=valid_loss,
+            valid_accuracy=valid_accuracy,
+            is_candidate=_is_candidate(stop, recipe),
+        )
         if stop.ends_epoch and data.test is not None:
             evaluation = replace(evaluation, test_accuracy=engine.evaluate(data.test)[1])
         _check_finite(evaluation)
-        if valid_loss < best and _is_candidate(evaluation, recipe):
+        if valid_loss < best and evaluation.is_candidate:
             best, best_state, best_iteration = valid_loss, engine.snapshot(), stop.iteration
         if stop.ends_epoch and stop.epoch == snapshot_epoch:
             snapshot = engine.snapshot()
