@@ -150,7 +150,8 @@ def with_progress(
     """The rounds among `events`; evaluations go to a progress bar, if there is a terminal."""
     while True:
         epochs = config.epochs if dense else config.retrain_epochs
-        name = "training" if dense else "retraining"
+        name = ("training" if dense else "retraining") + (" with twin" if config.twin else "")
+        epochs *= 2 if config.twin else 1
         hide = None if shown else True
         with tqdm(total=epochs, desc=name, disable=hide, leave=False, unit="epoch") as bar:
             for event in events:

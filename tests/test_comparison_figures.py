@@ -38,6 +38,8 @@ def arms(methods=METHODS, seeds=2, rounds=3, fc1=None):
             - 0.01 * (method == "random" and number > 0),
             "early_stop_iteration": 1000 - 100 * number,
             "early_stop_test_accuracy": 0.98,
+            "train_barrier": 0.03 + number / 100,
+            "test_barrier": 0.04 + number / 100,
             "layer_sparsity/fc1": (fc1 or {}).get(method, 1 - 0.8**number) if number else 0.0,
             "layer_sparsity/fc2": 1 - 0.9**number,
         }
@@ -183,6 +185,20 @@ def test_accuracy_figures_show_all_data_and_a_close_up_of_what_a_collapse_flatte
     assert only.get_ylim()[0] < means.min() < means.max() < only.get_ylim()[1]
 
 
+def test_barriers_are_drawn_in_points_of_training_and_of_test_error():
+    train, test = figures.draw_barrier(arms()).axes
+    for axes, first in ((train, 3), (test, 4)):
+        dense, random, lottery, stable = curves(axes)
+        assert dense.get_ydata()[0] == pytest.approx(first)
+        assert random.get_ydata() == pytest.approx([first, first + 1, first + 2, first + 3])
+        assert lottery.get_ydata() == pytest.approx(random.get_ydata())
+        assert stable.get_ydata()[0] == 2
+    assert train.get_title(loc="left") == "error barrier, training images"
+    assert train.get_ylim() == test.get_ylim()
+    (only,) = figures.draw_barrier(arms().drop(columns="test_barrier")).axes
+    assert only.get_title(loc="left") == "error barrier, training images"
+
+
 def test_layers_that_coincide_share_a_line():
     lines = pd.DataFrame({"a": [0, 1.0], "b": [0, 1.05], "c": [0, 2.0], "d": [0, 1.0]})
     assert list(experiment.distinct_lines(lines)) == ["a, b, d", "c"]
@@ -261,7 +277,8 @@ def test_pixels_have_one_panel_if_all_methods_share_their_masks():
 def test_every_figure_that_applies_is_drawn_in_reading_order_with_a_caption(drawn):
     assert list(drawn) == list(figures.CAPTIONS)
     assert all("seeds" in text or "mask" in text for text in figures.CAPTIONS.values())
-    few = everything(epochs=epochs().assign(round=0), masks={})
+    alone = arms().drop(columns=["train_barrier", "test_barrier"])
+    few = everything(rounds=alone, epochs=epochs().assign(round=0), masks={})
     assert list(few) == ["accuracy", "early_stop", "tradeoff", "layers"]
 
 

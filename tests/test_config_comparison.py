@@ -116,6 +116,12 @@ def test_all_of_the_main_parameters_can_be_given():
     assert (made.lr, made.model, made.seed, made.reinit) == (0.1, "lenet_20", 1, "lottery")
 
 
+def test_all_arms_have_twins_or_none_has():
+    for twin in (False, True):
+        config = validated(CompareConfig, {"twin": twin})
+        assert {config.config_of(a.method, a.seed).twin for a in arms_of(config)} == {twin}
+
+
 def test_tasks_in_another_folder_find_the_same_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     moved = config(data_root="data", pretrained="a/b.pth").with_absolute_paths()

@@ -158,6 +158,7 @@ INVALID = [
     ("criterion=snip/snip", "search: criterion lists a value twice"),
     ("seed=0..4", "search: seed cannot be searched; these can: criterion, pruning, "),
     ("target_sparsity=0.5..0.9", "search: target_sparsity cannot be searched"),
+    ("twin=true/false", "search: twin cannot be searched"),
     ("prun_rate=0.1..0.2", "search: prun_rate cannot be searched"),
 ]
 

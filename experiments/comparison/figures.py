@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import (
     dense_interval,
+    measured,
     methods_of,
     overlap,
     pixels,
@@ -48,6 +49,10 @@ CAPTIONS = {
     "epochs": "Test accuracy against retraining epoch in the shown round. Mean over seeds; bands "
     "are its 95% Student interval, conditional on this test set. The dashed line and the faint "
     "band are the dense network's at the end of its training.",
+    "barrier": "Instability: the largest error on the straight line between each network and its "
+    "twin, which was trained with another order of the images, minus the mean error of the two, "
+    "against the share of weights that remain. Frankle et al. (2020, arXiv:1912.05671) call a "
+    f"network stable below 2 points (dotted). {BARS}. {DENSE_LINE}",
     "tradeoff": "Test accuracy against compression ratio (parameters) and against theoretical "
     f"speed-up (multiply-adds). {BARS}. {DENSE_LINE}",
     "layers": "Share of each layer's weights that is pruned after each round, mean over seeds; "
@@ -128,6 +133,27 @@ def draw_epochs(epochs: pd.DataFrame, rounds: pd.DataFrame, shown_round: int) ->
         panels[1].set_ylim(*close)
         panels[1].set_title("the same, close up")
     add_legend(figure, rounds, shown_round=shown_round)
+    return figure
+
+
+@report_style
+def draw_barrier(rounds: pd.DataFrame) -> Figure | None:
+    """Error barriers between networks and their twins; None if they have no twins."""
+    names = [name for name in ("train_barrier", "test_barrier") if name in measured(rounds)]
+    if not names:
+        return None
+    title = "Instability: error barrier between each network and its twin"
+    figure, panels = new_figure(title, len(names), sharey=True)
+    highest = STABLE
+    for axes, name in zip(panels, names, strict=True):
+        drawn = draw_rounds(axes, rounds, name, "remaining")
+        highest = max(highest, drawn["mean"].max(), drawn["high"].max())
+        axes.axhline(STABLE, color=INK, lw=1, ls=":", zorder=1)
+        remaining_axis(axes, rounds, narrow=len(names) > 1)
+        axes.set_title(METRICS[name].label)
+    panels[0].set_ylim(-highest / 25, 1.04 * highest)
+    panels[0].set_ylabel("error barrier (percentage points)")
+    add_legend(figure, rounds)
     return figure
 
 
@@ -243,6 +269,7 @@ def draw_all(comparison: Comparison) -> dict[str, Figure]:
         "epochs": draw_epochs(epochs, rounds, shown_round)
         if (epochs["round"] == shown_round).any()
         else None,
+        "barrier": draw_barrier(rounds),
         "tradeoff": draw_tradeoff(rounds),
         "layers": draw_layers(rounds),
         "overlap": draw_overlap(masks) if len(masks) > 1 else None,
@@ -251,6 +278,7 @@ def draw_all(comparison: Comparison) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure}
 
 
+STABLE = 2.0  # points of error; below this barrier Frankle et al. call a network stable
 CROWDED = 1.12  # ratio of two sizes whose labels would touch
 
 

@@ -15,7 +15,7 @@ def metric_text(name: str, value: float, sign: bool = False) -> str:
 
 def in_percent(name: str) -> bool:
     """Whether `metric_text` shows a metric in percent."""
-    return METRICS[name].unit in ("accuracy", "share")
+    return METRICS[name].unit in ("accuracy", "error", "share")
 
 
 def percent(accuracy: float) -> str:

@@ -13,7 +13,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
 from experiments.config.experiment import MASKS, Config, config_from, unmet
-from experiments.config.fields import PRUNINGS, Common, Execution, Method, run_id
+from experiments.config.fields import (
+    PRUNINGS,
+    Common,
+    Execution,
+    Instability,
+    Method,
+    run_id,
+)
 from experiments.config.parameters import (
     AUTO,
     Parameters,
@@ -104,7 +111,7 @@ class Arms(Parameters):
     )
 
 
-class CompareConfig(Common, Execution, Arms):
+class CompareConfig(Instability, Common, Execution, Arms):
     """All parameters of a comparison."""
 
     @model_validator(mode="after")
@@ -125,7 +132,8 @@ class CompareConfig(Common, Execution, Arms):
 
     def config_of(self, method: Method, seed: int, **more: str) -> Config:
         """The config of one arm; `more` is the rest of its parameters, such as `branch_of`."""
-        values = self.model_dump(include={*Common.model_fields, "masks"}) | method.model_dump()
+        shared = {*Common.model_fields, *Instability.model_fields, "masks"}
+        values = self.model_dump(include=shared) | method.model_dump()
         if self.masks == "shared":  # until the trunk has run
             values["branch_of"] = "0" * 32
         return config_from(values | {"seed": seed} | more)

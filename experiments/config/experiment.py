@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
+from torch import nn
 
 from datasets import PIXELS
-from experiments.config.fields import NONE, Common, Method, Seeds, run_id
+from experiments.config.fields import NONE, Common, Instability, Method, Seeds, run_id
 from experiments.config.parameters import AUTO, one_of, validated
 from experiments.config.recipes import MODEL, MODELS_FOR, defaults_for
 from experiments.training.optimizers import OPTIMIZERS
@@ -50,7 +51,7 @@ def unmet(control: str, values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-class Config(Seeds, Common, Method):
+class Config(Seeds, Instability, Common, Method):
     """The parameters of one experiment, as given."""
 
     branch_of: Annotated[str, AfterValidator(run_id)] = Field(
@@ -198,15 +199,24 @@ class Resolved(Config):
                 f"precision=float32 and optimizer={known}, got "
                 f"{self.model}, {self.device}, {self.precision} and {self.optimizer}"
             )
+        if self.twin and any(True for _ in _skeleton(self.model).buffers()):
+            raise ValueError(
+                "twin=true takes networks between two, which needs a model without running "
+                f"statistics such as those of batch normalisation, got {self.model}"
+            )
         return self
 
 
 def _can_be_sparse(values: Mapping[str, Any]) -> bool:
     on_cpu = values["device"] == "cpu" and values["precision"] == "float32"
     has_kernel = OPTIMIZERS[values["optimizer"]].has_kernel
+    return on_cpu and has_kernel and bool(linear_layers(_skeleton(values["model"])))
+
+
+def _skeleton(name: str) -> nn.Module:
+    """A model without values, for images of any size."""
     with torch.device("meta"):
-        model = build_model(values["model"], (1, 128, 128), 2)
-    return on_cpu and has_kernel and bool(linear_layers(model))
+        return build_model(name, (1, 128, 128), 2)
 
 
 def has_bf16(device: str) -> bool:

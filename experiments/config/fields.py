@@ -239,6 +239,15 @@ class Common(Parameters):
         )
 
 
+class Instability(Parameters):
+    """Whether the networks of all rounds have twins."""
+
+    twin: bool = Field(
+        False,
+        description="whether to train each network twice, with another order of the images, and "
+        "measure the error barrier between the two; takes over twice the time",
+    )
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 

@@ -35,6 +35,7 @@ NOT_SEARCHED = {
     *("reinit", "control", "dataset", "model", "pretrained"),
     *("target", "target_sparsity", "rounds"),
     *("pixels", "train_limit", "eval_every", "precision", "engine", "device", "data_root"),
+    "twin",
     *Seeds.model_fields,
     *("branch_of", "masks", "resume"),
 }

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from experiments.rounds.twin import Twin
 from experiments.training.loop import Evaluation, Trained
 from pruning import sizes
 from pruning.masks import Masks
@@ -39,6 +40,7 @@ class Measured:
     uses: Mapping[str, int]
     test: TestResult | None  # None where the data have no test images
     dense_valid_loss: float | None  # the dense network's at its early stop, if it is known
+    twin: Twin | None  # None without the parameter `twin`
 
     @property
     def last(self) -> Evaluation:
@@ -94,6 +96,7 @@ UNITS = {
     "bytes": "bytes",
     "seconds": "seconds",
     "flag": "1 for yes, 0 for no",
+    "distance": "square root of the sum of squared differences of all values",
 }
 
 
@@ -111,6 +114,14 @@ def _catch_up(measured: Measured) -> float | None:
         if each.is_candidate and each.valid_loss <= measured.dense_valid_loss
     )
     return next(reached, nan)
+
+
+def _barrier(split: str) -> Callable[[Measured], float | None]:
+    return lambda m: m.twin.barrier[split] if m.twin else None
+
+
+def _twin_accuracy(split: str) -> Callable[[Measured], float | None]:
+    return lambda m: m.twin.accuracy[split] if m.twin else None
 
 
 METRICS: dict[str, Metric] = {
@@ -215,6 +226,50 @@ METRICS: dict[str, Metric] = {
         split="test",
         compared=3,
         headline=True,
+    ),
+    "train_barrier": Metric(
+        "error barrier, training images",
+        "error",
+        _barrier("train"),
+        split="train",
+        optional=True,
+        compared=7,
+    ),
+    "valid_barrier": Metric(
+        "error barrier, validation images",
+        "error",
+        _barrier("valid"),
+        split="valid",
+        optional=True,
+    ),
+    "test_barrier": Metric(
+        "error barrier, test images",
+        "error",
+        _barrier("test"),
+        split="test",
+        optional=True,
+        compared=6,
+    ),
+    "twin_distance": Metric(
+        "distance to the twin",
+        "distance",
+        lambda m: m.twin.distance if m.twin else None,
+        optional=True,
+        compared=8,
+    ),
+    "twin_valid_accuracy": Metric(
+        "validation accuracy of the twin",
+        "accuracy",
+        _twin_accuracy("valid"),
+        split="valid",
+        optional=True,
+    ),
+    "twin_test_accuracy": Metric(
+        "test accuracy of the twin",
+        "accuracy",
+        _twin_accuracy("test"),
+        split="test",
+        optional=True,
     ),
     "sparse_engine": Metric(
         "trained by the sparse engine",

@@ -18,6 +18,7 @@ from experiments.config.experiment import Resolved
 from experiments.config.fields import NONE
 from experiments.rounds.metrics import Measured, TestResult, measure
 from experiments.rounds.plan import Plan, left_after, plan_rounds, prices_of
+from experiments.rounds.twin import Twin, compare_twins
 from experiments.training.engine import ENGINES, Engine, Recipe, choose
 from experiments.training.gradients import flow_gradient, loss_gradient
 from experiments.training.loop import DivergedError, Evaluation, Trained, derive_seed, train
@@ -122,20 +123,22 @@ def prune_rounds(
             source = network if config.pruning == "iterative" else _dense(network)
             training = run.retrain(source, run.masks(source, removals[:number], number), number)
         try:
-            network, trained = yield from training
+            network, trained, start = yield from training
+            twin = (yield from run.train_twin(network, start)) if config.twin else None
         except DivergedError as error:
             knob = "retrain_lr" if number else "lr"
             raise DivergedError(
                 f"{error} of round {number}: lower {knob}, got {getattr(config, knob)}"
             ) from None
         test = run.test(network, trained)
-        metrics = run.measure(network, trained, test)
+        metrics = run.measure(network, trained, test, twin)
         seconds = {"round_seconds": perf_counter() - began, "train_seconds": trained.seconds}
         correct = test.correct if test else None
         yield RoundResult(network, metrics, trained.evaluations, seconds, correct)
 
 
-Training = Generator[Evaluation, None, tuple[Snapshot, Trained]]
+# Returns the network, how it was trained, and the values that training started from.
+Training = Generator[Evaluation, None, tuple[Snapshot, Trained, State]]
 
 
 def _dense(last: Snapshot) -> Snapshot:
@@ -164,7 +167,7 @@ class _Run:
             engine, initial, masks, self.data, recipe, seed, config.rewind_epoch
         )
         dense, loss = trained.state, trained.best.valid_loss
-        return Snapshot(0, dense, masks, initial, dense, trained.snapshot, loss), trained
+        return Snapshot(0, dense, masks, initial, dense, trained.snapshot, loss), trained, initial
 
     def masks(self, source: Snapshot, plan: Plan, number: int) -> Masks:
         """The masks of round `number`; `plan` is that of the rounds up to it."""
@@ -233,7 +236,7 @@ class _Run:
         recipe, engine = recipe_of(self.config, number), self.engines(self.engine(masks))
         trained = yield from train(engine, start, masks, self.data, recipe, seed)
         made = replace(source, round=number, state=trained.state, masks=masks, before=before)
-        return made, trained
+        return made, trained, start
 
     def start(self, network: Snapshot) -> State:
         """The values from which the training of a network began, those of pruned weights too."""
@@ -250,6 +253,15 @@ class _Run:
         seed = derive_seed(self.config.draw_seed, number, "reinit")
         return REINITS[self.config.reinit].values(memory, seed)
 
+    def train_twin(self, network: Snapshot, start: State) -> Generator[Evaluation, None, Twin]:
+        """Train the twin of a network from the same start; see twin.py."""
+        config, masks, number = self.config, network.masks, network.round
+        seed = derive_seed(config.order_seed, number, "training", "twin")
+        recipe = replace(recipe_of(config, number), eval_every=0)  # looks do not affect training
+        engine, data = self.engines(self.engine(masks)), self.data.without_test()
+        trained = yield from train(engine, start, masks, data, recipe, seed)
+        return compare_twins(engine, network.state, trained.state, self.data)
+
     def engine(self, masks: Masks) -> str:
         return choose(self.config.engine, masks, self.config.batch_size, self.architecture.widths)
 
@@ -258,12 +270,20 @@ class _Run:
         return {name: value.to(self.config.device) for name, value in state.items()}
 
     def measure(
-        self, network: Snapshot, trained: Trained, test: TestResult | None
+        self, network: Snapshot, trained: Trained, test: TestResult | None, twin: Twin | None
     ) -> dict[str, float]:
-        parameters, uses = self.architecture.parameters, self.architecture.uses
-        engine = self.engine(network.masks)
-        target = network.dense_valid_loss
-        return measure(Measured(trained, network.masks, engine, parameters, uses, test, target))
+        return measure(
+            Measured(
+                trained,
+                network.masks,
+                self.engine(network.masks),
+                self.architecture.parameters,
+                self.architecture.uses,
+                test,
+                network.dense_valid_loss,
+                twin,
+            )
+        )
 
     def test(self, network: Snapshot, trained: Trained) -> TestResult | None:
         if self.data.test is None:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.experiment import Config, Resolved
+from experiments.config.parameters import as_text
 from experiments.processes.terminal import table_text
 from experiments.rounds.metrics import HEADLINES, LAYER_PREFIX
 
@@ -30,7 +31,7 @@ def run_name(config: Resolved) -> str:
     default["pixels"] = _with_defaults(config, *method, "pretrained")["pixels"]
     default |= dict.fromkeys(config.streams(), config.seed)
     extras = [
-        f"{name}={value}"
+        f"{name}={as_text(value)}"
         for name, value in config.model_dump().items()
         if value != default[name] and name not in (*always, *UNNAMED)
     ]
