@@ -61,7 +61,7 @@ def test_a_summary_holds_mean_deviation_and_student_interval():
     assert np.isnan(row["early_stop_test_accuracy_low"])
 
 
-def test_a_metric_that_no_run_has_is_left_out():
+def test_a_metric_that_no_run_knows_is_left_out():
     table = rows("lottery", [0.91, 0.93, 0.95])
     for without in (table, table.assign(catch_up_iteration=np.nan)):
         assert "catch_up_iteration_mean" not in statistics.summarise(without)

@@ -52,8 +52,8 @@ def test_a_branch_leaves_the_same_bytes_as_a_run_that_trains_everything(base):
 def test_several_draws_branch_off_one_dense_network(base, method):
     alone = do(**method, draw_seed=7)
     branched = do(**method, draw_seed=7, branch_of=base.info.run_id)
-    assert checkpoints(alone) == checkpoints(branched)
-    dense, drawn = (checkpoints(run) for run in (base, branched))
+    assert files(alone, "checkpoints") == files(branched, "checkpoints")
+    dense, drawn = (files(run, "checkpoints") for run in (base, branched))
     for name in ("initial", "round_00"):  # the config is not the same
         one, other = (load(content[f"{name}.safetensors"]) for content in (dense, drawn))
         assert all(value.equal(other[key]) for key, value in one.items())

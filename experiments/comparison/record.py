@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
 
-from experiments.comparison.statistics import Correct
-from experiments.comparison.statistics import METHOD
+from experiments.comparison.statistics import METHOD, Correct
 from experiments.comparison.text import listed
 from experiments.config.comparison import Arm, CompareConfig, arms_of, label_of
 from experiments.config.experiment import Resolved
@@ -195,12 +196,13 @@ def read_correct(made: Record, rounds: pd.DataFrame) -> Correct:
     Raises:
         ValueError: If a file is damaged, or does not agree with the test accuracy in the table.
     """
-    client, images, found = mlflow.MlflowClient(), made.images["test"], Correct()
+    client, images = mlflow.MlflowClient(), made.images["test"]
+    found: dict[tuple[str, int, int], NDArray[np.bool_]] = {}
     for arm in made.finished:
         own = rounds[rounds["run_id"] == arm["run_id"]].set_index("round")["test_accuracy"]
         files = {file.path for file in client.list_artifacts(arm["run_id"], correct.FOLDER)}
         if not files >= {correct.path_of(number) for number in own.index}:
-            return Correct()
+            return {}
         with _file(arm, correct.FOLDER) as folder:
             for number, accuracy in own.items():
                 path = correct.path_of(number)

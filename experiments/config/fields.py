@@ -248,6 +248,7 @@ class Instability(Parameters):
         "measure the error barrier between the two; takes over twice the time",
     )
 
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 

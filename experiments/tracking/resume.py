@@ -29,9 +29,9 @@ from experiments.tracking.session import INTERNAL, is_running, is_running_elsewh
 from experiments.tracking.tables import EPOCH_PREFIX, History, Row, place_of
 from models import Architecture
 from pruning.checkpoint import Checkpoint, load_checkpoint
+from pruning.files import read_whole
 from pruning.masks import State
 from pruning.reinit import REINITS
-from pruning.files import read_whole
 
 INITIAL, REWOUND = "initial", "rewound"  # names of checkpoints
 STARTED = "started"  # tag of a run that has found no duplicate, or does not look for one
