@@ -60,10 +60,10 @@ def read_inputs(config: CompareConfig) -> Inputs:
     Raises:
         ValueError: As `load_data` and `plan_rounds`, and if `shown_round` is not one of these.
     """
-    arms, digests = arms_of(config), {}
+    arms, digests = {arm.seed: arm for arm in reversed(arms_of(config))}, {}
     dataset = config.dataset
     for seed in seeds_of(config.seeds):
-        first = config.config_of(arms[0].method, seed, dataset=dataset)
+        first = config.config_of(arms[seed], dataset=dataset)
         data, why = load_data(first)
         if dataset != data.name:
             print_line(f"WARNING: dataset={dataset} is {data.name} here ({why})")

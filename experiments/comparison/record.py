@@ -103,14 +103,16 @@ def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Re
     The tag is the same in every comparison that reuses a run, whatever it varies.
     """
     arms = [
-        {"label": arm.label, "seed": arm.seed} | arm.method.model_dump() | asdict(outcome)
+        {"label": arm.label, "seed": arm.seed, "own": dict(arm.own)}
+        | arm.method.model_dump()
+        | asdict(outcome)
         for arm, outcome in outcomes.items()
     ]
     made, client = replace(made, arms=arms), mlflow.MlflowClient()
     client.log_dict(run_id, asdict(made), FILE)
     for arm, outcome in outcomes.items():
         if outcome.run_id:
-            client.set_tag(outcome.run_id, ui.METHOD_TAG, label_of(arm.method))
+            client.set_tag(outcome.run_id, ui.METHOD_TAG, label_of(arm.method, own=arm.own))
     return made
 
 

@@ -1,9 +1,10 @@
 """Schedule: in which order do the arms of a comparison run, and which of them need not run?
 
-Each seed has a base arm, which runs first: the others branch off its run, so the dense network of a
-seed is trained once. With masks=shared the base arm is the trunk, whose masks the others retrain.
-An arm that has already run is found by its fingerprint, and one that was interrupted is resumed. If
-another process is running it, the schedule waits for that.
+Each dense network has a base arm, which runs first: the others branch off its run, so the dense
+network of a seed is trained once (once for each epoch to rewind to). With masks=shared the base arm
+is the trunk, whose masks the others retrain. An arm that has already run is found by its
+fingerprint, and one that was interrupted is resumed. If another process is running it, the schedule
+waits for that.
 """
 
 import time
@@ -48,7 +49,7 @@ class Schedule:
     executor: Executor
     claims: Claims
     total: int = 0
-    base_arms: dict[int, Arm] = field(default_factory=dict)  # by seed
+    base_arms: dict[tuple[object, ...], Arm] = field(default_factory=dict)  # by `Arm.dense`
     waiting: list[Arm] = field(default_factory=list)
     outcomes: Outcomes = field(default_factory=dict)
     in_other_processes: set[Arm] = field(default_factory=set)
@@ -60,16 +61,16 @@ class Schedule:
         if self.config.masks == "own":
             finished = [arm for arm in arms if self._is_finished(arm)]
             # Prefer a finished arm to the first one, which would train the dense network again.
-            self.base_arms = {arm.seed: arm for arm in reversed([*finished, *arms])}
+            self.base_arms = {arm.dense: arm for arm in reversed([*finished, *arms])}
         else:
             self.base_arms = trunks_of(self.config, arms)
-        self.waiting = list(dict.fromkeys([*(self.base_arms[arm.seed] for arm in arms), *arms]))
+        self.waiting = list(dict.fromkeys([*(self.base_arms[arm.dense] for arm in arms), *arms]))
         self.total = len(self.waiting)
 
     def start_ready(self) -> None:
         """Start the arms whose base arm has ended, while the executor has room."""
         for arm in list(self.waiting):
-            base = self.base_arms[arm.seed]
+            base = self.base_arms[arm.dense]
             if self.executor.has_room and (arm == base or base in self.outcomes):
                 self._start(arm)
 
@@ -98,7 +99,7 @@ class Schedule:
         config = self._config_of(arm)
         if config is None:
             self.waiting.remove(arm)
-            reason = self.outcomes[self.base_arms[arm.seed]].reason
+            reason = self.outcomes[self.base_arms[arm.dense]].reason
             self.finish(arm, Outcome(None, f"its trunk failed: {reason}"))
             return
         dataset, data_digest = self.inputs.resolved.dataset, self.inputs.digests[arm.seed]
@@ -124,13 +125,13 @@ class Schedule:
 
     def _config_of(self, arm: Arm) -> Config | None:
         """The config of an arm, which branches off its base arm; None if it lacks a trunk."""
-        base = self.base_arms.get(arm.seed, arm)
+        base = self.base_arms.get(arm.dense, arm)
         masks = "own" if arm == base else self.config.masks
         branch = NONE if arm == base else self.outcomes[base].run_id or NONE
         if masks == "shared" and branch == NONE:
             return None
         more = {"dataset": self.inputs.resolved.dataset, "masks": masks, "branch_of": branch}
-        return self.config.config_of(arm.method, arm.seed, **more)
+        return self.config.config_of(arm, **more)
 
     def _is_finished(self, arm: Arm) -> bool:
         config = self._config_of(arm)
@@ -164,7 +165,8 @@ def run_arms(config: CompareConfig, inputs: Inputs, parent: str, echo: Echo) -> 
     return {arm: schedule.outcomes[arm] for arm in arms}
 
 
-def trunks_of(config: CompareConfig, arms: list[Arm]) -> dict[int, Arm]:
-    """By seed, the arm whose masks are shared; one of `arms`, if it has the trunk's method."""
-    trunks = {arm.seed: trunk_of(config, arm.seed) for arm in arms}
-    return trunks | {arm.seed: arm for arm in arms if arm.method == trunks[arm.seed].method}
+def trunks_of(config: CompareConfig, arms: list[Arm]) -> dict[tuple[object, ...], Arm]:
+    """By `Arm.dense`, the arm whose masks are shared; one of `arms`, if that is a trunk."""
+    trunks = {arm.dense: trunk_of(config, arm.seed) for arm in arms}
+    same = [arm for arm in arms if (arm.method, arm.own) == (trunks[arm.dense].method, ())]
+    return trunks | {arm.dense: arm for arm in same}

@@ -1,19 +1,22 @@
 """Comparison: the parameters of `compare`, and the arms that they describe.
 
 An arm is one method with one seed. The methods are all combinations of the values of `reinits`,
-`criterion`, `control` and `pruning`; all arms share the other parameters.
+`criterion`, `control` and `pruning`, and the baselines; all arms share the other parameters, except
+those that sweep one (`draws`, `rewind_epochs`) or set it for one method (`retrain_lrs`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.config import parameters
 from experiments.config.experiment import MASKS, Config, config_from, unmet
 from experiments.config.fields import (
+    NONE,
     PRUNINGS,
     Common,
     Execution,
@@ -37,6 +40,13 @@ from pruning.reinit import REINITS
 
 MOST_SEEDS = 1000
 MARGIN = 0.002  # a fifth of a point
+MOST_DRAWS = 100
+DRAW_STEP = 10**6  # between the seeds of two random draws
+# What reviewers ask for first, each control with the way in which it is retrained.
+BASELINES = {"random_mask": "lottery", "small_dense": "random", "unpruned": "keep"}
+# Methods whose result depends on `draw_seed`.
+DRAWN = {"random", "random_scaled", "shuffle", "shuffled_mask", "random_mask", "small_dense"}
+Own = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,12 @@ class Arm:
     label: str  # of its method
     method: Method
     seed: int
+    own: Own = ()  # parameters in which it differs from the rest of the comparison
+
+    @property
+    def dense(self) -> tuple[object, ...]:
+        """Arms in which this is equal have the same dense network."""
+        return self.seed, dict(self.own).get("rewind_epoch")
 
     @property
     def name(self) -> str:
@@ -73,6 +89,29 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(range(numbers[0]))
 
 
+def _epochs_of(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
+        raise ValueError("must be whole numbers of epochs, separated by commas, such as 0,1,5")
+    if len(set(map(int, words))) < len(words):
+        raise ValueError("must not contain an epoch twice")
+    return tuple(map(int, words))
+
+
+def _rates_of(text: str) -> dict[str, float]:
+    """Learning rates by method: the items of "keep=0.0003,small_dense=0.001"."""
+    rates: dict[str, float] = {}
+    for item in [] if text == NONE else text.split(","):
+        name, equals, rate = (part.strip() for part in item.partition("="))
+        try:
+            rates[name], good = float(rate), bool(name and equals) and name not in rates
+        except ValueError:
+            good = False
+        if not good or not 0 < rates[name] < math.inf:
+            raise ValueError("must be METHOD=RATE, separated by commas, such as keep=0.0003")
+    return rates
+
+
 class Arms(Parameters):
     """What a comparison compares."""
 
@@ -93,6 +132,26 @@ class Arms(Parameters):
     )
     pruning: Annotated[str, some_of(*PRUNINGS)] = Field(
         "iterative", description=f"{' or '.join(PRUNINGS)}, or both"
+    )
+    baselines: Annotated[str | None, some_of(NONE, *BASELINES), or_auto] = Field(
+        None,
+        description=f"controls that are added, one or more of {', '.join(BASELINES)}, or none; "
+        "auto is all three, or with masks=shared or granularity=unit random_mask only",
+    )
+    draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = Field(
+        1,
+        description="random draws per seed of each method that draws values or masks; they share "
+        "its dense network",
+    )
+    retrain_lrs: Annotated[str, readable(_rates_of)] = Field(
+        NONE,
+        description="learning rates of retraining of single methods, such as "
+        "keep=0.0003,small_dense=0.001",
+    )
+    rewind_epochs: Annotated[str, readable(lambda text: text == NONE or _epochs_of(text))] = Field(
+        NONE,
+        description="for rewind and lr_rewind: epochs to rewind to, such as 0,1,5, each a method "
+        "of its own; none is rewind_epoch alone",
     )
     masks: Annotated[str, one_of(*MASKS)] = Field(
         "own",
@@ -121,28 +180,58 @@ class CompareConfig(Instability, Common, Execution, Arms):
                 "masks=shared retrains the masks of one trunk: it needs one criterion and "
                 f"pruning=iterative, got criterion={self.criterion}, pruning={self.pruning}"
             )
+        if self.rewind_epochs != NONE and self.masks == "shared":
+            raise ValueError("rewind_epochs is for masks=own, since each has a trunk of its own")
+        if self.baselines and NONE in self.baselines.split(",") and self.baselines != NONE:
+            raise ValueError(f"baselines must be none or a list, got {self.baselines}")
         arms = arms_of(self)  # invalid combinations are rejected now
-        for method in {arm.label: arm.method for arm in arms}.values():
-            self.config_of(method, arms[0].seed)
-        for seed in seeds_of(self.seeds):
-            self.config_of(arms[0].method, seed)
+        for arm in {arm.label: arm for arm in arms}.values():
+            self.config_of(arm)
+        for arm in {arm.seed: arm for arm in arms}.values():
+            self.config_of(arm)
         if self.masks == "shared":
-            self.config_of(trunk_of(self, arms[0].seed).method, arms[0].seed)
+            self.config_of(trunk_of(self, arms[0].seed))
         return self
 
-    def config_of(self, method: Method, seed: int, **more: str) -> Config:
+    def config_of(self, arm: Arm, **more: str) -> Config:
         """The config of one arm; `more` is the rest of its parameters, such as `branch_of`."""
         shared = {*Common.model_fields, *Instability.model_fields, "masks"}
-        values = self.model_dump(include=shared) | method.model_dump()
+        values = self.model_dump(include=shared) | arm.method.model_dump()
         if self.masks == "shared":  # until the trunk has run
             values["branch_of"] = "0" * 32
-        return config_from(values | {"seed": seed} | more)
+        return config_from(values | {"seed": arm.seed} | dict(arm.own) | more)
 
 
 def arms_of(config: CompareConfig) -> list[Arm]:
-    """All arms: methods in the order of the parameters, and the seeds of each.
+    """All arms: methods in the order of the parameters, then baselines, and the seeds of each.
 
-    A control that needs, say, reinit=random has arms with that one only, if it is among the values.
+    Raises:
+        ValueError: If `retrain_lrs` or `rewind_epochs` is not for any of the methods.
+    """
+    methods = dict(_methods(config))
+    for label, method in _baselines(config).items():
+        if method not in (known for known, _ in methods.values()):
+            methods[label] = (method, ())
+    rates = _rates_of(config.retrain_lrs)
+    if unknown := [name for name in rates if name not in methods]:
+        raise ValueError(
+            f"retrain_lrs names {unknown[0]}, which is not one of the methods {', '.join(methods)}"
+        )
+    arms = []
+    for label, (method, own) in methods.items():
+        if label in rates:
+            own = (*own, ("retrain_lr", rates[label]))
+        arms += [Arm(label, method, seed, own) for seed in seeds_of(config.seeds)]
+        if DRAWN & {*method.model_dump().values()}:
+            arms += _further_draws(config, arms[-len(seeds_of(config.seeds)) :])
+    return arms
+
+
+def _methods(config: CompareConfig) -> Iterator[tuple[str, tuple[Method, Own]]]:
+    """All combinations, and where they rewind one for each epoch to rewind to, by label.
+
+    A control that needs, say, reinit=random has methods with that one only, if it is among the
+    values.
     """
     values = [
         getattr(config, name).split(",") for name in ("reinits", "criterion", "control", "pruning")
@@ -151,23 +240,60 @@ def arms_of(config: CompareConfig) -> list[Arm]:
     chosen = [dict(zip(Method.model_fields, each, strict=True)) for each in product(*values)]
     possible = [each for each in chosen if not unmet(each["control"], each)]
     met = {each["control"] for each in possible}
-    arms = []
+    epochs = () if config.rewind_epochs == NONE else _epochs_of(config.rewind_epochs)
+    if epochs and not any(REINITS[name].schedule == "rewound" for name in values[0]):
+        raise ValueError("rewind_epochs needs rewind or lr_rewind among reinits")
     for each in chosen:
         if each not in possible and each["control"] in met:
             continue
         method = validated(Method, each)
         label = label_of(method, varied)
-        arms += [Arm(label, method, seed) for seed in seeds_of(config.seeds)]
-    return arms
+        if REINITS[method.reinit].schedule == "rewound" and epochs:
+            for epoch in epochs:
+                yield f"{label} epoch {epoch}", (method, (("rewind_epoch", epoch),))
+        else:
+            yield label, (method, ())
 
 
-def label_of(method: Method, varied: Sequence[bool] = (False,) * 4) -> str:
+def _baselines(config: CompareConfig) -> dict[str, Method]:
+    """The controls that are added to the methods, by label."""
+    limited = config.masks == "shared" or config.granularity == "unit"
+    auto = ("random_mask",) if limited else tuple(BASELINES)
+    names = auto if config.baselines is None else config.baselines.split(",")
+    reinits = config.reinits.split(",")
+    first = {"criterion": config.criterion.split(",")[0], "pruning": config.pruning.split(",")[0]}
+    methods = {}
+    for name in names:
+        if name != NONE:
+            values = {"reinit": BASELINES[name], "control": name}
+            if name == "random_mask":
+                in_reinits = BASELINES[name] in reinits
+                values |= first | ({} if in_reinits else {"reinit": reinits[0]})
+            methods[name] = validated(Method, values)
+    return methods
+
+
+def _further_draws(config: CompareConfig, arms: Sequence[Arm]) -> list[Arm]:
+    """The same arms with other random draws, which share their dense networks."""
+    return [
+        replace(
+            arm,
+            label=f"{arm.label} draw {number}",
+            own=(*arm.own, ("draw_seed", arm.seed + DRAW_STEP * (number - 1))),
+        )
+        for number in range(2, config.draws + 1)
+        for arm in arms
+    ]
+
+
+def label_of(method: Method, varied: Sequence[bool] = (False,) * 4, own: Own = ()) -> str:
     """A short name: the reinit method, then the fields that are `varied` or not the default."""
     words = [
         word
         for (name, word), differs in zip(method.model_dump().items(), varied, strict=True)
         if name == "reinit" or differs or word != Method.model_fields[name].default
     ]
+    words += [f"{name} {value}" for name, value in own]
     return " ".join(word for word in words if word != "none")
 
 
