@@ -82,7 +82,7 @@ def cells(browser, table, place):
 
 
 def test_numbers_sort_as_numbers_by_mouse_and_by_keyboard(shown):
-    table, button, place = column(shown, "Means over seeds", "test accuracy (%)")
+    table, button, place = column(shown, "Differences in early stop", "difference")
     before = cells(shown, table, place)
 
     def value(text):
