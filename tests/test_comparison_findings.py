@@ -26,7 +26,6 @@ from experiments.comparison.findings import (
     verdict_text,
 )
 from experiments.comparison.results import EARLY_STOP, Comparison
-from experiments.comparison.text import count, listed, metric_text, p_value, weights
 
 DENSE_TEST, DENSE_VALID, DENSE_STOP = (0.95, 0.95, 0.95), (0.94, 0.94, 0.94), (100, 200, 300)
 APART = {"lottery": (0.96, 0.97, 0.98), "random": (0.94, 0.94, 0.94)}
@@ -408,24 +407,3 @@ def test_equal_differences_are_no_proof_that_a_mask_matters():
 def test_a_control_alone_means_nothing():
     row = control_of({"lottery shuffled_mask": (0.9, 0.9, 0.9)})
     assert row["meaning"] == "there is no arm without the control to compare with"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (listed(["a"]), "a"),
-        (listed(["a", "b", "c"], "or"), "a, b or c"),
-        (count(1, "seed"), "1 seed"),
-        (count(1200, "seed"), "1,200 seeds"),
-        (weights(0.018501), "1.85%"),
-        (weights(1.0), "100%"),
-        (p_value(0.00049), "<0.001"),
-        (p_value(0.0351), "0.035"),
-        (metric_text("test_accuracy", -0.00001), "0.00"),
-        (metric_text("test_accuracy", 0.0123, sign=True), "+1.23"),
-        (metric_text("early_stop_iteration", -12345.6), "\N{MINUS SIGN}12,346"),
-        (metric_text("valid_loss", 0.12345), "0.123"),
-    ],
-)
-def test_numbers_have_sensible_digits(text, expected):
-    assert text == expected
