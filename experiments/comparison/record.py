@@ -65,8 +65,7 @@ def setting_of(config: CompareConfig, first: Resolved) -> dict[str, Any]:
     """
     setting = first.settings()
     resolved = {
-        arm.label: config.config_of(arm.method, arm.seed).resolved(first.dataset)
-        for arm in arms_of(config)
+        arm.label: config.config_of(arm).resolved(first.dataset) for arm in arms_of(config)
     }
     for name in BY_METHOD:
         methods: dict[Any, list[str]] = {}
