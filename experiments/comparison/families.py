@@ -7,7 +7,8 @@ have raw p-values only and no verdict.
 
 * `HEADLINE`: the best method against each other method and the dense network. Controls take no
   part: they are not contenders.
-* `CONTROLLED`: each control against the method that prunes in the same way without it.
+* `CONTROLLED`: each control against the method that prunes in the same way without it; a small
+  dense network, and the dense network trained on, against the best method.
 """
 
 import math
@@ -20,6 +21,8 @@ from scipy import optimize, stats  # type: ignore[import-untyped]
 from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from experiments.comparison.statistics import ACCURACY, DENSE
+from experiments.config.comparison import is_further_draw
+from pruning.controls import CONTROLS
 
 HEADLINE, CONTROLLED = "headline", "controls"
 LEVEL, POWER = 0.05, 0.8
@@ -32,22 +35,29 @@ def contenders(summary: pd.DataFrame, number: int) -> pd.DataFrame:
     """The methods of a round that may be called the best, best first.
 
     Validation accuracy decides. Methods with fewer seeds rank last, since the worst seeds may be
-    missing. Controls are left out, unless there is nothing else.
+    missing. Controls and further draws are left out, unless there is nothing else.
     """
     here = summary[summary["round"] == number]
-    plain = here[here["control"] == "none"]
+    plain = here[(here["control"] == "none") & ~here["method"].map(is_further_draw)]
     ranks = here if plain.empty else plain
     return ranks.sort_values(["n", SELECTED_BY], ascending=False, kind="stable")
 
 
 def plain_of(summary: pd.DataFrame, number: int) -> dict[str, str | None]:
-    """For each control of a round, the method that prunes in the same way without it, if any."""
+    """For each control of a round, the method to compare it with, if there is one.
+
+    That is the method that prunes in the same way without it; for a control that trains another
+    network than a pruned one, the best method.
+    """
     arms = summary[summary["round"] == number].set_index("method")
     alike = arms[["reinit", "criterion", "pruning"]].agg(tuple, axis="columns")
     plain = arms["control"] == "none"
     found: dict[str, str | None] = {}
+    best = contenders(summary, number)["method"].iloc[0]
     for method in arms.index[~plain]:
         others = arms.index[plain & (alike == alike[method])]
+        if CONTROLS[arms.loc[method, "control"]].network != "pruned":
+            others = pd.Index([best]) if plain[best] else others[:0]
         found[str(method)] = None if others.empty else str(others[0])
     return found
 

@@ -49,6 +49,17 @@ CLAIMS = {  # verdict -> what the best method's difference from others is called
 }
 
 
+BESIDE = {  # verdict -> how a control stands beside the method that it is for
+    HIGHER: "is above",
+    LOWER: "is below",
+    UNDECIDED: "is undecided against",
+    CANNOT_TEST: "cannot be tested against",
+    EQUAL: "is equal in every seed to",
+    ONE_SEED: "cannot be tested against",
+    NO_SEED: "cannot be tested against",
+}
+
+
 def verdict(row: pd.Series) -> str:
     """What one row of `Comparison.differences` shows: a key of `CLAIMS`, or `OUTSIDE`."""
     if row["n"] < 2:
@@ -104,6 +115,7 @@ def headline(comparison: Comparison) -> list[str]:
         f"With {weights(left)} of the weights, {_lead(ranks)} a mean test accuracy of "
         f"{_accuracy(ranks.iloc[0], f'{ACCURACY}_')}; the dense network has {_accuracy(dense)}.",
         _claims(comparison),
+        *_of_controls(comparison),
         _smallest(comparison),
     ]
 
@@ -178,6 +190,17 @@ def _claims(comparison: Comparison) -> str:
     corrected = f", corrected for {count(tests, 'test')} (Holm)" if tests else ""
     paired = f"Test accuracy, paired over {_seeds(seeds)}{corrected}: "
     return f"{paired}{family[0][0]} {', '.join(first)}{', and ' * bool(first)}{last}."
+
+
+def _of_controls(comparison: Comparison) -> list[str]:
+    """What the tests of the controls' family show, in a sentence, if there are controls."""
+    parts, number = [], comparison.shown_round
+    for control, other in comparison.families[CONTROLLED]:
+        row = difference(comparison.differences, ACCURACY, number, control, other)
+        shown = verdict(row)
+        size = f", by {points(row['difference'])}" if shown in (HIGHER, LOWER) else ""
+        parts.append(f"{control} {BESIDE[shown]} {other}{size}")
+    return [f"Controls (corrected on their own): {'; '.join(parts)}."] if parts else []
 
 
 def _seeds(numbers: set[int]) -> str:
@@ -303,16 +326,24 @@ def controls(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-ASKED = {  # by controls that train another network: what the difference is
-    "small": "what a small dense network with as many weights gains over the pruned one",
-    "whole": "what the same training gains without pruning",
+ASKED = {  # by controls that train another network
+    "small": {
+        LOWER: "pruning beats a small dense network with as many weights",
+        HIGHER: "a small dense network with as many weights does better",
+        UNDECIDED: "undecided whether pruning beats a small dense network",
+    },
+    "whole": {
+        LOWER: "the pruned network beats the dense one, trained as often",
+        HIGHER: "the dense network does better, trained as often",
+        UNDECIDED: "undecided whether the dense network does better, trained as often",
+    },
 }
 
 
 def _meaning(row: pd.Series, control: str) -> str:
     network, shown = CONTROLS[control].network, verdict(row)
     if network in ASKED:
-        return ASKED[network]
+        return ASKED[network].get(shown, "cannot be tested")
     if shown == LOWER:
         return "it matters which weights are kept"
     if shown == HIGHER:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from experiments.comparison.statistics import methods_of
 from experiments.figures.intervals import SHARE, lower_bound, mean_interval
+from pruning.controls import CONTROLS
 
 MATCHING, WINNING = "matching subnetwork", "winning ticket"
 SHARED = ("valid_accuracy", "test_accuracy", "early_stop_iteration")
@@ -52,8 +53,8 @@ def smallest_matches(
             about the network and not about the schedule.
 
     Returns:
-        One row per method: `method`, `n` (seeds), `margin`, `name` (`MATCHING`; `WINNING` if the
-        method is `lottery` without a control, the rate is constant, and early stop comes no later
+        One row per method, except those that do not make networks smaller: `method`, `n` (seeds),
+        `margin`, `name` (`MATCHING`; `WINNING` if the method is `lottery` without a control, the rate is constant, and early stop comes no later
         than the dense network's in the mean over seeds), `round`, `remaining` (share of the
         weights), `gain` and `gain_low` (see `gains`), `larger_match` (whether all larger networks
         match),
@@ -63,9 +64,13 @@ def smallest_matches(
     """
     rows = [
         _match(method, rounds[rounds["method"] == method], margin, constant_rate)
-        for method in methods_of(rounds)
+        for method in methods_of(rounds[rounds["control"].map(_is_smaller)])
     ]
     return pd.DataFrame(rows).astype({"round": "Int64", "larger_match": "boolean"})
+
+
+def _is_smaller(control: str) -> bool:
+    return CONTROLS[control].network != "whole"
 
 
 def _match(method: str, own: pd.DataFrame, margin: float, constant_rate: bool) -> dict[str, Any]:

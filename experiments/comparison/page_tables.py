@@ -62,6 +62,7 @@ def tables(comparison: Comparison) -> dict[str, Table]:
         ),
         "controls": table_of("Controls", controls(comparison), CONTROLS),
         "matches": table_of("Smallest matching networks", comparison.matches, MATCHES),
+        "overlap": table_of("Overlap of masks", comparison.mask_overlap, OVERLAP),
         "costs": table_of("Measured costs", comparison.costs, COSTS),
         "runs": table_of("Runs", _runs(comparison), RUNS),
         "failures": table_of("Failures", pd.DataFrame(comparison.failed), FAILURES),
@@ -199,6 +200,15 @@ MATCHES: list[Column] = [
     ("95% interval", interval("test_low", "test_high", "test_accuracy")),
     ("dense test", amount("dense_test_accuracy", "test_accuracy")),
     SEEDS,
+]
+OVERLAP: list[Column] = [
+    ("differ in", words("differs")),
+    METHOD,
+    ("and", lambda row: Cell("" if row["other"] == row["method"] else row["other"])),
+    ("Jaccard index", number("jaccard", "{:.3f}".format)),
+    ("smallest to largest", lambda row: Cell(f"{row['lowest']:.3f} to {row['highest']:.3f}")),
+    ("random masks", number("expected", "{:.3f}".format)),
+    ("pairs", number("n")),
 ]
 RUNS: list[Column] = [
     METHOD,

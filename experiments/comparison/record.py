@@ -64,9 +64,7 @@ def setting_of(config: CompareConfig, first: Resolved) -> dict[str, Any]:
     Where "auto" depends on the method (`BY_METHOD`), it is a text with the value of each.
     """
     setting = first.settings()
-    resolved = {
-        arm.label: config.config_of(arm).resolved(first.dataset) for arm in arms_of(config)
-    }
+    resolved = {arm.label: config.config_of(arm).resolved(first.dataset) for arm in arms_of(config)}
     for name in BY_METHOD:
         methods: dict[Any, list[str]] = {}
         for label, own in resolved.items():
@@ -172,13 +170,13 @@ def read_numbers(made: Record, name: str) -> dict[str, float]:
     return numbers
 
 
-def read_masks(made: Record) -> dict[tuple[str, int], Masks]:
-    """The masks of every arm after the shown round, by label and seed.
+def read_masks(made: Record, number: int) -> dict[tuple[str, int], Masks]:
+    """The masks of every arm after a round, by label and seed.
 
     Raises:
         ValueError: If the run of an arm, or its checkpoint, is gone.
     """
-    name = f"checkpoints/{checkpoint_name(made.shown_round)}.safetensors"
+    name = f"checkpoints/{checkpoint_name(number)}.safetensors"
     masks = {}
     for arm in made.finished:
         with _file(arm, name) as path:

@@ -65,7 +65,8 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         epochs=record.read_table(made, "epochs.csv"),
         retrain_lr=record.read_numbers(made, "retrain_lr"),
         retrain_epochs=record.read_numbers(made, "retrain_epochs"),
-        masks=record.read_masks(made),
+        masks=record.read_masks(made, made.shown_round),
+        earlier_masks=record.read_masks(made, made.shown_round // 2),
         image_shape=tuple(made.image_shape),
         shown_round=made.shown_round,
         command=command_to_paste("compare", changed, portable=True, run_id=run_id),
@@ -98,7 +99,7 @@ def _setting(
 
 def _write_files(comparison: Comparison, folder: Path) -> None:
     comparison.rounds.to_csv(folder / "comparison.csv", index=False)
-    for name in ("epochs", "summary", "differences", "matches"):
+    for name in ("epochs", "summary", "differences", "matches", "mask_overlap"):
         getattr(comparison, name).to_csv(folder / f"{name}.csv", index=False)
     if len(comparison.costs):
         comparison.costs.to_csv(folder / "costs.csv", index=False)
@@ -115,6 +116,7 @@ def describe(comparison: Comparison) -> str:
     """The comparison for MLflow's UI, in Markdown: the answer, and a table of the shown round."""
     summary, rates = comparison.summary, learning_rates(comparison)
     matches = comparison.matches.set_index("method")
+    shares, names_of = dict(matches["remaining"]), dict(matches["name"])
     here = summary[summary["round"] == comparison.shown_round]
     lines = [
         "| method | learning rate | test accuracy | 95% interval | smallest matching subnetwork |",
@@ -124,8 +126,9 @@ def describe(comparison: Comparison) -> str:
         names = (f"{ACCURACY}_{part}" for part in ("mean", "images_low", "images_high"))
         mean, low, high = (row[name] for name in names)
         interval = UNKNOWN if pd.isna(low) else f"{percent(low)} to {percent(high)}"
-        match = matches.loc[row["method"]]
-        share = f"{weights(match['remaining'])} ({match['name']})" if match["name"] else "none"
+        share = "none"
+        if names_of.get(row["method"]):
+            share = f"{weights(shares[row['method']])} ({names_of[row['method']]})"
         lines.append(
             f"| {row['method']} | {rates[row['method']]} | {percent(mean)} | {interval} | {share} |"
         )

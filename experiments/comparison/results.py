@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.comparison import families, matching, statistics
+from experiments.comparison.masks import similarity
 from experiments.config.comparison import MARGIN
 from pruning.masks import Masks
 
@@ -27,6 +28,7 @@ class Comparison:
         retrain_lr: Learning rate of retraining, by method.
         retrain_epochs: Epochs of retraining, by method.
         masks: Masks of `shown_round` by (method, seed).
+        earlier_masks: Those of the round half-way to it, rounded down.
         image_shape: (channels, height, width).
         shown_round: The round that tables and figures of a single round show.
         failed: Arms that did not finish: label, seed and reason of each.
@@ -60,6 +62,7 @@ class Comparison:
     images: Mapping[str, int]
     data_source: str
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    earlier_masks: Mapping[tuple[str, int], Masks] = field(default_factory=dict)
     correct: statistics.Correct = field(default_factory=dict)
     margin: float = MARGIN
 
@@ -99,6 +102,11 @@ class Comparison:
     def test_images(self) -> int:
         """How many there are."""
         return self.images["test"]
+
+    @cached_property
+    def mask_overlap(self) -> pd.DataFrame:
+        """See `masks.similarity`."""
+        return similarity(self.masks, self.earlier_masks)
 
     @property
     def methods(self) -> list[str]:

@@ -6,6 +6,7 @@ those that sweep one (`draws`, `rewind_epochs`) or set it for one method (`retra
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -41,6 +42,7 @@ from pruning.reinit import REINITS
 MOST_SEEDS = 1000
 MARGIN = 0.002  # a fifth of a point
 MOST_DRAWS = 100
+DRAW = " draw "  # in the label of a further draw, before its number
 DRAW_STEP = 10**6  # between the seeds of two random draws
 # What reviewers ask for first, each control with the way in which it is retrained.
 BASELINES = {"random_mask": "lottery", "small_dense": "random", "unpruned": "keep"}
@@ -273,12 +275,17 @@ def _baselines(config: CompareConfig) -> dict[str, Method]:
     return methods
 
 
+def is_further_draw(label: str) -> bool:
+    """Whether a method is another random draw of one of the same comparison."""
+    return bool(re.search(rf"{DRAW}\d+$", label))
+
+
 def _further_draws(config: CompareConfig, arms: Sequence[Arm]) -> list[Arm]:
     """The same arms with other random draws, which share their dense networks."""
     return [
         replace(
             arm,
-            label=f"{arm.label} draw {number}",
+            label=f"{arm.label}{DRAW}{number}",
             own=(*arm.own, ("draw_seed", arm.seed + DRAW_STEP * (number - 1))),
         )
         for number in range(2, config.draws + 1)

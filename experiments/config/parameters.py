@@ -73,9 +73,11 @@ def one_of(*names: str) -> AfterValidator:
 
 
 def some_of(*names: str) -> AfterValidator:
-    """Rule: the value is a comma-separated list of names of `names`."""
+    """Rule: the value is a comma-separated list of names of `names`, or None."""
 
-    def check(text: str) -> str:
+    def check(text: str | None) -> str | None:
+        if text is None:
+            return None
         chosen = [name.strip() for name in text.split(",")]
         if unknown := [name for name in chosen if name not in names]:
             rule = f"must be one or more of {', '.join(names)}, separated by commas"
