@@ -256,7 +256,7 @@ def test_scope_is_global_for_the_criteria_that_are_global_in_their_papers(criter
 
 
 @pytest.mark.parametrize("reinit", ["rewind", "lr_rewind"])
-def test_rewinding_retrains_for_the_rest_of_the_schedule_unless_told_otherwise(reinit):
+def test_rewinding_retrains_for_the_rest_of_the_schedule_by_default(reinit):
     def epochs(**given):
         return config_from({"reinit": reinit} | given).resolved("digits").retrain_epochs
 

@@ -54,13 +54,13 @@ def smallest_matches(
 
     Returns:
         One row per method, except those that do not make networks smaller: `method`, `n` (seeds),
-        `margin`, `name` (`MATCHING`; `WINNING` if the method is `lottery` without a control, the rate is constant, and early stop comes no later
-        than the dense network's in the mean over seeds), `round`, `remaining` (share of the
-        weights), `gain` and `gain_low` (see `gains`), `larger_match` (whether all larger networks
-        match),
-        `valid_accuracy`, `test_accuracy` with its interval over seeds `test_low` to `test_high`,
-        `early_stop_iteration`, and the same seeds' dense means as `dense_...`. If no round
-        qualifies, `round` is <NA>, `name` is empty and the other values of the network are NaN.
+        `margin`, `name` (`MATCHING`; `WINNING` if the method is `lottery` without a control, the
+        rate is constant, and early stop comes no later than the dense network's in the mean over
+        seeds), `round`, `remaining` (share of the weights), `gain` and `gain_low` (see `gains`),
+        `larger_match` (whether all larger networks match), `valid_accuracy`, `test_accuracy` with
+        its interval over seeds `test_low` to `test_high`, `early_stop_iteration`, and the same
+        seeds' dense means as `dense_...`. If no round qualifies, `round` is <NA>, `name` is empty
+        and the other values of the network are NaN.
     """
     rows = [
         _match(method, rounds[rounds["method"] == method], margin, constant_rate)
