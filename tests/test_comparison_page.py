@@ -359,3 +359,5 @@ def test_the_question_names_methods_network_and_data():
     assert question(comparison_of(one)) == "How small can keep make lenet_300_100 on digits?"
     many = {f"lottery {number}": METHODS["lottery"] for number in range(5)}
     assert question(comparison_of(many)).startswith("Which of 5 methods finds the best small")
+    alone = comparison_of({name: WITH_CONTROL[name] for name in ("lottery", *WITH_CONTROL)})
+    assert "lottery shuffled_mask" not in question(alone)

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.comparison.results import Comparison
+from experiments.comparison.rewinding import draw_rewinding
 from experiments.comparison.statistics import (
     dense_interval,
     measured,
@@ -53,6 +54,9 @@ CAPTIONS = {
     "twin, which was trained with another order of the images, minus the mean error of the two, "
     "against the share of weights that remain. Frankle et al. (2020, arXiv:1912.05671) call a "
     f"network stable below 2 points (dotted). {BARS}. {DENSE_LINE}",
+    "rewinding": "Test accuracy in the shown round, and error barriers if networks have twins, "
+    f"against the epoch of dense training to which a method rewinds. {BARS}; the dashed line is "
+    "the dense network's mean.",
     "tradeoff": "Test accuracy against compression ratio (parameters) and against theoretical "
     f"speed-up (multiply-adds). {BARS}. {DENSE_LINE}",
     "layers": "Share of each layer's weights that is pruned after each round, mean over seeds; "
@@ -270,6 +274,7 @@ def draw_all(comparison: Comparison) -> dict[str, Figure]:
         if (epochs["round"] == shown_round).any()
         else None,
         "barrier": draw_barrier(rounds),
+        "rewinding": draw_rewinding(rounds, shown_round),
         "tradeoff": draw_tradeoff(rounds),
         "layers": draw_layers(rounds),
         "overlap": draw_overlap(masks) if len(masks) > 1 else None,

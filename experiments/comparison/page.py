@@ -48,7 +48,8 @@ def render_page(comparison: Comparison, drawings: Mapping[str, str]) -> str:
 def question(comparison: Comparison) -> str:
     """What the comparison asks."""
     model, dataset = (comparison.setting[name] for name in ("model", "dataset"))
-    methods = comparison.methods
+    plain = [name for name in comparison.methods if name not in comparison.controls]
+    methods = plain or comparison.methods
     if len(methods) == 1:
         return f"How small can {methods[0]} make {model} on {dataset}?"
     if len(methods) > 4:

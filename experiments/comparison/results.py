@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.comparison import families, matching, statistics
 from experiments.comparison.masks import similarity
-from experiments.config.comparison import MARGIN
+from experiments.config.comparison import MARGIN, is_further_draw
 from pruning.masks import Masks
 
 EARLY_STOP = "early_stop_iteration"
@@ -107,6 +107,13 @@ class Comparison:
     def mask_overlap(self) -> pd.DataFrame:
         """See `masks.similarity`."""
         return similarity(self.masks, self.earlier_masks)
+
+    @property
+    def controls(self) -> set[str]:
+        """The methods that are controls or further draws of others."""
+        methods = self.rounds[["method", "control"]].drop_duplicates()
+        plain = (methods["control"] == "none") & ~methods["method"].map(is_further_draw)
+        return set(methods["method"][~plain])
 
     @property
     def methods(self) -> list[str]:

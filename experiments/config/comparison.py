@@ -42,6 +42,7 @@ from pruning.reinit import REINITS
 MOST_SEEDS = 1000
 MARGIN = 0.002  # a fifth of a point
 MOST_DRAWS = 100
+EPOCH = " epoch "  # in the label of a method, before the epoch to which it rewinds
 DRAW = " draw "  # in the label of a further draw, before its number
 DRAW_STEP = 10**6  # between the seeds of two random draws
 # What reviewers ask for first, each control with the way in which it is retrained.
@@ -252,7 +253,7 @@ def _methods(config: CompareConfig) -> Iterator[tuple[str, tuple[Method, Own]]]:
         label = label_of(method, varied)
         if REINITS[method.reinit].schedule == "rewound" and epochs:
             for epoch in epochs:
-                yield f"{label} epoch {epoch}", (method, (("rewind_epoch", epoch),))
+                yield f"{label}{EPOCH}{epoch}", (method, (("rewind_epoch", epoch),))
         else:
             yield label, (method, ())
 
