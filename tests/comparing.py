@@ -11,6 +11,7 @@ from experiments.__main__ import run_command
 from tests.conftest import QUICK, ROOT, TIMEOUT
 
 SMALL = QUICK | {"reinits": "keep,random,lottery", "seeds": 2, "executor": "inline"}
+SMALL |= {"baselines": "none"}
 
 
 def command(**changes):

@@ -126,24 +126,23 @@ def test_the_label_of_a_method_alone_does_not_depend_on_what_a_comparison_varies
 
 def test_the_trunk_may_be_an_arm_itself():
     both = config(reinits="random,lottery", seeds="1", masks="shared")
-    assert trunks_of(both, arms_of(both))[0].name == "lottery, seed 0"
+    assert trunks_of(both, arms_of(both))[0, None].name == "lottery, seed 0"
     apart = config(reinits="random", seeds="1", masks="shared", trunk="keep")
-    assert trunks_of(apart, arms_of(apart))[0] == trunk_of(apart, 0)
+    assert trunks_of(apart, arms_of(apart))[0, None] == trunk_of(apart, 0)
     controls = config(reinits="lottery", control="shuffled_mask", seeds="1", masks="shared")
-    assert trunks_of(controls, arms_of(controls))[0].label == "trunk (lottery)"
+    assert trunks_of(controls, arms_of(controls))[0, None].label == "trunk (lottery)"
 
 
 def test_all_of_the_main_parameters_can_be_given():
     asked = parse(CompareConfig, "compare", ["--lr", "0.1", "--model", "lenet_20", "--seeds", "2"])
-    arm = arms_of(asked)[-1]
-    made = asked.config_of(arm.method, arm.seed)
+    made = asked.config_of(next(arm for arm in arms_of(asked) if arm.name == "lottery, seed 1"))
     assert (made.lr, made.model, made.seed, made.reinit) == (0.1, "lenet_20", 1, "lottery")
 
 
 def test_all_arms_have_twins_or_none_has():
     for twin in (False, True):
         config = validated(CompareConfig, {"twin": twin})
-        assert {config.config_of(a.method, a.seed).twin for a in arms_of(config)} == {twin}
+        assert {config.config_of(arm).twin for arm in arms_of(config)} == {twin}
 
 
 def test_tasks_in_another_folder_find_the_same_files(tmp_path, monkeypatch):

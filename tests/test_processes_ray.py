@@ -214,6 +214,7 @@ def test_a_search_on_a_ray_cluster_outlives_a_killed_worker(database, env, ray_c
 
 
 ARMS = QUICK | {"rounds": 4, "retrain_epochs": 40, "seeds": "0,", "reinits": "keep,lottery"}
+ARMS |= {"baselines": "none"}
 
 
 @pytest.mark.cluster

@@ -166,7 +166,7 @@ JOBS = {
         Job("run", ("run", *command(rounds=3)), results_of_runs, resumes=True),
         Job(
             "compare",
-            ("compare", *command(seeds=2, reinits="keep,lottery", workers=2)),
+            ("compare", *command(seeds=2, reinits="keep,lottery", baselines="none", workers=2)),
             results_of_runs,
             resumes=True,
         ),
