@@ -161,7 +161,7 @@ def test_a_model_that_does_not_state_its_units_has_no_small_network(data, monkey
 
 def test_a_comparison_has_the_control_with_the_method_that_it_needs_only():
     def labels(**changes):
-        asked = {"seeds": "1", "reinits": "keep,random,lottery"} | changes
+        asked = {"seeds": "1", "reinits": "keep,random,lottery", "baselines": "none"} | changes
         return [arm.label for arm in arms_of(validated(CompareConfig, asked))]
 
     assert labels(control="none,small_dense,unpruned") == [

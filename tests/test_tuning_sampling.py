@@ -40,7 +40,7 @@ def complete(study, count):
     for _ in range(count):
         params = {"prune_rate": chance.uniform(0.4, 0.6), "retrain_epochs": chance.randint(1, 2)}
         if "lr" in space:
-            params |= {"lr": chance.uniform(0.001, 0.1), "rewind_epoch": chance.randint(0, 5)}
+            params |= {"lr": chance.uniform(0.001, 0.1), "rewind_epoch": chance.randint(0, 4)}
             params |= {"criterion": chance.choice(["magnitude", "snip"])}
         values = scores(study, params)
         study.optuna.add_trial(
