@@ -149,8 +149,9 @@ def test_the_headline_names_the_best_method_its_tests_and_the_smallest_networks(
         "accuracy of 97.00% (95%: 92.79% to 98.78%); the dense network has 95.00% (95%: "
         "92.40% to 96.74%).",
         "Test accuracy, paired over 3 seeds, corrected for 3 tests (Holm): lottery is more "
-        "accurate than random (by 3.10 points, p = 0.001), and is undecided against keep (3.27 "
-        "points could have been shown) and the dense network (5.67 points could have been shown).",
+        "accurate than random (by 3.10 points, p = 0.001), and is not shown to differ from keep "
+        "(3.27 points could have been shown) and the dense network (5.67 points could have been "
+        "shown).",
         "Smallest network shown to match the dense one: lottery 50%; random none; keep none.",
     ]
 
@@ -260,7 +261,7 @@ def test_caveats_name_the_seeds_the_images_and_the_margin():
         "Tests of differences are over seeds, conditional on this test set.",
         "Matching: validation accuracy is less than 0.20 points below the dense network's "
         "(one-sided 95% bound, each round tested alone).",
-        "Learning rates of retraining: lottery and random 0.0012, cosine.",
+        "Retraining learning rates: lottery and random 0.0012, cosine.",
     ]
     known = comparison_of(rounds_of(APART), correct={("lottery", 0, 0): np.ones(400, dtype=bool)})
     assert not any("upper bound" in each for each in caveats(known))
@@ -373,8 +374,8 @@ def test_a_control_that_does_as_well_is_worded_with_care():
         ),
         (
             "unpruned",
-            "the pruned network beats the dense one, trained as often",
-            "the dense network does better, trained as often",
+            "the pruned network beats the dense one, trained for as long",
+            "the dense network does better, trained for as long",
         ),
     ],
 )
@@ -399,7 +400,7 @@ def test_the_headline_says_where_controls_stand():
     sentences = headline(comparison_of(rounds))
     assert sentences[2] == (
         "Controls (corrected on their own): random_mask is below lottery, by "
-        "5.03 points; unpruned is undecided against lottery."
+        "5.03 points; unpruned is not shown to differ from lottery."
     )
     assert len(headline(comparison_of(rounds_of(CLEAR)))) == 3
 

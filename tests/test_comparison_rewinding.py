@@ -24,11 +24,11 @@ def test_one_epoch_is_nothing_to_compare(rounds):
     assert draw_rewinding(alone, 1) is None
 
 
-def test_the_figure_has_accuracy_and_the_barriers_that_were_measured(rounds):
+def test_the_figure_has_accuracy_and_the_barrier_if_it_was_measured(rounds):
     first = draw_rewinding(rounds, 1).axes[0].containers[0]
     assert first.lines[0].get_xydata().tolist() == [
         pytest.approx([0, 91]),
         pytest.approx([5, 94]),
     ]
-    assert len(draw_rewinding(rounds, 1).axes) == 3
+    assert len(draw_rewinding(rounds, 1).axes) == 2
     assert len(draw_rewinding(rounds.drop(columns=["test_barrier", "train_barrier"]), 1).axes) == 1

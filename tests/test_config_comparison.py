@@ -219,7 +219,7 @@ def test_each_epoch_to_rewind_to_is_a_method_with_a_dense_network_of_its_own():
         ("rewind epoch 0", (0, 0)),
         ("rewind epoch 5", (0, 5)),
     ]
-    with pytest.raises(ValueError, match="rewind_epochs is for masks=own"):
+    with pytest.raises(ValueError, match="rewind_epochs needs masks=own"):
         config(masks="shared", reinits="rewind", rewind_epochs="0,5")
     with pytest.raises(ValueError, match="rewind_epoch must be"):
         config(reinits="rewind", rewind_epochs="0,9", epochs=8)

@@ -79,7 +79,7 @@ def test_a_comparison_ends_with_a_table_of_the_smallest_matching_networks(tmp_pa
         "lottery    13.4%     +0.02    97.31%      97.50%",
         "random      none      none      none      97.50%",
         "",
-        "Winning ticket (it also stops early no later): lottery.",
+        "Winning ticket (its early stop is also no later than the dense network's): lottery.",
         "",
         f"Report: {tmp_path / 'report.html'}",
     ]

@@ -133,7 +133,7 @@ def test_an_unpruned_network_is_trained_on_from_where_it_was(data):
     [
         (
             {"control": "small_dense", "reinit": "keep", "pruning": "one_shot"},
-            "control=small_dense replaces the pruned network by another one: it needs "
+            "control=small_dense replaces the pruned network with another one: it needs "
             "reinit=random, pruning=iterative, got reinit=keep, pruning=one_shot",
         ),
         (SMALL | {"reinit": "random_scaled"}, "needs reinit=random, got reinit=random_scaled"),

@@ -1,8 +1,8 @@
 """Families: which differences does a comparison test, and what could it have shown?
 
 A family is a set of differences that one question asks about. Its p-values are corrected together
-by Holm's method (1979, doi:10.2307/4615733): with 5% as the limit, the chance that any difference
-of the family is called shown without being there is at most 5%. Differences outside of the families
+by Holm's method (1979, doi:10.2307/4615733): with 5% as the limit, the probability of
+showing any difference of the family that does not exist is at most 5%. Differences outside families
 have raw p-values only and no verdict.
 
 * `HEADLINE`: the best method against each other method and the dense network. Controls take no

@@ -38,7 +38,7 @@ from pruning.masks import Masks
 
 BARS = "Mean over seeds; bars are its 95% Student interval, conditional on this test set"
 DENSE_LINE = "The dashed line and the faint band are the dense network's."
-UNPRUNED = "Networks of control=unpruned stand where those of their round do."
+UNPRUNED = "Unpruned networks are drawn at the size of the pruned ones of their round."
 CAPTIONS = {
     "accuracy": "Test accuracy at the end of each round against the share of weights that remain, "
     f"the dense network on the left. {BARS}; methods are drawn side by side within a round. "

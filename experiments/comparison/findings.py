@@ -41,7 +41,7 @@ OUTSIDE = "not tested"
 CLAIMS = {  # verdict -> what the best method's difference from others is called
     HIGHER: "is more accurate than {}",
     LOWER: "is less accurate than {}",
-    UNDECIDED: "is undecided against {}",
+    UNDECIDED: "is not shown to differ from {}",
     CANNOT_TEST: "differs from {} by the same amount in every seed, which leaves nothing to test",
     EQUAL: "has the same accuracy in every seed as {}",
     ONE_SEED: "shares one seed with {}, too few to show a difference",
@@ -52,7 +52,7 @@ CLAIMS = {  # verdict -> what the best method's difference from others is called
 BESIDE = {  # verdict -> how a control stands beside the method that it is for
     HIGHER: "is above",
     LOWER: "is below",
-    UNDECIDED: "is undecided against",
+    UNDECIDED: "is not shown to differ from",
     CANNOT_TEST: "cannot be tested against",
     EQUAL: "is equal in every seed to",
     ONE_SEED: "cannot be tested against",
@@ -155,7 +155,7 @@ def rates(comparison: Comparison) -> str:
     for method, rate in learning_rates(comparison).items():
         methods.setdefault(rate, []).append(method)
     shown = "; ".join(f"{listed(names)} {rate}" for rate, names in methods.items())
-    return f"Learning rates of retraining: {shown}."
+    return f"Retraining learning rates: {shown}."
 
 
 def _accuracy(row: pd.Series, prefix: str = "") -> str:
@@ -333,9 +333,9 @@ ASKED = {  # by controls that train another network
         UNDECIDED: "undecided whether pruning beats a small dense network",
     },
     "whole": {
-        LOWER: "the pruned network beats the dense one, trained as often",
-        HIGHER: "the dense network does better, trained as often",
-        UNDECIDED: "undecided whether the dense network does better, trained as often",
+        LOWER: "the pruned network beats the dense one, trained for as long",
+        HIGHER: "the dense network does better, trained for as long",
+        UNDECIDED: "undecided whether the dense network does better, trained for as long",
     },
 }
 

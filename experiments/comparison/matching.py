@@ -43,8 +43,9 @@ def smallest_matches(
     """Each method's smallest matching subnetwork: `matches.csv`.
 
     Test accuracy is only reported. Every round is tested at 5%. Where all larger networks match
-    too, this is a fixed sequence of tests, and at most 5% of such networks are truly worse by more
-    than `margin`; otherwise the smallest is a choice among several tests, and it may be more.
+    too, this is a fixed sequence of tests, and the probability of naming a network that is truly
+    worse by more than `margin` is at most 5%; otherwise the smallest is a choice among several
+    tests, and the probability may be higher.
 
     Args:
         rounds: As in statistics.py.

@@ -168,7 +168,15 @@ def _points(difference: float) -> str:
 def _tickets(matches: pd.DataFrame) -> list[str]:
     """Which of them are winning tickets, if any."""
     won = list(matches.loc[matches["name"] == WINNING, "method"])
-    return [f"Winning ticket (it also stops early no later): {listed(won)}.", ""] if won else []
+    return (
+        [
+            "Winning ticket (its early stop is also no later than the dense network's): "
+            f"{listed(won)}.",
+            "",
+        ]
+        if won
+        else []
+    )
 
 
 def _or_none(text: Callable[[float], str], value: float) -> str:

@@ -16,7 +16,7 @@ from experiments.config.comparison import EPOCH
 from experiments.figures.style import DASHED, INK, new_figure, report_style, styles
 from experiments.rounds.metrics import METRICS
 
-SHOWN = (ACCURACY, "test_barrier", "train_barrier")  # what is drawn, of what was measured
+SHOWN = (ACCURACY, "test_barrier")  # what is drawn, of what was measured
 
 
 def by_epoch(rounds: pd.DataFrame, shown_round: int) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def by_epoch(rounds: pd.DataFrame, shown_round: int) -> pd.DataFrame:
 
 @report_style
 def draw_rewinding(rounds: pd.DataFrame, shown_round: int) -> Figure | None:
-    """Accuracy and error barriers against the epoch to rewind to, if there are several."""
+    """Accuracy and error barrier against the epoch to rewind to, if there are several."""
     table = by_epoch(rounds, shown_round)
     if table.empty:
         return None

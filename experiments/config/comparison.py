@@ -148,7 +148,7 @@ class Arms(Parameters):
     )
     retrain_lrs: Annotated[str, readable(_rates_of)] = Field(
         NONE,
-        description="learning rates of retraining of single methods, such as "
+        description="retraining learning rates of individual methods, such as "
         "keep=0.0003,small_dense=0.001",
     )
     rewind_epochs: Annotated[str, readable(lambda text: text == NONE or _epochs_of(text))] = Field(
@@ -168,8 +168,8 @@ class Arms(Parameters):
     )
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(
         MARGIN,
-        description="how much lower than the dense network's a matching network's validation "
-        "accuracy may be, as a share of the images",
+        description="how far a matching network's validation accuracy may be below the dense "
+        "network's: 0.002 is 0.2 points",
     )
 
 
@@ -184,7 +184,9 @@ class CompareConfig(Instability, Common, Execution, Arms):
                 f"pruning=iterative, got criterion={self.criterion}, pruning={self.pruning}"
             )
         if self.rewind_epochs != NONE and self.masks == "shared":
-            raise ValueError("rewind_epochs is for masks=own, since each has a trunk of its own")
+            raise ValueError(
+                "rewind_epochs needs masks=own, because each epoch would need a trunk of its own"
+            )
         if self.baselines and NONE in self.baselines.split(",") and self.baselines != NONE:
             raise ValueError(f"baselines must be none or a list, got {self.baselines}")
         arms = arms_of(self)  # invalid combinations are rejected now

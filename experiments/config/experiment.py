@@ -102,7 +102,7 @@ class Config(Seeds, Instability, Common, Method):
             names = [need.partition("=")[0] for need in missing]
             given = ", ".join(f"{name}={getattr(self, name)}" for name in names)
             raise ValueError(
-                f"control={self.control} replaces the pruned network by another one: it needs "
+                f"control={self.control} replaces the pruned network with another one: it needs "
                 f"{', '.join(missing)}, got {given}"
             )
         shared = self.masks == "shared"
@@ -201,8 +201,8 @@ class Resolved(Config):
             )
         if self.twin and any(True for _ in _skeleton(self.model).buffers()):
             raise ValueError(
-                "twin=true takes networks between two, which needs a model without running "
-                f"statistics such as those of batch normalisation, got {self.model}"
+                "twin=true evaluates networks between two others, which needs a model without "
+                f"running statistics such as those of batch normalisation, got {self.model}"
             )
         return self
 

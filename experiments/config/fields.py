@@ -159,8 +159,8 @@ class Common(Parameters):
     )
     retrain_epochs: Annotated[Positive | None, or_auto] = Field(
         None,
-        description=f"training epochs after each pruning; {auto('retrain_epochs')}, and for rewind "
-        "and lr_rewind epochs minus rewind_epoch",
+        description=f"training epochs after each pruning; {auto('retrain_epochs')}, and with "
+        "rewind or lr_rewind it is epochs minus rewind_epoch",
     )
     rewind_epoch: Annotated[int, Field(ge=0)] = Field(
         1,
@@ -244,8 +244,8 @@ class Instability(Parameters):
 
     twin: bool = Field(
         False,
-        description="whether to train each network twice, with another order of the images, and "
-        "measure the error barrier between the two; takes over twice the time",
+        description="whether to train each network a second time, with the images in another "
+        "order, and measure the error barrier between the two; more than doubles the time",
     )
 
 

@@ -139,8 +139,8 @@ def accuracy_over_images(wrong: ArrayLike, images: int) -> tuple[Numbers, Number
 def accuracy_bound(mean: ArrayLike, std: ArrayLike, n: int, images: int) -> tuple[Numbers, Numbers]:
     """As `accuracy_over_images`, from accuracies alone, without what happened to each image.
 
-    It takes the images' component to be that of a coin for each image, which it cannot exceed: the
-    interval is too wide, the more so the more images vary between seeds.
+    It takes the images' component to be the binomial variance, which it cannot exceed, so the
+    interval is too wide, and more so the more the answers to an image vary between seeds.
     """
     accuracy, spread = np.asarray(mean, dtype=float), np.asarray(std, dtype=float)
     found = Components(accuracy, spread**2 / n, accuracy * (1 - accuracy) / images)

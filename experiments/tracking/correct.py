@@ -1,8 +1,8 @@
 """Correct answers: which test images the network of a round classifies correctly.
 
 `correct/round_03.bits` holds a bit for each test image, in the order of the data, packed eight to a
-byte (`numpy.packbits`), and nothing else. Those of several networks say how much a difference
-depends on the choice of test images.
+byte (`numpy.packbits`), and nothing else. Together, the files of several networks show how
+much a difference depends on the choice of test images.
 """
 
 from math import ceil
