@@ -224,8 +224,8 @@ def test_a_method_alone_is_compared_with_the_dense_network():
     first, second, *_ = headline(comparison_of(rounds_of({"lottery": APART["lottery"]})))
     assert first.startswith("With 50% of the weights, lottery has a mean test accuracy of 97.00%")
     assert second == (
-        "Test accuracy, paired over 3 seeds, corrected for 1 test (Holm): lottery is undecided "
-        "against the dense network (3.26 points could have been shown)."
+        "Test accuracy, paired over 3 seeds, corrected for 1 test (Holm): lottery is not shown to "
+        "differ from the dense network (3.26 points could have been shown)."
     )
 
 
