@@ -56,10 +56,9 @@ def finished(lab, tmp_path):
     """A copy of the folder of a run that has finished."""
     folder = tmp_path / "finished"
     shutil.copytree(lab.place("run"), folder)
-    change(
-        folder,
-        f"UPDATE runs SET artifact_uri = replace(artifact_uri, '{lab.place('run')}', '{folder}')",
-    )
+    for table, place in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+        moved = f"replace({place}, '{lab.place('run')}', '{folder}')"
+        change(folder, f"UPDATE {table} SET {place} = {moved}")
     lab.check_results(JOBS["run"], folder)  # the tests below change what makes it fail
     return folder
 
