@@ -46,6 +46,11 @@ def test_the_checklist_sees_what_changes():
     _, reason = checklist(longer)["The same code, data and fine-tuning recipe for every method"]
     assert "keep (9 epochs)" in reason
     assert "epochs are the same" not in reason
+    own = dict.fromkeys(METHODS, 0.0012) | {"random": 0.01}
+    _, reason = checklist(replace(comparison_of(), retrain_lr=own))[
+        "The same code, data and fine-tuning recipe for every method"
+    ]
+    assert "random (0.01)" in reason
     at_random = METHODS | {"lottery random": ("lottery", "random", "none", -0.05, 2)}
     newer = at_random | {"lottery snip": ("lottery", "snip", "none", -0.01, 1)}
     found = answers(comparison_of(newer, seeds=(0, 1)))

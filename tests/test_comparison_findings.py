@@ -442,3 +442,46 @@ def test_equal_differences_are_no_proof_that_a_mask_matters():
 def test_a_control_alone_means_nothing():
     row = control_of({"lottery shuffled_mask": (0.9, 0.9, 0.9)})
     assert row["meaning"] == "there is no arm without the control to compare with"
+
+
+def test_a_control_that_rewinds_is_compared_with_the_method_of_the_same_epoch():
+    tests = {"rewind epoch 0": (0.9, 0.91, 0.93), "rewind epoch 1": (0.92, 0.95, 0.96)}
+    masked = {"rewind random_mask epoch 1": (0.8, 0.82, 0.85)}
+    kinds = {"rewind random_mask epoch 1": "random_mask"}
+    found = comparison_of(rounds_of(tests | masked, control=kinds)).families["controls"]
+    assert found == [("rewind random_mask epoch 1", "rewind epoch 1")]
+
+
+def test_an_unpruned_network_is_the_best_only_if_nothing_else_is_there():
+    tests = {"unpruned": (0.97, 0.98, 0.99), "small_dense": (0.9, 0.91, 0.93)}
+    kinds = {"unpruned": "unpruned", "small_dense": "small_dense"}
+    found = comparison_of(rounds_of(tests, control=kinds))
+    assert found.families["headline"] == [("small_dense", "dense")]
+    alone = comparison_of(rounds_of({"unpruned": tests["unpruned"]}, control=kinds))
+    assert alone.matches["method"].tolist() == ["unpruned"]
+    assert "unpruned" in headline(alone)[0]
+
+
+def test_without_a_pruned_network_no_control_is_compared():
+    rounds = rounds_of(MASKED, control=CONTROL)
+    assert controls(comparison_of(rounds[rounds["round"] == 0], shown_round=0)).empty
+
+
+def test_a_further_draw_is_compared_with_its_method_and_the_dense_network_only():
+    tests = dict.fromkeys(("keep", "random", "random draw 2", "random draw 3"), (0.9, 0.91, 0.93))
+    table = comparison_of(rounds_of(tests)).differences
+    pairs = set(zip(table["method"], table["other"], strict=True))
+    assert {other for method, other in pairs if method == "random draw 2"} == {
+        "random draw 3",
+        "dense",
+    }
+    assert ("keep", "random draw 2") not in pairs
+    assert ("random", "random draw 2") in pairs
+
+
+def test_if_only_further_draws_are_left_one_of_them_is_compared_with_the_dense_network():
+    tests = {"random draw 2": (0.9, 0.91, 0.93), "random_mask": (0.8, 0.82, 0.85)}
+    found = comparison_of(rounds_of({"random draw 2": tests["random draw 2"]}))
+    assert found.families == {"headline": [("random draw 2", "dense")], "controls": []}
+    both = comparison_of(rounds_of(tests, control={"random_mask": "random_mask"}))
+    assert both.families["headline"] == [("random_mask", "dense")]

@@ -203,6 +203,12 @@ def test_further_draws_share_the_dense_network_of_their_seed():
     assert {arm.dense for arm in arms} == {(4, None), (6, None)}
 
 
+def test_with_shared_masks_a_random_criterion_draws_nothing():
+    shared = {"masks": "shared", "criterion": "random", "draws": 2}
+    assert [*methods(reinits="keep,lottery", **shared)] == ["keep random", "lottery random"]
+    assert "random random draw 2" in methods(reinits="random", **shared)
+
+
 def test_a_learning_rate_may_be_given_for_one_method():
     found = methods(baselines="small_dense", retrain_lrs="keep=0.01, small_dense=0.002")
     assert found["keep"] == {"reinit": "keep", "retrain_lr": 0.01}

@@ -120,6 +120,13 @@ def _same_recipe(comparison: Comparison) -> Reply:
             f"{listed(times)}."
         )
     shared = "Code, data, splits, optimizer and epochs are the same"
+    rates = {
+        (REINITS[one["reinit"]].schedule, comparison.retrain_lr[one["method"]])
+        for one in comparison.rounds.drop_duplicates("method").to_dict("records")
+    }
+    if len(rates) > len(set(starts.values())):
+        own = [f"{method} ({rate:g})" for method, rate in comparison.retrain_lr.items()]
+        return "partly", f"{shared}; learning rates of retraining differ: {listed(own)}."
     if len(set(starts.values())) == 1:
         return "yes", f"{shared}, and so is the learning-rate schedule."
     return "partly", (

@@ -21,7 +21,7 @@ from scipy import optimize, stats  # type: ignore[import-untyped]
 from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from experiments.comparison.statistics import ACCURACY, DENSE
-from experiments.config.comparison import is_further_draw
+from experiments.config.comparison import epoch_of, is_further_draw
 from pruning.controls import CONTROLS
 
 HEADLINE, CONTROLLED = "headline", "controls"
@@ -35,11 +35,14 @@ def contenders(summary: pd.DataFrame, number: int) -> pd.DataFrame:
     """The methods of a round that may be called the best, best first.
 
     Validation accuracy decides. Methods with fewer seeds rank last, since the worst seeds may be
-    missing. Controls and further draws are left out, unless there is nothing else.
+    missing. Further draws and controls are left out, unless there is nothing else; then networks
+    that are not pruned come last.
     """
     here = summary[summary["round"] == number]
-    plain = here[(here["control"] == "none") & ~here["method"].map(is_further_draw)]
-    ranks = here if plain.empty else plain
+    first = here[~here["method"].map(is_further_draw)]
+    first = here if first.empty else first
+    choices = [first[first["control"] == "none"], first[first["control"].map(_is_smaller)], first]
+    ranks = next(each for each in choices if not each.empty)
     return ranks.sort_values(["n", SELECTED_BY], ascending=False, kind="stable")
 
 
@@ -50,9 +53,13 @@ def plain_of(summary: pd.DataFrame, number: int) -> dict[str, str | None]:
     network than a pruned one, the best method.
     """
     arms = summary[summary["round"] == number].set_index("method")
-    alike = arms[["reinit", "criterion", "pruning"]].agg(tuple, axis="columns")
-    plain = arms["control"] == "none"
+    arms = arms[[not is_further_draw(str(method)) for method in arms.index]]
     found: dict[str, str | None] = {}
+    if arms.empty:
+        return found
+    arms = arms.assign(epoch=[epoch_of(str(method)) for method in arms.index])
+    alike = arms[["reinit", "criterion", "pruning", "epoch"]].agg(tuple, axis="columns")
+    plain = arms["control"] == "none"
     best = contenders(summary, number)["method"].iloc[0]
     for method in arms.index[~plain]:
         others = arms.index[plain & (alike == alike[method])]
@@ -62,11 +69,16 @@ def plain_of(summary: pd.DataFrame, number: int) -> dict[str, str | None]:
     return found
 
 
+def _is_smaller(control: str) -> bool:
+    return CONTROLS[control].network != "whole"
+
+
 def families(summary: pd.DataFrame, number: int) -> dict[str, Pairs]:
     """The pairs (method, other) of each family in a round; none in round 0."""
     if number == 0:
         return {HEADLINE: [], CONTROLLED: []}
     best, *others = contenders(summary, number)["method"]
+    others = [other for other in others if not is_further_draw(other)]
     controls = plain_of(summary, number).items()
     return {
         HEADLINE: [(best, other) for other in (*others, DENSE)],

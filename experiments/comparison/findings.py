@@ -312,6 +312,8 @@ def controls(comparison: Comparison) -> pd.DataFrame:
         Rows of `Comparison.differences` with one more column, `meaning`.
     """
     number, summary = comparison.shown_round, comparison.summary
+    if number == 0:
+        return pd.DataFrame()
     kinds = summary.drop_duplicates("method").set_index("method")["control"]
     rows = []
     for method, other in plain_of(summary, number).items():

@@ -54,7 +54,8 @@ def smallest_matches(
             about the network and not about the schedule.
 
     Returns:
-        One row per method, except those that do not make networks smaller: `method`, `n` (seeds),
+        One row per method, except those that do not make networks smaller, if
+        others do: `method`, `n` (seeds),
         `margin`, `name` (`MATCHING`; `WINNING` if the method is `lottery` without a control, the
         rate is constant, and early stop comes no later than the dense network's in the mean over
         seeds), `round`, `remaining` (share of the weights), `gain` and `gain_low` (see `gains`),
@@ -63,9 +64,10 @@ def smallest_matches(
         seeds' dense means as `dense_...`. If no round qualifies, `round` is <NA>, `name` is empty
         and the other values of the network are NaN.
     """
+    smaller = rounds[rounds["control"].map(_is_smaller)]
     rows = [
         _match(method, rounds[rounds["method"] == method], margin, constant_rate)
-        for method in methods_of(rounds[rounds["control"].map(_is_smaller)])
+        for method in methods_of(rounds if smaller.empty else smaller)
     ]
     return pd.DataFrame(rows).astype({"round": "Int64", "larger_match": "boolean"})
 

@@ -36,7 +36,7 @@ from pruning.masks import Masks
 
 FILE = "comparison.json"
 SUMMARISED = ("test_accuracy", "valid_accuracy")  # more would bury them in the UI
-BY_METHOD = ("scope", "retrain_epochs")  # their "auto" may differ between methods
+BY_METHOD = ("scope", "retrain_epochs", "rewind_epoch")  # they may differ between methods
 COMPARISON = "comparison"  # the tag `kind` of its run
 
 
@@ -109,7 +109,7 @@ def log_record(run_id: str, made: Record, outcomes: Mapping[Arm, Outcome]) -> Re
     client.log_dict(run_id, asdict(made), FILE)
     for arm, outcome in outcomes.items():
         if outcome.run_id:
-            client.set_tag(outcome.run_id, ui.METHOD_TAG, label_of(arm.method, own=arm.own))
+            client.set_tag(outcome.run_id, ui.METHOD_TAG, label_of(arm.method))
     return made
 
 

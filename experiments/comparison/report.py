@@ -17,6 +17,7 @@ from experiments.comparison.results import Comparison
 from experiments.comparison.statistics import ACCURACY
 from experiments.comparison.text import listed, percent, points, weights
 from experiments.config.comparison import CompareConfig
+from experiments.config.fields import NONE
 from experiments.config.parameters import AUTO, as_text, validated
 from experiments.figures.page import UNKNOWN, to_svg
 from experiments.processes.terminal import table_text
@@ -50,8 +51,9 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
     Raises:
         ValueError: If a run or a file of the comparison is gone.
     """
-    config = validated(CompareConfig, made.config | {"device": AUTO})  # a report needs no GPU
-    requested = {name: as_text(value) for name, value in made.config.items()}
+    stored = {"baselines": NONE} | made.config  # older versions had no baselines
+    config = validated(CompareConfig, stored | {"device": AUTO})  # a report needs no GPU
+    requested = {name: as_text(value) for name, value in stored.items()}
     given = config.model_dump(exclude_defaults=True)
     if made.config["device"] != AUTO:
         given["device"] = made.config["device"]

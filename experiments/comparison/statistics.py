@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
+from experiments.config.comparison import base_of, is_further_draw
 from experiments.figures.experiment import pixel_use
 from experiments.figures.intervals import (
     CONFIDENCE,
@@ -133,15 +134,18 @@ def differences(rounds: pd.DataFrame, correct: Correct | None = None) -> pd.Data
     """Each pair of methods, and each method and the dense network, by seed: `differences.csv`.
 
     Returns:
-        One row per metric, round from 1, and pair: `metric`, `round`, `sparsity` (the round's
-        mean), `method`, `other` (a method or `DENSE`), then the fields of `Paired`, and of
-        `ACCURACY` the interval over seeds and images `images_low` to `images_high` (see
+        One row per metric, round from 1, and pair (see `_is_compared`): `metric`, `round`,
+        `sparsity` (the round's mean), `method`, `other` (a method or `DENSE`), then the
+        fields of `Paired`, and of `ACCURACY` the interval over seeds and images `images_low` to `images_high` (see
         `difference_over_images`), NaN where it is not known which images are classified correctly.
         A pair without a common seed in a round has a row with n = 0.
     """
     methods = methods_of(rounds)
     sparsity = pruned(rounds).groupby("round")["sparsity"].mean().drop(0, errors="ignore")
-    pairs = [*combinations(methods, 2), *((method, DENSE) for method in methods)]
+    pairs = [
+        *(pair for pair in combinations(methods, 2) if _is_compared(*pair)),
+        *((method, DENSE) for method in methods),
+    ]
     rows: list[tuple[Any, ...]] = []
     networks = pd.MultiIndex.from_product([methods, [0, *sparsity.index]])
 
@@ -165,6 +169,12 @@ def differences(rounds: pd.DataFrame, correct: Correct | None = None) -> pd.Data
                 rows.append((metric, number, sparsity[number], method, other, *result, *images))
     names = ["metric", "round", "sparsity", "method", "other", *Paired._fields]
     return pd.DataFrame(rows, columns=[*names, "images_low", "images_high"])
+
+
+def _is_compared(method: str, other: str) -> bool:
+    """Whether two methods are a pair: of further draws, only those of the same method are."""
+    draws = is_further_draw(method) or is_further_draw(other)
+    return not draws or base_of(method) == base_of(other)
 
 
 def _gain_over_images(

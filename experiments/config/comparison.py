@@ -41,7 +41,7 @@ from pruning.reinit import REINITS
 
 MOST_SEEDS = 1000
 MARGIN = 0.002  # a fifth of a point
-MOST_DRAWS = 100
+MOST_DRAWS = 20
 EPOCH = " epoch "  # in the label of a method, before the epoch to which it rewinds
 DRAW = " draw "  # in the label of a further draw, before its number
 DRAW_STEP = 10**6  # between the seeds of two random draws
@@ -227,7 +227,8 @@ def arms_of(config: CompareConfig) -> list[Arm]:
         if label in rates:
             own = (*own, ("retrain_lr", rates[label]))
         arms += [Arm(label, method, seed, own) for seed in seeds_of(config.seeds)]
-        if DRAWN & {*method.model_dump().values()}:
+        kinds = method.model_dump(exclude={"criterion"} if config.masks == "shared" else set())
+        if DRAWN & {*kinds.values()}:  # with shared masks, no criterion draws anything
             arms += _further_draws(config, arms[-len(seeds_of(config.seeds)) :])
     return arms
 
@@ -272,15 +273,28 @@ def _baselines(config: CompareConfig) -> dict[str, Method]:
         if name != NONE:
             values = {"reinit": BASELINES[name], "control": name}
             if name == "random_mask":
-                in_reinits = BASELINES[name] in reinits
-                values |= first | ({} if in_reinits else {"reinit": reinits[0]})
+                # The ticket, or else the first method that does not rewind, which may sweep epochs.
+                usable = [each for each in reinits if REINITS[each].schedule != "rewound"]
+                in_reinits = BASELINES[name] in reinits or not usable
+                values |= first | ({} if in_reinits else {"reinit": usable[0]})
             methods[name] = validated(Method, values)
     return methods
 
 
 def is_further_draw(label: str) -> bool:
     """Whether a method is another random draw of one of the same comparison."""
-    return bool(re.search(rf"{DRAW}\d+$", label))
+    return base_of(label) != label
+
+
+def epoch_of(label: str) -> str:
+    """The epoch to which a method rewinds, if its label names one, or ""."""
+    found = re.search(rf"{EPOCH}(\d+)", label)
+    return found[1] if found else ""
+
+
+def base_of(label: str) -> str:
+    """The label of the first draw of a method."""
+    return re.sub(rf"{DRAW}\d+$", "", label)
 
 
 def _further_draws(config: CompareConfig, arms: Sequence[Arm]) -> list[Arm]:
@@ -296,14 +310,13 @@ def _further_draws(config: CompareConfig, arms: Sequence[Arm]) -> list[Arm]:
     ]
 
 
-def label_of(method: Method, varied: Sequence[bool] = (False,) * 4, own: Own = ()) -> str:
+def label_of(method: Method, varied: Sequence[bool] = (False,) * 4) -> str:
     """A short name: the reinit method, then the fields that are `varied` or not the default."""
     words = [
         word
         for (name, word), differs in zip(method.model_dump().items(), varied, strict=True)
         if name == "reinit" or differs or word != Method.model_fields[name].default
     ]
-    words += [f"{name} {value}" for name, value in own]
     return " ".join(word for word in words if word != "none")
 
 
