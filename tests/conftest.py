@@ -66,6 +66,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+@pytest.fixture(scope="module")
+def data():
+    """A few of the digits."""
+    from datasets import load_splits  # here: OMP_NUM_THREADS is set above
+
+    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An empty MLflow database to copy: creating one takes seconds, so all workers share it."""

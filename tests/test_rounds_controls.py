@@ -7,18 +7,18 @@ from math import ceil
 import pytest
 import torch
 
-from datasets import load_splits
 from experiments.config.comparison import CompareConfig, arms_of
 from experiments.config.experiment import config_from
 from experiments.config.parameters import validated
 from experiments.rounds.plan import left_after, plan_rounds, prices_of
-from experiments.rounds.rounds import RoundResult, prune_rounds
 from experiments.training.loop import derive_seed
 from models import MODELS, Architecture
 from models.lenet import lenet
 from pruning.masks import apply_masks
 from pruning.reinit import REINITS
 from pruning.units import units_of
+from tests import rounds
+from tests.rounds import run, same
 
 
 def weights_of(first, second):
@@ -28,23 +28,8 @@ def weights_of(first, second):
 TOTAL = weights_of(30, 20)
 
 
-@pytest.fixture(scope="module")
-def data():
-    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
-
-
 def config(**changes):
-    quick = {"model": "lenet_30_20", "epochs": 2, "retrain_epochs": 1, "rounds": 3, "device": "cpu"}
-    return config_from(quick | changes).resolved("digits")
-
-
-def run(settings, data, after=None):
-    events = prune_rounds(settings, data, after)
-    return [event for event in events if isinstance(event, RoundResult)]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return rounds.config(**{"epochs": 2, "retrain_epochs": 1} | changes)
 
 
 SMALL = {"control": "small_dense", "reinit": "random"}

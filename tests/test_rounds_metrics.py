@@ -6,15 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datasets import load_splits
 from experiments.training.engine import ENGINES
 from models import Architecture
-from tests.test_rounds_rounds import config, run
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
+from tests.rounds import config, run
 
 
 @pytest.mark.parametrize("eval_every", [0, 2, 4])  # with 4, some epochs end between the looks

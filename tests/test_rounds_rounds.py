@@ -4,12 +4,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from datasets import Images, load_splits, split_images
+from datasets import Images, split_images
 from experiments.config.experiment import config_from
 from experiments.config.fields import PRUNINGS
 from experiments.rounds.metrics import METRICS, UNITS, Metric
 from experiments.rounds.plan import plan_rounds
-from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
+from experiments.rounds.rounds import BaseRun
 from experiments.training.engine import ENGINES
 from experiments.training.loop import DivergedError
 from pruning.checkpoint import load_checkpoint, save_checkpoint
@@ -17,21 +17,7 @@ from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA
 from pruning.masks import apply_masks
 from pruning.reinit import REINITS
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
-
-
-def config(**changes):
-    quick = {"model": "lenet_30_20", "epochs": 3, "retrain_epochs": 2, "rounds": 3, "device": "cpu"}
-    return config_from(quick | changes).resolved("digits")
-
-
-def run(settings, data, after=None, base=None):
-    events = prune_rounds(settings, data, after, base)
-    return [event for event in events if isinstance(event, RoundResult)]
+from tests.rounds import config, run, same
 
 
 class ByHand:
@@ -118,10 +104,6 @@ def test_a_new_metric_is_one_record(data, monkeypatch):
 
 def as_base(results):
     return BaseRun(results[0], lambda number: results[number].network)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 ARMS = [{"reinit": reinit, "criterion": criterion} for reinit in REINITS for criterion in CRITERIA]

@@ -4,10 +4,8 @@ import torch
 
 from experiments.config.experiment import config_from
 from experiments.rounds.data import load_data
-from tests.test_rounds_rounds import config, data, run, same
+from tests.rounds import config, run, same
 from tests.test_rounds_starts import frozen_start
-
-assert data  # a fixture
 
 EACH = {"init_seed": 0, "order_seed": 0, "split_seed": 0, "draw_seed": 0}
 

@@ -4,34 +4,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-import torch
 
-from datasets import load_splits
 from experiments.config.experiment import config_from
-from experiments.rounds.rounds import RoundResult, prune_rounds, recipe_of
+from experiments.rounds.rounds import recipe_of
 from experiments.training.loop import derive_seed
 from models import Architecture
 from pruning.masks import apply_masks
 from pruning.reinit import REINITS, Memory
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
-
-
-def config(**changes):
-    quick = {"model": "lenet_30_20", "epochs": 3, "retrain_epochs": 2, "rounds": 3, "device": "cpu"}
-    return config_from(quick | changes).resolved("digits")
-
-
-def run(settings, data, after=None):
-    events = prune_rounds(settings, data, after)
-    return [event for event in events if isinstance(event, RoundResult)]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+from tests.rounds import config, run, same
 
 
 def frozen_start(reinit, data, **changes):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from datasets import Images, load_splits, split_images
+from datasets import Images, split_images
 from experiments.config.experiment import config_from
 from experiments.rounds.metrics import METRICS
 from experiments.rounds.rounds import recipe_of
@@ -14,15 +14,11 @@ from experiments.rounds.twin import barrier, between, distance
 from experiments.training.engine import ENGINES
 from experiments.training.loop import derive_seed, train
 from models import MODELS, Architecture
-from tests.test_rounds_rounds import as_base, config, run, same
+from tests.rounds import config, run, same
+from tests.test_rounds_rounds import as_base
 from tests.test_training_loop import finish
 
 NAMES = {name for name in METRICS if "twin" in name or "barrier" in name}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
 
 
 def without_twin(result):

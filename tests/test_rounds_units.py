@@ -5,10 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from datasets import Images, load_splits, split_images
+from datasets import Images, split_images
 from experiments.config.experiment import config_from
 from experiments.rounds.plan import left_after, plan_rounds, prices_of
-from experiments.rounds.rounds import BaseRun, RoundResult, prune_rounds
+from experiments.rounds.rounds import BaseRun
 from models import MODELS, Architecture
 from models.lenet import lenet
 from pruning.controls import CONTROLS
@@ -16,23 +16,14 @@ from pruning.criteria import CRITERIA
 from pruning.masks import SCOPES, dense_masks
 from pruning.reinit import REINITS
 from pruning.units import TARGETS, cost, cut, spread, units_of
+from tests.rounds import run
 
 LENET = {"model": "lenet_30_20", "epochs": 2, "retrain_epochs": 1, "rounds": 3}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return load_splits("digits", "nowhere", seed=0, train_limit=300)[0]
 
 
 def config(**changes):
     given = LENET | {"granularity": "unit", "device": "cpu"} | changes
     return config_from(given).resolved("digits")
-
-
-def run(settings, data, after=None, base=None):
-    events = prune_rounds(settings, data, after, base)
-    return [event for event in events if isinstance(event, RoundResult)]
 
 
 def architecture_of(settings, data):

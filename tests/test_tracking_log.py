@@ -1,11 +1,7 @@
-import re
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
-from shutil import which
 
 import mlflow
 import numpy as np
@@ -15,7 +11,6 @@ import torch
 from mlflow.data.numpy_dataset import from_numpy
 
 from datasets import load_splits
-from experiments.__main__ import run_command
 from experiments.config.experiment import Config, config_from
 from experiments.rounds.data import load_data
 from experiments.rounds.metrics import METRICS, Metric
@@ -26,7 +21,7 @@ from experiments.tracking.networks import load_network
 from experiments.training.engine import ENGINES
 from experiments.training.loop import derive_seed
 from pruning.checkpoint import load_checkpoint
-from tests.conftest import QUICK, TIMEOUT, command, working_in
+from tests.conftest import QUICK, working_in
 
 ROUND_METRICS = {
     "train_loss",
@@ -236,73 +231,6 @@ def files(run):
     return sorted(Path(artifact(run, "checkpoints")).iterdir())
 
 
-def test_emptied_layers_are_a_warning(store, capsys):
-    run_command("run", command(rounds=1, output_prune_rate=0.9999))
-    warning = "WARNING: no weights are left in fc3, so the output there is constant\n"
-    assert capsys.readouterr().out.count(warning) == 1
-
-
-def test_a_failing_run_is_marked_with_the_reason(store, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run_command("run", command(lr="1e30"))
-    assert caught.value.code == 2
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.info.status == "FAILED"
-    assert re.fullmatch(
-        r"the loss is \w+ in epoch 1, .* lower lr, got 1e\+30", run.data.tags["error"]
-    )
-    assert capsys.readouterr().err.endswith(f"error: {run.data.tags['error']}\n")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prune_rate": "1.5"}, "error: prune_rate must be less than 1, got 1.5"),
-        ({"dataset": "mnist"}, "error: MNIST is not in"),
-        ({"rounds": "0", "prune_rate": "1e-9"}, "error: prune_rate is too small"),
-        (
-            {"prune_rate": "0.9999"},
-            "error: prune_rate is too large: no weight would survive round 1",
-        ),
-        ({"resume": "0" * 32}, "error: resume: sqlite:"),
-        ({"train_limit": "99999"}, "error: train_limit must be at most 1412 for digits"),
-    ],
-)
-def test_an_invalid_parameter_opens_no_run(store, capsys, changes, message):
-    with pytest.raises(SystemExit) as caught:
-        run_command("run", command(**changes))
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith(message)
-    assert error.count("\n") == 1
-    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
-
-
-def test_a_run_that_the_user_opened_stays_when_a_parameter_is_invalid(store, monkeypatch, capsys):
-    mlflow.set_experiment("x")
-    opened = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("x").experiment_id)
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
-    with pytest.raises(SystemExit):
-        run_command("run", command(epochs="0"))
-    run = mlflow.get_run(opened.info.run_id)
-    assert (run.info.status, run.info.lifecycle_stage) == ("RUNNING", "active")
-    assert "error: epochs must be greater than 0, got 0" in capsys.readouterr().err
-
-
-def test_an_unreachable_server_is_one_line(store, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(SystemExit) as stop:
-        run_command("run", command())
-    assert stop.value.code == 2
-    errors = capsys.readouterr().err
-    assert "secret" not in errors
-    assert errors.splitlines()[-1] == (
-        "error: the tracking server http://127.0.0.1:9 does not answer (Connection refused): "
-        "start it, or set MLFLOW_TRACKING_URI to another"
-    )
-    assert "Traceback" not in errors
-
-
 def test_a_new_metric_of_images_may_have_any_label(store, monkeypatch):
     balanced = Metric("balanced accuracy", "accuracy", lambda m: 0.5, split="valid")
     monkeypatch.setitem(METRICS, "balanced_accuracy", balanced)
@@ -356,46 +284,6 @@ def test_runs_that_begin_together_may_log_the_same_data(store):
     for run_id in run_ids:
         (logged,) = mlflow.get_run(run_id).inputs.dataset_inputs
         assert logged.dataset.name == "digits-train"
-
-
-FILL_DISK = """
-import shutil, sys, tempfile
-from pathlib import Path
-from experiments.__main__ import run_command
-from experiments.tracking.log import Run
-
-def fill_disk(run, finish=Run.finish):
-    folder = Path(tempfile.gettempdir())
-    (folder / "other").write_bytes(bytes(shutil.disk_usage(folder).free - 150_000))
-    finish(run)
-
-Run.finish = fill_disk
-run_command("run", sys.argv[1:])
-"""
-
-
-def test_a_disk_too_full_for_the_model_is_one_line_and_the_run_can_be_resumed(store):
-    """PyTorch's writer raises a RuntimeError and then aborts the process."""
-    alone = ["unshare", "--mount", "--map-root-user"]  # its file systems end with the process
-    if not which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
-        pytest.skip("needs a process with file systems of its own, as on Linux")
-    Path("small").mkdir()
-    script = 'mount -t tmpfs -o size=2m tmpfs small && TMPDIR=small exec "$@"'
-    asked = command(model="lenet_300_100", epochs=1, retrain_epochs=1, rounds=1)
-    done = subprocess.run(
-        [*alone, "sh", "-c", script, "sh", sys.executable, "-c", FILL_DISK, *asked],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 2, done.stderr
-    line = done.stderr.splitlines()[-1]
-    assert line.startswith("error: the disk is full, nothing can be written to ")
-    assert "Traceback" not in done.stderr
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert run.info.status == "FAILED"
-    run_command("run", [f"--resume={run.info.run_id}"])
-    assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
 def test_the_default_store_works_in_any_folder(tmp_path, monkeypatch):

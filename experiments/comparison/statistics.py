@@ -135,10 +135,10 @@ def differences(rounds: pd.DataFrame, correct: Correct | None = None) -> pd.Data
 
     Returns:
         One row per metric, round from 1, and pair (see `_is_compared`): `metric`, `round`,
-        `sparsity` (the round's mean), `method`, `other` (a method or `DENSE`), then the
-        fields of `Paired`, and of `ACCURACY` the interval over seeds and images `images_low` to `images_high` (see
-        `difference_over_images`), NaN where it is not known which images are classified correctly.
-        A pair without a common seed in a round has a row with n = 0.
+        `sparsity` (the round's mean), `method`, `other` (a method or `DENSE`), then the fields of
+        `Paired`, and of `ACCURACY` the interval over seeds and images `images_low` to
+        `images_high` (see `difference_over_images`), NaN where it is not known which images are
+        classified correctly. A pair without a common seed in a round has a row with n = 0.
     """
     methods = methods_of(rounds)
     sparsity = pruned(rounds).groupby("round")["sparsity"].mean().drop(0, errors="ignore")
