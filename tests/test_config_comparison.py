@@ -12,7 +12,7 @@ from experiments.config.comparison import (
     seeds_of,
     trunk_of,
 )
-from experiments.config.parameters import parse, validated
+from experiments.config.parameters import STORED, parse, validated
 from pruning.controls import CONTROLS
 from pruning.criteria import CRITERIA, Evidence
 from pruning.masks import dense_masks
@@ -183,6 +183,10 @@ def test_a_random_mask_is_retrained_as_the_ticket_or_else_as_the_first_method():
         "criterion": "snip",
         "control": "random_mask",
     }
+    swept = methods(baselines="random_mask", reinits="rewind,keep", rewind_epochs="0,2")
+    assert swept["random_mask"] == {"reinit": "keep", "control": "random_mask"}
+    alone = methods(baselines="auto", reinits="rewind", rewind_epochs="0", epochs=1)
+    assert alone["random_mask"] == {"control": "random_mask"}  # rewinding to 1 would be an error
 
 
 def test_of_the_baselines_only_a_random_mask_has_shared_masks_or_whole_units():
@@ -201,6 +205,15 @@ def test_further_draws_share_the_dense_network_of_their_seed():
         *(1_000_004, 1_000_006, 2_000_004, 2_000_006),
     ]
     assert {arm.dense for arm in arms} == {(4, None), (6, None)}
+
+
+def test_a_stored_comparison_is_read_whatever_the_rules_for_new_ones_are():
+    old = {"reinits": "rewind", "epochs": 2, "rewind_epoch": 2}
+    with pytest.raises(ValueError, match="rewind_epoch must be less than epochs"):
+        config(**old)
+    assert validated(CompareConfig, old, STORED).rewind_epoch == 2
+    with pytest.raises(ValueError, match="epochs must be greater than 0"):
+        validated(CompareConfig, {"epochs": 0}, STORED)
 
 
 def test_with_shared_masks_a_random_criterion_draws_nothing():

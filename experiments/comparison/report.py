@@ -18,7 +18,7 @@ from experiments.comparison.statistics import ACCURACY
 from experiments.comparison.text import listed, percent, points, weights
 from experiments.config.comparison import CompareConfig
 from experiments.config.fields import NONE
-from experiments.config.parameters import AUTO, as_text, validated
+from experiments.config.parameters import AUTO, STORED, as_text, validated
 from experiments.figures.page import UNKNOWN, to_svg
 from experiments.processes.terminal import table_text
 from experiments.tracking.paste import command_to_paste
@@ -52,7 +52,8 @@ def read_comparison(run_id: str, made: record.Record) -> Comparison:
         ValueError: If a run or a file of the comparison is gone.
     """
     stored = {"baselines": NONE} | made.config  # older versions had no baselines
-    config = validated(CompareConfig, stored | {"device": AUTO})  # a report needs no GPU
+    # A report needs no GPU.
+    config = validated(CompareConfig, stored | {"device": AUTO}, STORED)
     requested = {name: as_text(value) for name, value in stored.items()}
     given = config.model_dump(exclude_defaults=True)
     if made.config["device"] != AUTO:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from experiments.config import parameters
 from experiments.config.experiment import MASKS, Config, config_from, unmet
@@ -27,6 +27,7 @@ from experiments.config.fields import (
 )
 from experiments.config.parameters import (
     AUTO,
+    STORED,
     Parameters,
     one_of,
     or_auto,
@@ -177,7 +178,9 @@ class CompareConfig(Instability, Common, Execution, Arms):
     """All parameters of a comparison."""
 
     @model_validator(mode="after")
-    def _check_together(self) -> "CompareConfig":
+    def _check_together(self, info: ValidationInfo) -> "CompareConfig":
+        if info.context == STORED:  # it has run, whatever the rules are now
+            return self
         if self.masks == "shared" and ("," in self.criterion or self.pruning != "iterative"):
             raise ValueError(
                 "masks=shared retrains the masks of one trunk: it needs one criterion and "

@@ -20,6 +20,7 @@ from experiments.processes.program import PROGRAM
 from experiments.processes.terminal import did_you_mean
 
 AUTO = "auto"
+STORED = "stored"
 
 
 class Parameters(BaseModel):
@@ -99,14 +100,14 @@ def readable(read: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def validated(kind: type[ParametersT], values: Mapping[str, Any]) -> ParametersT:
-    """Validated parameters.
+def validated(kind: type[ParametersT], values: Mapping[str, Any], context: str = "") -> ParametersT:
+    """Validated parameters; `context` is `STORED` for those of a command that has already run.
 
     Raises:
         ValueError: In one line: each invalid parameter, its rule and its value.
     """
     try:
-        return kind.model_validate(dict(values))
+        return kind.model_validate(dict(values), context=context)
     except ValidationError as error:
         problems = [_message(kind, problem) for problem in error.errors()]
         raise ValueError("; ".join(problems)) from None
@@ -204,6 +205,8 @@ def _message(kind: type[Parameters], problem: Mapping[str, Any]) -> str:
         field = kind.model_fields[str(name)]
         return f"{name} must be given: {field.description}"
     rule = rule.replace("Input should be", "must be").replace("String should", "must")
+    if problem["type"] == "bool_parsing":
+        rule = "must be true or false"
     value = str(problem["input"])
     shown = value if value.isprintable() and len(value) < 80 else repr(value)[:80]
     hint = _hint(kind.model_fields[str(name)], problem)
