@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import optimize, stats  # type: ignore[import-untyped]
 from scipy.special import ndtr  # type: ignore[import-untyped]
 
-from experiments.comparison.statistics import ACCURACY, DENSE
+from experiments.comparison.statistics import ACCURACY, DENSE, is_smaller
 from experiments.config.comparison import epoch_of, is_further_draw
 from pruning.controls import CONTROLS
 
@@ -41,7 +41,7 @@ def contenders(summary: pd.DataFrame, number: int) -> pd.DataFrame:
     here = summary[summary["round"] == number]
     first = here[~here["method"].map(is_further_draw)]
     first = here if first.empty else first
-    choices = [first[first["control"] == "none"], first[first["control"].map(_is_smaller)], first]
+    choices = [first[first["control"] == "none"], first[first["control"].map(is_smaller)], first]
     ranks = next(each for each in choices if not each.empty)
     return ranks.sort_values(["n", SELECTED_BY], ascending=False, kind="stable")
 
@@ -67,10 +67,6 @@ def plain_of(summary: pd.DataFrame, number: int) -> dict[str, str | None]:
             others = pd.Index([best]) if plain[best] else others[:0]
         found[str(method)] = None if others.empty else str(others[0])
     return found
-
-
-def _is_smaller(control: str) -> bool:
-    return CONTROLS[control].network != "whole"
 
 
 def families(summary: pd.DataFrame, number: int) -> dict[str, Pairs]:

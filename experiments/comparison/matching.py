@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.comparison.statistics import methods_of
+from experiments.comparison.statistics import is_smaller, methods_of
 from experiments.figures.intervals import SHARE, lower_bound, mean_interval
-from pruning.controls import CONTROLS
 
 MATCHING, WINNING = "matching subnetwork", "winning ticket"
 SHARED = ("valid_accuracy", "test_accuracy", "early_stop_iteration")
@@ -64,16 +63,12 @@ def smallest_matches(
         seeds' dense means as `dense_...`. If no round qualifies, `round` is <NA>, `name` is empty
         and the other values of the network are NaN.
     """
-    smaller = rounds[rounds["control"].map(_is_smaller)]
+    smaller = rounds[rounds["control"].map(is_smaller)]
     rows = [
         _match(method, rounds[rounds["method"] == method], margin, constant_rate)
         for method in methods_of(rounds if smaller.empty else smaller)
     ]
     return pd.DataFrame(rows).astype({"round": "Int64", "larger_match": "boolean"})
-
-
-def _is_smaller(control: str) -> bool:
-    return CONTROLS[control].network != "whole"
 
 
 def _match(method: str, own: pd.DataFrame, margin: float, constant_rate: bool) -> dict[str, Any]:

@@ -109,6 +109,11 @@ def _over_images(
     return pd.DataFrame(ends, values.index, names)
 
 
+def is_smaller(control: str) -> bool:
+    """Whether the networks of a control are smaller than the dense one."""
+    return CONTROLS[control].network != "whole"
+
+
 def dense_interval(
     rounds: pd.DataFrame, metric: str, images: int = 0, correct: Correct | None = None
 ) -> pd.Series:

@@ -123,8 +123,8 @@ def prune_rounds(
             source = network if config.pruning == "iterative" else _dense(network)
             training = run.retrain(source, run.masks(source, removals[:number], number), number)
         try:
-            network, trained, start = yield from training
-            twin = (yield from run.train_twin(network, start)) if config.twin else None
+            network, trained = yield from training
+            twin = (yield from run.train_twin(network)) if config.twin else None
         except DivergedError as error:
             knob = "retrain_lr" if number else "lr"
             raise DivergedError(
@@ -137,8 +137,7 @@ def prune_rounds(
         yield RoundResult(network, metrics, trained.evaluations, seconds, correct)
 
 
-# Returns the network, how it was trained, and the values that training started from.
-Training = Generator[Evaluation, None, tuple[Snapshot, Trained, State]]
+Training = Generator[Evaluation, None, tuple[Snapshot, Trained]]
 
 
 def _dense(last: Snapshot) -> Snapshot:
@@ -167,14 +166,12 @@ class _Run:
             engine, initial, masks, self.data, recipe, seed, config.rewind_epoch
         )
         dense, loss = trained.state, trained.best.valid_loss
-        return Snapshot(0, dense, masks, initial, dense, trained.snapshot, loss), trained, initial
+        return Snapshot(0, dense, masks, initial, dense, trained.snapshot, loss), trained
 
     def masks(self, source: Snapshot, plan: Plan, number: int) -> Masks:
         """The masks of round `number`; `plan` is that of the rounds up to it."""
-        network, whole = (
-            CONTROLS[self.config.control].network,
-            dense_masks(source.state, source.masks),
-        )
+        network = CONTROLS[self.config.control].network
+        whole = dense_masks(source.state, source.masks)
         if network == "whole":
             return whole
         if network == "small":
@@ -236,7 +233,7 @@ class _Run:
         recipe, engine = recipe_of(self.config, number), self.engines(self.engine(masks))
         trained = yield from train(engine, start, masks, self.data, recipe, seed)
         made = replace(source, round=number, state=trained.state, masks=masks, before=before)
-        return made, trained, start
+        return made, trained
 
     def start(self, network: Snapshot) -> State:
         """The values from which the training of a network began, those of pruned weights too."""
@@ -253,13 +250,13 @@ class _Run:
         seed = derive_seed(self.config.draw_seed, number, "reinit")
         return REINITS[self.config.reinit].values(memory, seed)
 
-    def train_twin(self, network: Snapshot, start: State) -> Generator[Evaluation, None, Twin]:
-        """Train the twin of a network from the same start; see twin.py."""
+    def train_twin(self, network: Snapshot) -> Generator[Evaluation, None, Twin]:
+        """Train the twin of a network that was just trained, from the same start; see twin.py."""
         config, masks, number = self.config, network.masks, network.round
         seed = derive_seed(config.order_seed, number, "training", "twin")
         recipe = replace(recipe_of(config, number), eval_every=0)  # looks do not affect training
         engine, data = self.engines(self.engine(masks)), self.data.without_test()
-        trained = yield from train(engine, start, masks, data, recipe, seed)
+        trained = yield from train(engine, self.start(network), masks, data, recipe, seed)
         return compare_twins(engine, network.state, trained.state, self.data)
 
     def engine(self, masks: Masks) -> str:
